@@ -1,0 +1,71 @@
+"""The centred, orthonormal Fourier transform: the only place that knows where the zero frequency lies.
+
+DC and the image centre are at index N // 2. For even sizes the two circular shifts around the transform are signs
+(+1, -1, +1, ...) in the other domain, which cost less than moving memory; odd sizes are shifted.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+
+def fftc(x: Tensor, dims: Sequence[int] = (-2, -1)) -> Tensor:
+    """Centred orthonormal FFT, image to k-space, over ``dims`` (negative).
+
+    Parameters
+    ----------
+    x : complex64 or complex128, any shape.
+    """
+    return _transform(x, tuple(dims), inverse=False)
+
+
+def ifftc(x: Tensor, dims: Sequence[int] = (-2, -1)) -> Tensor:
+    """Centred orthonormal inverse FFT, k-space to image, over ``dims`` (negative)."""
+    return _transform(x, tuple(dims), inverse=True)
+
+
+def circular_filter(x: Tensor, response: Tensor, dims: Sequence[int]) -> Tensor:
+    """Apply ``ifftc(response * fftc(x))`` over ``dims``.
+
+    A filter commutes with circular shifts, so only the small ``response`` is shifted and ``x`` is transformed as it
+    lies in memory.
+
+    Parameters
+    ----------
+    x : complex image, any shape.
+    response : real or bool, broadcastable to ``x``; DC at N // 2.
+    """
+    shifted = torch.fft.ifftshift(response, dim=[d for d in dims if response.shape[d] > 1])
+    return torch.fft.ifftn(torch.fft.fftn(x, dim=tuple(dims)) * shifted, dim=tuple(dims))
+
+
+def _transform(x: Tensor, dims: tuple[int, ...], inverse: bool) -> Tensor:
+    transform = torch.fft.ifftn if inverse else torch.fft.fftn
+    sizes = tuple(x.shape[d] for d in dims)
+    if any(n % 2 for n in sizes):
+        shifted = torch.fft.ifftshift(x, dim=dims)
+        return torch.fft.fftshift(transform(shifted, dim=dims, norm="ortho"), dim=dims)
+    signs = _signs(sizes, dims, x.real.dtype, x.device)
+    return transform(x * signs, dim=dims, norm="ortho") * _with_offset(signs, sizes)
+
+
+def _with_offset(signs: Tensor, sizes: tuple[int, ...]) -> Tensor:
+    # shifting by N/2 in both domains leaves the constant exp(i pi N/2)
+    return -signs if sum(n // 2 for n in sizes) % 2 else signs
+
+
+@lru_cache(maxsize=64)
+def _signs(sizes: tuple[int, ...], dims: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    # a tensor first made under inference mode (validation) could not be saved for backward later (training)
+    with torch.inference_mode(False):
+        ndim = -min(dims)
+        signs = torch.ones([1] * ndim, dtype=dtype, device=device)
+        for n, dim in zip(sizes, dims, strict=True):
+            shape = [1] * ndim
+            shape[dim] = n
+            alternating = torch.ones(n, dtype=dtype, device=device)
+            alternating[1::2] = -1
+            signs = signs * alternating.view(shape)
+        return signs

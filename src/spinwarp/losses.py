@@ -1,0 +1,46 @@
+"""Training losses on magnitude images: ``loss(image, target, data_range)``, a scalar."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from spinwarp.errors import InputError
+from spinwarp.metrics.functional import ssim
+
+
+class L1Loss(nn.Module):
+    """Mean absolute error in units of the data range, so that its value does not depend on the scanner's scale."""
+
+    def forward(self, image: Tensor, target: Tensor, data_range: Tensor) -> Tensor:
+        """``(batch, h, w)`` against ``(batch, h, w)``, data range ``(batch,)``."""
+        scale = data_range.view(-1, 1, 1)
+        return F.l1_loss(image / scale, target / scale)
+
+
+class SSIMLoss(nn.Module):
+    """1 - SSIM, the loss of the E2E-VarNet."""
+
+    def forward(self, image: Tensor, target: Tensor, data_range: Tensor) -> Tensor:
+        """``(batch, h, w)`` against ``(batch, h, w)``, data range ``(batch,)``."""
+        return 1 - ssim(image, target, data_range).mean()
+
+
+class MixedLoss(nn.Module):
+    """``ssim_weight * (1 - SSIM) + (1 - ssim_weight) * L1`` (Zhao et al., IEEE TCI 2017, with single-scale SSIM).
+
+    Raises
+    ------
+    InputError : if ``ssim_weight`` is not in [0, 1].
+    """
+
+    def __init__(self, ssim_weight: float = 0.84) -> None:
+        super().__init__()
+        if not 0 <= ssim_weight <= 1:
+            raise InputError(f"ssim_weight is a share between 0 and 1; got {ssim_weight}")
+        self.ssim_weight = ssim_weight
+        self.ssim = SSIMLoss()
+        self.l1 = L1Loss()
+
+    def forward(self, image: Tensor, target: Tensor, data_range: Tensor) -> Tensor:
+        """``(batch, h, w)`` against ``(batch, h, w)``, data range ``(batch,)``."""
+        weight = self.ssim_weight
+        return weight * self.ssim(image, target, data_range) + (1 - weight) * self.l1(image, target, data_range)

@@ -1,0 +1,41 @@
+"""Equispaced lines: fastMRI's brain masks."""
+
+import numpy as np
+from numpy.random import RandomState
+
+from spinwarp.errors import InputError
+from spinwarp.masks.base import LineMask
+
+
+class EquispacedMask(LineMask):
+    """Equal spacing, stretched so that lines and centre together give the nominal acceleration.
+
+    fastMRI's ``equispaced_fraction``, which its leaderboard called "equispaced".
+    """
+
+    def outer_lines(self, width: int, acceleration: int, n_center: int, generator: RandomState) -> np.ndarray:
+        """Draw the offset and place the lines."""
+        spacing = acceleration * (n_center - width) / (n_center * acceleration - width)
+        if not spacing > 0:
+            raise InputError(
+                f"the {n_center} central columns of {width} already exceed the share of acceleration {acceleration}; "
+                f"lower mask.center_fractions"
+            )
+        offset = generator.randint(0, round(spacing))
+        columns = np.zeros(width, dtype=bool)
+        columns[np.around(np.arange(offset, width - 1, spacing)).astype(int)] = True
+        return columns
+
+
+class LiteralEquispacedMask(LineMask):
+    """Every ``acceleration``-th line plus the centre, so that the realised acceleration is below the nominal one.
+
+    fastMRI's ``equispaced``: about 3.2 at a nominal 4.
+    """
+
+    def outer_lines(self, width: int, acceleration: int, n_center: int, generator: RandomState) -> np.ndarray:  # noqa: ARG002
+        """Draw the offset and place the lines."""
+        offset = generator.randint(0, acceleration)
+        columns = np.zeros(width, dtype=bool)
+        columns[offset::acceleration] = True
+        return columns

@@ -1,0 +1,131 @@
+"""Variational networks: unrolled data consistency with learned regularisers."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from spinwarp.acquisition import Acquisition, acs_columns
+from spinwarp.coils import combine, root_sum_of_squares
+from spinwarp.errors import InputError
+from spinwarp.fourier import fftc, ifftc
+from spinwarp.operators.sense import coil_maps, expand, reduce, sense
+
+DOMAINS = ("kspace", "image")
+
+
+class VarNet(nn.Module):
+    """Cascades of data consistency and a network, in k-space (E2E-VarNet) or in the image (the article's equation).
+
+    ``update_domain="kspace"``, starting from the measured k-space:
+    ``k <- k - step * M (k - y) - F S net(S^H F^-1 k)``; the image is the root sum of squares over coils.
+
+    ``update_domain="image"``, starting from a blank image:
+    ``x <- x - step * A^H (A x - y) + net(x)``.
+
+    Parameters
+    ----------
+    regulariser : makes the network of one cascade, complex ``(batch, 1, h, w)`` to the same; called once a cascade.
+    n_cascades : number of cascades.
+    sensitivity : makes the network that estimates coil maps; None: the maps come with the acquisition.
+    update_domain : ``kspace`` or ``image``.
+
+    Raises
+    ------
+    InputError : on an unknown domain or fewer than one cascade.
+
+    References
+    ----------
+    Sriram et al., "End-to-end variational networks for accelerated MRI reconstruction", MICCAI 2020.
+    Hammernik et al., "Learning a variational network for reconstruction of accelerated MRI data", MRM 2018.
+    """
+
+    def __init__(
+        self,
+        regulariser: Callable[[], nn.Module],
+        n_cascades: int = 12,
+        sensitivity: Callable[[], nn.Module] | None = None,
+        update_domain: str = "kspace",
+    ) -> None:
+        super().__init__()
+        if update_domain not in DOMAINS:
+            raise InputError(f"update_domain={update_domain!r} is not one of {', '.join(DOMAINS)}")
+        if n_cascades < 1:
+            raise InputError(f"a VarNet has at least one cascade; got n_cascades={n_cascades}")
+        self.update_domain = update_domain
+        self.sensitivity = sensitivity() if sensitivity is not None else None
+        self.regularisers = nn.ModuleList(regulariser() for _ in range(n_cascades))
+        self.steps = nn.Parameter(torch.ones(n_cascades))
+
+    def forward(self, acquisition: Acquisition) -> Tensor:
+        """Return the image ``(batch, h, w)`` complex."""
+        if self.update_domain == "image":
+            return self._image_cascades(acquisition)
+        return self._kspace_cascades(acquisition)
+
+    def _kspace_cascades(self, acquisition: Acquisition) -> Tensor:
+        mask = acquisition.mask
+        # A line mask is constant along the readout. There every step commutes with the readout transform, so it is
+        # undone once, and the cascades transform along the phase direction only.
+        line_mask = mask.shape[-2] == 1
+        dims = (-1,) if line_mask else (-2, -1)
+        measured = ifftc(acquisition.kspace, dims=(-2,)) if line_mask else acquisition.kspace
+        maps = self._maps(acquisition, measured, dims)
+        kspace = measured
+        for regularise, step in zip(self.regularisers, self.steps, strict=True):
+            prior = regularise(reduce(ifftc(kspace, dims), maps)[:, None])[:, 0]
+            consistency = (kspace - measured) * (step * mask)
+            kspace = kspace - consistency - fftc(expand(prior, maps), dims)
+        return combine(ifftc(kspace, dims), maps)
+
+    def _image_cascades(self, acquisition: Acquisition) -> Tensor:
+        maps = self._maps(acquisition, acquisition.kspace, (-2, -1))
+        operator = sense(
+            Acquisition(kspace=acquisition.kspace, mask=acquisition.mask, maps=maps, headers=acquisition.headers)
+        )
+        backprojection = operator.adjoint(acquisition.kspace)
+        image = torch.zeros_like(backprojection)
+        for regularise, step in zip(self.regularisers, self.steps, strict=True):
+            prior = regularise(image[:, None])[:, 0]
+            image = image - step * (operator.normal(image) - backprojection) + prior
+        return image
+
+    def _maps(self, acquisition: Acquisition, measured: Tensor, dims: tuple[int, ...]) -> Tensor:
+        if self.sensitivity is None:
+            return coil_maps(acquisition)
+        n_acs = acquisition.n_acs if acquisition.n_acs is not None else acs_columns(acquisition.mask)
+        maps: Tensor = self.sensitivity(measured, n_acs, partial(ifftc, dims=dims))
+        return maps
+
+
+class SensitivityNet(nn.Module):
+    """Estimates coil maps from the autocalibration lines: one network for every coil, then unit sum of squares.
+
+    Parameters
+    ----------
+    channels, pools : of its U-Net.
+    """
+
+    def __init__(self, network: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        self.network = network()
+
+    def forward(self, kspace: Tensor, n_acs: Tensor, inverse: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return the maps ``(batch, coil, h, w)``.
+
+        Parameters
+        ----------
+        kspace : ``(batch, coil, h, w)``, in k-space along the phase direction at least.
+        n_acs : ``(batch,)`` number of central columns; an item without any uses its two central columns.
+        inverse : takes ``kspace`` to coil images.
+        """
+        width = kspace.shape[-1]
+        n = n_acs.to(kspace.device).clamp(min=2)[:, None]
+        first = (width - n + 1) // 2
+        column = torch.arange(width, device=kspace.device)
+        center = (column >= first) & (column < first + n)  # (b, w)
+        images = inverse(kspace * center[:, None, None])
+        b, c, h, w = images.shape
+        maps = self.network(images.reshape(b * c, 1, h, w)).reshape(b, c, h, w)
+        return maps / root_sum_of_squares(maps).clamp_min(torch.finfo(torch.float32).tiny)[:, None]

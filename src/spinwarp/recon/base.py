@@ -1,0 +1,47 @@
+"""The one interface of all methods."""
+
+from abc import ABC, abstractmethod
+from typing import Self
+
+import torch
+from torch import Generator, nn
+
+from spinwarp.acquisition import Acquisition, Reconstruction
+
+
+class Reconstructor(ABC):
+    """A method: from what was measured to an image in the units of the data.
+
+    Calling it changes neither the acquisition nor the reconstructor. Whatever is random comes from the generator, so
+    that two calls with equal generators agree.
+    """
+
+    @abstractmethod
+    def __call__(self, acquisition: Acquisition, *, generator: Generator | None = None) -> Reconstruction:
+        """Reconstruct a batch."""
+
+    def to(self, device: torch.device | str) -> Self:  # noqa: ARG002
+        """Move what the method holds to a device; most hold nothing."""
+        return self
+
+
+class NetworkReconstructor(Reconstructor):
+    """A trained network as a method.
+
+    Parameters
+    ----------
+    network : ``Acquisition`` to complex image ``(batch, h, w)``.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network.eval().requires_grad_(False)
+
+    def __call__(self, acquisition: Acquisition, *, generator: Generator | None = None) -> Reconstruction:  # noqa: ARG002
+        """Run the network."""
+        with torch.inference_mode():
+            return Reconstruction(image=self.network(acquisition))
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move the network."""
+        self.network.to(device)
+        return self
