@@ -1,0 +1,1 @@
+"""Data sets, their readers, simulation, undersampling and the LightningDataModule."""

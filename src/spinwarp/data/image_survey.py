@@ -1,0 +1,104 @@
+"""What a folder of images is: how it splits, which way its slices lie, and what in it flatters a reconstruction."""
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from spinwarp.data.image_files import PICTURES, ImageVolume
+from spinwarp.data.source import SPLITS
+from spinwarp.errors import InputError
+
+
+def split_by_subject(volumes: list[ImageVolume], block: int, n_val: int, n_test: int) -> dict[str, list[ImageVolume]]:
+    """Split by sub-folder where there are any, otherwise by contiguous blocks of file numbers.
+
+    Raises
+    ------
+    InputError : if there are too few blocks or subjects, or a file has neither a sub-folder nor a number.
+    """
+    subjects = {volume.subject for volume in volumes}
+    groups: dict[object, list[ImageVolume]] = {}
+    if subjects == {""}:
+        kind = "blocks of file numbers"
+        first = previous = -2
+        for volume in sorted(volumes, key=lambda v: -1 if v.number is None else v.number):
+            if volume.number is None:
+                raise InputError(
+                    f"{volume.files[0]} has no number to split by; put each subject in a folder of its own"
+                )
+            if volume.number > previous + 1 or volume.number - first >= block:
+                first = volume.number
+            previous = volume.number
+            groups.setdefault(first, []).append(volume)
+    else:
+        kind = "subjects (sub-folders)"
+        if "" in subjects:
+            stray = next(v.files[0] for v in volumes if not v.subject)
+            raise InputError(f"{stray} lies beside sub-folders; put each subject in a folder of its own")
+        for volume in volumes:
+            groups.setdefault(volume.subject, []).append(volume)
+        if "train" in subjects and subjects <= set(SPLITS):
+            return {split: groups.get(split, []) for split in SPLITS}
+    n_train = len(groups) - n_val - n_test
+    if n_train < 1:
+        raise InputError(
+            f"{len(volumes)} images make {len(groups)} {kind}; {n_val} for val, {n_test} for test and one or more for "
+            f"train are needed: lower data.block (now {block}) to cut shorter blocks, but keep a patient in one block"
+        )
+    ordered = list(groups.values())
+    parts = {"train": ordered[:n_train], "val": ordered[n_train : n_train + n_val], "test": ordered[n_train + n_val :]}
+    return {split: [volume for group in part for volume in group] for split, part in parts.items()}
+
+
+def with_orientation(folder: Path, volumes: list[ImageVolume]) -> list[ImageVolume]:
+    """Fill in the orientations that the folder's ``orientation.tsv`` gives to runs of file numbers, if it has one.
+
+    Raises
+    ------
+    InputError : if the table has other columns than first, last and orientation.
+    """
+    path = folder / "orientation.tsv"
+    if not path.is_file():
+        return volumes
+    with path.open(newline="") as file:
+        try:
+            runs = [(int(r["first"]), int(r["last"]), r["orientation"]) for r in csv.DictReader(file, delimiter="\t")]
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{path} must have the columns first, last and orientation, tabs between them") from error
+    table = {number: orientation for first, last, orientation in runs for number in range(first, last + 1)}
+    return [v if v.number is None else replace(v, orientation=table.get(v.number, v.orientation)) for v in volumes]
+
+
+def has_empty_border(image: np.ndarray) -> bool:
+    """Tell whether the outermost tenth of k-space along either axis holds next to nothing.
+
+    Then the image was interpolated, the "zero-padded pipeline" of Shimron et al., "Implicit data crimes" (PNAS 119,
+    2022, e2117203119): its true resolution is below its matrix, and recovering the rest is too easy. Rounding to
+    integers adds 1/12 of power per pixel, which is taken off. Air noise that the magnitude rectified fills the border
+    again, so that interpolated noisy images of floats pass unnoticed.
+    """
+    window = np.outer(*(np.hanning(n + 2)[1:-1] for n in image.shape))  # keeps the image's edge out of the border
+    power = np.abs(np.fft.fftshift(np.fft.fft2(image * window))) ** 2
+    # the median of an exponential variable is log(2) of its mean; half as much again for its spread
+    rounding = 1.5 * np.log(2) * (window**2).sum() / 12 if image.dtype.kind in "ui" else 0.0
+    for axis in (0, 1):
+        profile = np.median(power, axis=1 - axis)
+        n = len(profile)
+        radius = np.abs(np.arange(n) - n // 2) / (n / 2)
+        outer, inner = profile[radius > 0.9], profile[(radius > 0.1) & (radius < 0.25)]
+        # images at their true resolution have 1e-3 and more, the steepest fall measured on scanner images
+        if inner.size and np.median(outer) - rounding < 5e-4 * np.median(inner):
+            return True
+    return False
+
+
+def is_coarse(volume: ImageVolume) -> bool:
+    """Tell whether a picture is JPEG or has 8 bits, by its header."""
+    path = volume.files[0]
+    if path.suffix.lower() not in PICTURES:
+        return False
+    with Image.open(path) as picture:
+        return picture.format == "JPEG" or picture.mode in ("L", "P", "LA", "RGB", "RGBA")

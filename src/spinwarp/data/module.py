@@ -1,0 +1,181 @@
+"""The LightningDataModule: slices of volumes, undersampled and batched."""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from functools import partial
+from typing import Literal
+
+import numpy as np
+from lightning import LightningDataModule
+from numpy.random import RandomState
+from torch.utils.data import DataLoader, Dataset
+
+from spinwarp.acquisition import Example, collate
+from spinwarp.coils import low_resolution_maps
+from spinwarp.data.samplers import Item, ShapeBatchSampler
+from spinwarp.data.source import SPLITS, Source, Volume
+from spinwarp.data.undersample import Undersample
+from spinwarp.errors import InputError
+from spinwarp.masks.base import Mask, seed_of
+
+log = logging.getLogger(__name__)
+_MAPS = {"low_resolution": low_resolution_maps, "none": None}
+
+
+class SliceDataset(Dataset[Example]):
+    """Slices of volumes, undersampled; an item is a whole batch.
+
+    Parameters
+    ----------
+    source : reads the slices.
+    volumes : the volumes of one split.
+    slices : (index of the volume, index of the slice) of each item.
+    undersample : makes the accelerated example.
+    seed : of the training masks, together with epoch, volume and slice; None: the mask is seeded from the file's name
+        and the same for all slices of a volume, as the fastMRI reference does in validation.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        volumes: Sequence[Volume],
+        slices: Sequence[tuple[int, int]],
+        undersample: Undersample,
+        seed: int | None,
+    ) -> None:
+        self.source = source
+        self.volumes = volumes
+        self.slices = slices
+        self.undersample = undersample
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.slices)
+
+    def __getitem__(self, items: Sequence[Item]) -> Example:
+        return collate([self.example(epoch, index) for epoch, index in items])
+
+    def example(self, epoch: int, index: int) -> Example:
+        """Return one slice as a batch of one."""
+        volume = self.volumes[self.slices[index][0]]
+        number = self.slices[index][1]
+        if self.seed is None:
+            generator = RandomState(seed_of(volume.name))
+        else:
+            key = f"{self.seed}/{epoch}/{volume.name}/{number}".encode()
+            generator = RandomState(np.frombuffer(hashlib.sha256(key).digest(), dtype=np.uint32))
+        return self.undersample(self.source.read(volume, number), generator)
+
+
+class FastMRIDataModule(LightningDataModule):
+    """Trains, validates and tests on slices of volumes, split by volume.
+
+    Parameters
+    ----------
+    source : the data set.
+    mask : sampling mask of training; None leaves the data as measured.
+    eval_mask : of validation and test; ``mask`` if None.
+    maps : ``low_resolution`` (from the ACS of the accelerated data) or ``none``.
+    batch_size : slices of one shape a batch.
+    num_workers : processes that load; 0 loads in the main one.
+    volume_sample_rate, slice_sample_rate : share of training volumes, and of the slices of each, that are used; the
+        choice is seeded, so that all processes agree on it.
+    edge_slices : slices left out at either end of each training volume.
+    seed : of order, masks and sample rates in training.
+
+    Raises
+    ------
+    InputError : if an option cannot be.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        mask: Mask | None,
+        eval_mask: Mask | None = None,
+        maps: Literal["low_resolution", "none"] = "low_resolution",
+        batch_size: int = 1,
+        num_workers: int = 0,
+        volume_sample_rate: float = 1.0,
+        slice_sample_rate: float = 1.0,
+        edge_slices: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if maps not in _MAPS:
+            raise InputError(f"data.maps={maps!r} is not one of {', '.join(_MAPS)}")
+        if batch_size < 1:
+            raise InputError(f"data.batch_size is at least 1; got {batch_size}")
+        for name, rate in {"volume_sample_rate": volume_sample_rate, "slice_sample_rate": slice_sample_rate}.items():
+            if not 0 < rate <= 1:
+                raise InputError(f"data.{name} is a share above 0 and up to 1; got {rate}")
+        self.source = source
+        self.mask = mask
+        self.eval_mask = eval_mask if eval_mask is not None else mask
+        self.maps = _MAPS[maps]
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.volume_sample_rate = volume_sample_rate
+        self.slice_sample_rate = slice_sample_rate
+        self.edge_slices = edge_slices
+        self.seed = seed
+
+    def prepare_data(self) -> None:
+        """Make, fetch or convert the data where that is not done yet."""
+        self.source.prepare()
+
+    def dataset(self, split: str) -> SliceDataset:
+        """Return the undersampled slices of a split."""
+        if split not in SPLITS:
+            raise InputError(f"split={split!r} is not one of {', '.join(SPLITS)}")
+        training = split == "train"
+        volumes = self.source.volumes(split)
+        slices = [(v, s) for v, volume in enumerate(volumes) for s in range(volume.n_slices)]
+        if training:
+            slices = self._sampled(volumes)
+        if not slices:
+            raise InputError(f"the {split} split of {self.source.name} has no slices left")
+        mask = self.mask if training else self.eval_mask
+        return SliceDataset(
+            self.source, volumes, slices, Undersample(mask, self.maps), seed=self.seed if training else None
+        )
+
+    def loader(self, split: str, batch_size: int | None = None) -> DataLoader[Example]:
+        """Return the batches of a split; in order, but for training."""
+        dataset = self.dataset(split)
+        shapes = [dataset.volumes[v].shape for v, _ in dataset.slices]
+        sampler = ShapeBatchSampler(shapes, batch_size or self.batch_size, shuffle=split == "train", seed=self.seed)
+        return DataLoader(
+            dataset,
+            sampler=sampler,  # yields whole batches, so the loader must not batch again
+            batch_size=None,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+        )
+
+    def train_dataloader(self) -> DataLoader[Example]:
+        """Return the training batches."""
+        return self.loader("train")
+
+    def val_dataloader(self) -> DataLoader[Example]:
+        """Return the validation batches."""
+        return self.loader("val")
+
+    def test_dataloader(self) -> DataLoader[Example]:
+        """Return the test batches."""
+        return self.loader("test")
+
+    def _sampled(self, volumes: Sequence[Volume]) -> list[tuple[int, int]]:
+        choose = partial(_choose, generator=np.random.default_rng(self.seed))
+        edge = self.edge_slices
+        return [
+            (v, s)
+            for v in choose(np.arange(len(volumes)), self.volume_sample_rate)
+            for s in choose(np.arange(volumes[v].n_slices)[edge : volumes[v].n_slices - edge], self.slice_sample_rate)
+        ]
+
+
+def _choose(candidates: np.ndarray, rate: float, generator: np.random.Generator) -> list[int]:
+    n = max(round(len(candidates) * rate), min(1, len(candidates)))
+    return sorted(int(i) for i in generator.permutation(candidates)[:n])

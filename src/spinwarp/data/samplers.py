@@ -1,0 +1,72 @@
+"""Which slices make a batch, on which process."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch.distributed as dist
+from torch.utils.data import Sampler
+
+Item = tuple[int, int]  # (epoch, index of the slice)
+
+
+class ShapeBatchSampler(Sampler[list[Item]]):
+    """Batches of slices of one shape, split over processes.
+
+    The order depends on the seed and the epoch alone, so that all processes agree on it and a resumed run goes on
+    with it. Each process gets the same number of batches: in training the first ones are repeated to fill up; in
+    evaluation too, where the volume metrics drop the repetition.
+
+    Each item carries the epoch, from which the data set seeds its masks: they differ from epoch to epoch, yet not
+    with the number of workers.
+
+    Parameters
+    ----------
+    shapes : shape of each slice; only equal ones share a batch.
+    batch_size : slices a batch; a shape with fewer left makes a smaller one.
+    shuffle : draw the order anew each epoch.
+    seed : of the order.
+    """
+
+    def __init__(self, shapes: Sequence[tuple[int, ...]], batch_size: int, shuffle: bool, seed: int = 0) -> None:
+        self.shapes = shapes
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of an epoch; Lightning calls this."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        counts = np.unique([hash(shape) for shape in self.shapes], return_counts=True)[1]
+        n_batches = int(sum(-(-count // self.batch_size) for count in counts))
+        return -(-n_batches // _world()[1])
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        rank, world = _world()
+        generator = np.random.default_rng((self.seed, self.epoch))
+        order = generator.permutation(len(self.shapes)) if self.shuffle else np.arange(len(self.shapes))
+        buckets: dict[tuple[int, ...], list[int]] = {}
+        for index in order:
+            buckets.setdefault(tuple(self.shapes[index]), []).append(int(index))
+        batches = [
+            bucket[start : start + self.batch_size]
+            for bucket in buckets.values()
+            for start in range(0, len(bucket), self.batch_size)
+        ]
+        if self.shuffle:
+            batches = [batches[i] for i in generator.permutation(len(batches))]
+        n_each = -(-len(batches) // world)
+        positions = range(rank, n_each * world, world)
+        if not self.shuffle:  # neighbouring slices stay on one process, so that it writes whole volumes
+            positions = range(rank * n_each, (rank + 1) * n_each)
+        for position in positions:
+            yield [(self.epoch, index) for index in batches[position % len(batches)]]
+
+
+def _world() -> tuple[int, int]:
+    """Rank of this process and number of processes; asked when iterating, for the sampler is made before they start."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
