@@ -1,0 +1,13 @@
+"""Figures from result files: comparisons with zooms and error maps, panels, distributions. Never a model.
+
+``python -m spinwarp.figures DIR DIR ... --out DIR`` joins result folders into one table and its figures. Matplotlib is
+imported here and nowhere else, and only once something is drawn.
+"""
+
+from spinwarp.figures.comparison import comparison, zoom_region
+from spinwarp.figures.distribution import distribution
+from spinwarp.figures.draw import draw
+from spinwarp.figures.panel import panel
+from spinwarp.figures.sheet import save
+
+__all__ = ["comparison", "distribution", "draw", "panel", "save", "zoom_region"]

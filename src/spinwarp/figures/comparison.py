@@ -1,0 +1,185 @@
+"""The comparison of methods on one slice: images, a zoom, errors, numbers."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from spinwarp.errors import InputError
+from spinwarp.figures.sheet import (
+    EDGE,
+    GAP,
+    NAME,
+    SMALL,
+    TITLE,
+    Sheet,
+    cell,
+    draw,
+    grey_top,
+    magnitude,
+    text_height,
+    wrapped,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_LABEL, _SCALE, _STRIP = 0.24, 0.66, 0.22  # inches: row label, colour bar with its text, mask strip
+_LINE = text_height("x", SMALL)
+_FRAME = "#ffc20a"
+_FORMATS = {"psnr": "PSNR {:.2f} dB", "ssim": "SSIM {:.4f}", "nmse": "NMSE {:.4f}"}
+
+
+def comparison(
+    target: np.ndarray | None,
+    images: Mapping[str, np.ndarray],
+    *,
+    data_range: float | None = None,
+    numbers: Mapping[str, Mapping[str, float]] | None = None,
+    mask: np.ndarray | None = None,
+    title: str | None = None,
+) -> "Figure":
+    """Show one slice by several methods: images in one grey window, a zoom, and the errors on one scale.
+
+    Values that are not finite are drawn in magenta.
+
+    Parameters
+    ----------
+    target : ``(h, w)``; None where there is no truth, which leaves the row of errors out.
+    images : method -> ``(h, w)`` in the units of the target; of complex ones the magnitude is shown.
+    data_range : what the error scale counts as 100 %; None: the top of the grey window.
+    numbers : method -> any of ``psnr``, ``ssim``, ``nmse``, printed below; the best of each is bold.
+    mask : ``(1 or h, w)`` sampling mask on the k-space grid.
+    title : over the whole figure.
+
+    Raises
+    ------
+    InputError : if there is no image, or shapes differ.
+    """
+    shown = {name: magnitude(image, name) for name, image in images.items()}
+    truth = None if target is None else magnitude(target, "the target")
+    pictures = [*([] if truth is None else [("target", truth)]), *shown.items()]
+    if not shown or len({image.shape for _, image in pictures}) > 1:
+        listed = ", ".join(f"{name} {image.shape[0]}x{image.shape[1]}" for name, image in pictures) or "none"
+        raise InputError(f"a comparison needs images of one shape, got {listed}; crop them alike first")
+    shape = pictures[0][1].shape
+    width, height = cell(*shape)
+    names = [wrapped(name, width, NAME) for name, _ in pictures]
+    columns_width = len(pictures) * (width + GAP) - GAP
+    scale_width = 0.0 if truth is None else _SCALE
+    heading = wrapped(title or "", columns_width + scale_width, TITLE, bold=True)
+
+    left = EDGE + _LABEL
+    top = EDGE + text_height(heading, TITLE) + 0.06 + max(text_height(name, NAME) for name in names)
+    foot = top + (2 if truth is None else 3) * (height + GAP)
+    n_lines = max(len((numbers or {}).get(name, {})) for name in shown)
+    # With a target the mask fills the cell that has no error map; without one it is a strip below everything.
+    strip = (foot + n_lines * _LINE + 2 * GAP, _STRIP) if truth is None else (foot - height - GAP, height)
+    under = max(foot + n_lines * _LINE, sum(strip) + 0.06 + _LINE if mask is not None else 0.0)
+    sheet = Sheet(left + columns_width + scale_width + EDGE, under + EDGE)
+    lefts = [left + i * (width + GAP) for i in range(len(pictures))]
+
+    sheet.text(left, EDGE, heading, TITLE, bold=True, align="left")
+    # Methods share the target's window; without one, the median keeps a method that went astray from setting it.
+    grey = grey_top(truth) if truth is not None else float(np.median([grey_top(image) for image in shown.values()]))
+    zoom = zoom_region(truth if truth is not None else np.mean(list(shown.values()), axis=0))
+    for x, (_, image), name in zip(lefts, pictures, names, strict=True):
+        sheet.text(x + width / 2, top - 0.04, name, NAME, anchor="bottom")
+        axes = sheet.axes(x, top, width, height)
+        draw(axes, image, (0, grey))
+        _outline(axes, zoom)
+        draw(sheet.axes(x, top + height + GAP, width, height), image[zoom], (0, grey))
+    labels = ["image", "zoom"]
+    if truth is not None:
+        y = top + 2 * (height + GAP)
+        with np.errstate(invalid="ignore"):  # where both are infinite
+            errors = [np.abs(image - truth) for image in shown.values()]
+        factor = _error_factor(errors, grey)
+        labels.append(f"error × {factor}")
+        for x, error in zip(lefts[1:], errors, strict=True):
+            axes = sheet.axes(x, y, width, height)
+            draw(axes, error, (0, grey / factor), cmap="inferno")
+        whole = data_range or grey
+        _color_bar(sheet, axes, (lefts[-1] + width + 0.07, y, 0.09, height), whole)
+    for i, label in enumerate(labels):
+        middle = top + i * (height + GAP) + height / 2
+        sheet.text(left - 0.05 - SMALL / 144, middle, label, SMALL, anchor="center", upright=True, color="0.3")
+    if mask is not None:
+        _draw_mask(sheet, (left, strip[0], width, strip[1]), mask)
+    for x, name in zip(lefts[-len(shown) :], shown, strict=True):
+        for i, (line, best) in enumerate(_number_lines(name, numbers or {})):
+            sheet.text(x + width / 2, foot + i * _LINE, line, SMALL, bold=best)
+    return sheet.figure
+
+
+def zoom_region(image: np.ndarray) -> tuple[slice, slice]:
+    """Return the third of the height and width with the most structure, the middle preferred to the rim.
+
+    Structure is the gradient of the square root, clipped, so that bright fat does not outweigh dim tissue.
+    """
+    h, w = image.shape
+    rows, columns = max(h // 3, min(h, 8)), max(w // 3, min(w, 8))
+    grey = np.sqrt(np.clip(np.nan_to_num(image, posinf=0.0, neginf=0.0) / grey_top(image), 0, 1))
+    edges = np.zeros((h, w))
+    edges[:, 1:] += np.abs(np.diff(grey, axis=1))
+    edges[1:] += np.abs(np.diff(grey, axis=0))
+    if edges.any():
+        edges = np.minimum(edges, np.percentile(edges[edges > 0], 75))
+    total = np.pad(edges, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
+    # Sum of every window by four corners of the summed-area table.
+    sums = total[rows:, columns:] - total[:-rows, columns:] - total[rows:, :-columns] + total[:-rows, :-columns]
+    taper = [0.4 + 0.6 * np.sin(np.pi * (np.arange(n) + 0.5) / n) for n in sums.shape]
+    row, column = np.unravel_index(int(np.argmax(sums * np.outer(*taper))), sums.shape)
+    return slice(int(row), int(row) + rows), slice(int(column), int(column) + columns)
+
+
+def _outline(axes: "Axes", region: tuple[slice, slice]) -> None:
+    from matplotlib.patches import Rectangle
+
+    rows, columns = region
+    corner = (columns.start - 0.5, rows.start - 0.5)
+    size = (columns.stop - columns.start, rows.stop - rows.start)
+    axes.add_patch(Rectangle(corner, *size, fill=False, edgecolor=_FRAME, linewidth=1.0))
+
+
+def _error_factor(errors: Sequence[np.ndarray], top: float) -> int:
+    """Return how much brighter than images the errors of the typical method may be shown without saturating."""
+    finite = [error[np.isfinite(error)] for error in errors]
+    high = float(np.median([np.percentile(f, 99) for f in finite if f.size] or [top]))
+    return max((factor for factor in (1, 2, 5, 10, 20, 50) if top / factor >= high), default=1)
+
+
+def _color_bar(sheet: Sheet, axes: "Axes", place: tuple[float, float, float, float], whole: float) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    top = 100 * axes.images[0].get_clim()[1] / whole
+    ticks = [t for t in MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(0, top) if 0 <= t <= top]
+    bar = sheet.figure.colorbar(axes.images[0], cax=sheet.axes(*place))
+    bar.set_ticks([t * whole / 100 for t in ticks], labels=[f"{t:g}" for t in ticks])
+    bar.ax.tick_params(labelsize=SMALL, length=2, pad=2)
+    bar.set_label("% of the maximum" if place[3] > 1.25 else "%", fontsize=SMALL, labelpad=2)
+    bar.outline.set_visible(False)
+
+
+def _draw_mask(sheet: Sheet, place: tuple[float, float, float, float], mask: np.ndarray) -> None:
+    left, y, width, tall = place
+    sampled = np.asarray(mask, np.float64)
+    sampled = sampled.reshape(-1, sampled.shape[-1])
+    axes = sheet.axes(*place)
+    draw(axes, sampled, (0, 1))
+    axes.set_aspect("auto")
+    sheet.text(left + width / 2, y + tall + GAP, "sampling mask", SMALL)
+
+
+def _number_lines(name: str, numbers: Mapping[str, Mapping[str, float]]) -> list[tuple[str, bool]]:
+    """Return the lines under a method and whether each is the best of its kind."""
+    lines = []
+    for metric, form in _FORMATS.items():
+        if metric in numbers.get(name, {}):
+            rivals = [form.format(other[metric]) for other in numbers.values() if metric in other]
+            values = [other[metric] for other in numbers.values() if metric in other]
+            best = form.format(min(values) if metric == "nmse" else max(values))
+            own = form.format(numbers[name][metric])
+            lines.append((own, len(rivals) > 1 and own == best))
+    return lines

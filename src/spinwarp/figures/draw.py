@@ -1,0 +1,45 @@
+"""The figures of joined result folders."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spinwarp.figures.comparison import comparison
+from spinwarp.figures.distribution import distribution
+from spinwarp.figures.sheet import save
+from spinwarp.results.combine import Comparison, Picture
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def draw(joined: Comparison, folder: Path, n_slices: int = 8) -> list[Path]:
+    """Draw one figure a slice that all methods share, ``n_slices`` at most, and one of all volumes.
+
+    Returns
+    -------
+    paths : of the PNG files, the distribution of the volumes last.
+    """
+    paths = []
+    for picture in joined.pictures[:n_slices]:
+        name = f"{picture.group} {picture.volume.removesuffix('.h5')} {picture.slice:03d}"
+        paths.append(folder / f"{re.sub(r'[^A-Za-z0-9.]+', '_', name)}.png")
+        save(_figure(picture), paths[-1])
+    paths.append(folder / "distribution.png")
+    save(distribution(joined.rows), paths[-1])
+    return paths
+
+
+def _figure(picture: Picture) -> "Figure":
+    examples = picture.examples
+    first = next(iter(examples.values()))
+    masks = [example.mask for example in examples.values() if example.mask is not None]
+    title = f"{picture.group}, {picture.volume} slice {picture.slice}, R = {first.acceleration:.2f}, {first.provenance}"
+    return comparison(
+        first.target,
+        {method: example.reconstruction for method, example in examples.items()},
+        data_range=first.data_range,
+        numbers={m: {"psnr": e.psnr, "ssim": e.ssim, "nmse": e.nmse} for m, e in examples.items()},
+        mask=masks[0] if masks else None,
+        title=title,
+    )

@@ -1,0 +1,139 @@
+"""A blank figure measured in inches, and what every figure draws alike."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from spinwarp.errors import InputError
+from spinwarp.files import whole_file
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+DPI = 150
+TITLE, NAME, SMALL = 11.0, 9.5, 8.5  # points
+EDGE, GAP = 0.12, 0.05  # inches: the margin, and between two pictures
+_BAD_COLOR = "#ff00ff"
+
+
+class Sheet:
+    """A figure laid out in inches from its top left corner, so that nothing overlaps whatever the shapes.
+
+    It holds its own canvas: pyplot and its global state stay out, so threads and machines without a display may draw.
+
+    Parameters
+    ----------
+    width, height : in inches.
+    """
+
+    def __init__(self, width: float, height: float) -> None:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        self.width, self.height = width, height
+        self.figure: Figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+        FigureCanvasAgg(self.figure)
+
+    def axes(self, left: float, top: float, width: float, height: float) -> "Axes":
+        """Add axes whose frame is this rectangle."""
+        w, h = self.width, self.height
+        return self.figure.add_axes((left / w, 1 - (top + height) / h, width / w, height / h))
+
+    def text(
+        self,
+        x: float,
+        y: float,
+        text: str,
+        size: float,
+        *,
+        bold: bool = False,
+        align: Literal["left", "center", "right"] = "center",
+        anchor: Literal["top", "center", "bottom"] = "top",
+        upright: bool = False,
+        color: str = "black",
+    ) -> None:
+        """Write a text; ``align`` and ``anchor`` say which of its points lies at ``(x, y)``."""
+        self.figure.text(
+            x / self.width,
+            1 - y / self.height,
+            text,
+            fontsize=size,
+            weight="bold" if bold else "normal",
+            ha=align,
+            va=anchor,
+            rotation=90 if upright else 0,
+            color=color,
+            parse_math=False,  # a method may be called by dollar signs
+        )
+
+
+def draw(axes: "Axes", image: np.ndarray, window: tuple[float, float], *, cmap: str = "gray") -> None:
+    """Fill axes with an image without ticks; what is not finite is magenta."""
+    from matplotlib import colormaps
+
+    colors = colormaps[cmap].with_extremes(bad=_BAD_COLOR)
+    axes.imshow(np.ma.masked_invalid(image), vmin=window[0], vmax=window[1], cmap=colors)
+    axes.set_axis_off()
+
+
+def magnitude(image: np.ndarray, name: str) -> np.ndarray:
+    """Return a real ``(h, w)`` image, the magnitude of a complex one.
+
+    Raises
+    ------
+    InputError : if it has other than two dimensions, or no pixel.
+    """
+    array = np.asarray(image)
+    if array.ndim != 2 or array.size == 0:
+        raise InputError(f"{name} has shape {array.shape}; a figure shows one slice (h, w) at a time, pick one")
+    return np.abs(array) if np.iscomplexobj(array) else array.astype(np.float64)
+
+
+def grey_top(image: np.ndarray) -> float:
+    """Return the upper end of the grey window: the brightest 0.2 % saturate. One where there is nothing to see."""
+    finite = image[np.isfinite(image)]
+    # The largest value serves where only a few pixels shine, as in a test image of one point.
+    top = max(float(np.percentile(finite, 99.8)), 0.0) or float(finite.max()) if finite.size else 0.0
+    return top if top > 0 else 1.0
+
+
+def cell(h: int, w: int, wide: float = 2.1, tall: float = 2.7) -> tuple[float, float]:
+    """Return the width and height in inches of a picture's place; room for a caption stays whatever the shape."""
+    scale = min(wide / w, tall / h)
+    return max(scale * w, 1.3), max(scale * h, 0.75)
+
+
+def text_width(text: str, size: float, *, bold: bool = False) -> float:
+    """Return the inches that one line of text takes, with a little to spare for hinting."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
+
+    font = FontProperties(size=size, weight="bold" if bold else "normal")
+    return float(1.03 * text_to_path.get_text_width_height_descent(text, font, ismath=False)[0] / 72)
+
+
+def wrapped(text: str, width: float, size: float, *, bold: bool = False) -> str:
+    """Break a text into lines that fit ``width`` inches, after spaces and the joints of names, else anywhere."""
+    lines = [""]
+    for token in re.findall(r"[^\s_/.-]*[\s_/.-]*", " ".join(text.split())):
+        if lines[-1] and text_width((lines[-1] + token).rstrip(), size, bold=bold) > width:
+            lines.append("")
+        for letter in token:
+            if lines[-1] and text_width((lines[-1] + letter).rstrip(), size, bold=bold) > width:
+                lines.append("")
+            lines[-1] += letter
+    return "\n".join(line.strip() for line in lines)
+
+
+def text_height(text: str, size: float) -> float:
+    """Return the inches that the lines of a text take; an empty text takes none."""
+    return (text.count("\n") + 1) * size / 72 * 1.25 if text else 0.0
+
+
+def save(figure: "Figure", path: Path) -> None:
+    """Write a figure as PNG; the file appears whole or not at all."""
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=DPI)

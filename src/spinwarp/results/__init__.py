@@ -1,0 +1,34 @@
+"""The files of a result folder, written by evaluation and read by the figures, and the table made of them.
+
+``results.csv`` holds one line a volume, ``examples.h5`` a few slices with their targets, and ``reconstructions/`` one
+``<volume>.h5`` each in the layout that fastMRI takes submissions in. Every file appears whole or not at all.
+"""
+
+from spinwarp.results.images import (
+    EXAMPLES,
+    ExampleSlice,
+    read_examples,
+    write_examples,
+    write_reconstruction,
+)
+from spinwarp.results.rows import RESULTS, Row, read_rows, write_rows
+from spinwarp.results.table import Estimate, Group, Summary, group_of, markdown_table, summarise, table
+
+__all__ = [
+    "EXAMPLES",
+    "RESULTS",
+    "Estimate",
+    "ExampleSlice",
+    "Group",
+    "Row",
+    "Summary",
+    "group_of",
+    "markdown_table",
+    "read_examples",
+    "read_rows",
+    "summarise",
+    "table",
+    "write_examples",
+    "write_reconstruction",
+    "write_rows",
+]

@@ -1,0 +1,165 @@
+"""Joins result folders into one comparison, and refuses what must not be compared."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from spinwarp.errors import InputError
+from spinwarp.results.images import EXAMPLES, ExampleSlice, read_examples
+from spinwarp.results.rows import RESULTS, Row, read_rows
+from spinwarp.results.table import Group, group_of
+
+# Per volume, what methods must agree in, and what to say where they do not.
+_PROTOCOL = {"target_type": "target type", "crop": "crop", "n_slices": "number of slices", "input_sha256": "input hash"}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One slice as every method of a group shows it: method -> example."""
+
+    group: Group
+    volume: str
+    slice: int
+    examples: dict[str, ExampleSlice]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Several result folders as one.
+
+    Parameters
+    ----------
+    rows : of all folders; a method that occurs twice in a group carries the name of its folder.
+    pictures : the slices that all methods of a group have, in the order of group, volume and slice.
+    warnings : what a reader should know, a sentence each.
+    """
+
+    rows: list[Row]
+    pictures: list[Picture]
+    warnings: list[str]
+
+
+@dataclass(frozen=True)
+class _Folder:
+    name: str
+    rows: list[Row]
+    examples: list[ExampleSlice]
+
+
+def combine(folders: Sequence[Path]) -> Comparison:
+    """Read result folders and join them.
+
+    Rows may be compared within a :class:`Group` (data set, split, mask, nominal acceleration). There, all methods must
+    have seen the same volumes, with the same inputs, and been measured in the same way.
+
+    Raises
+    ------
+    InputError : if a folder is given twice or holds no results, or methods of a group followed different protocols.
+    """
+    warnings: list[str] = []
+    loaded = _unique_methods([_load(folder, name, warnings) for folder, name in _short_names(folders).items()])
+    rows = [row for folder in loaded for row in folder.rows]
+    origin = {(group_of(row), row.method): folder.name for folder in loaded for row in folder.rows}
+    groups: dict[Group, dict[str, dict[str, Row]]] = {}
+    for row in rows:
+        volumes = groups.setdefault(group_of(row), {}).setdefault(row.method, {})
+        if row.volume in volumes:
+            where = origin[group_of(row), row.method]
+            raise InputError(f"{where} holds {row.method} on volume {row.volume} twice; evaluate into an empty folder")
+        volumes[row.volume] = row
+    for group, methods in groups.items():
+        _check_protocol(group, methods, origin)
+    if len(loaded) > 1 and all(len(methods) == 1 for methods in groups.values()):
+        listed = "; ".join(map(str, groups))
+        warnings.append(f"no two folders share data set, split and mask, so nothing is compared ({listed})")
+    return Comparison(rows, _pictures(loaded, warnings), warnings)
+
+
+def _short_names(folders: Sequence[Path]) -> dict[Path, str]:
+    """Return for every folder as many of the last parts of its path as tell it from the others."""
+    resolved = [folder.resolve() for folder in folders]
+    for folder, full in zip(folders, resolved, strict=True):
+        if resolved.count(full) > 1:
+            raise InputError(f"{folder} is given twice; name every result folder once")
+    names = {}
+    for folder, full in zip(folders, resolved, strict=True):
+        n = 1
+        while sum(other.parts[-n:] == full.parts[-n:] for other in resolved) > 1:
+            n += 1
+        names[folder] = "/".join(full.parts[-n:])
+    return names
+
+
+def _load(folder: Path, name: str, warnings: list[str]) -> _Folder:
+    rows = read_rows(folder / RESULTS)
+    if not rows:
+        raise InputError(f"{folder / RESULTS} holds no volume; let the evaluation finish or leave the folder out")
+    path = folder / EXAMPLES
+    if path.exists():
+        return _Folder(name, rows, read_examples(path))
+    warnings.append(f"{path} does not exist, so {name} is in the table but in no picture")
+    return _Folder(name, rows, [])
+
+
+def _unique_methods(folders: Sequence[_Folder]) -> list[_Folder]:
+    """Append the folder's name to every method that another folder has in the same group."""
+    owners: dict[tuple[Group, str], set[str]] = {}
+    for folder in folders:
+        for row in folder.rows:
+            owners.setdefault((group_of(row), row.method), set()).add(folder.name)
+    renamed = []
+    for folder in folders:
+        shared = {row.method for row in folder.rows if len(owners[group_of(row), row.method]) > 1}
+        names = {method: f"{method} ({folder.name})" for method in shared}
+        rows = [dataclasses.replace(row, method=names.get(row.method, row.method)) for row in folder.rows]
+        examples = [dataclasses.replace(e, method=names.get(e.method, e.method)) for e in folder.examples]
+        renamed.append(_Folder(folder.name, rows, examples))
+    return renamed
+
+
+def _check_protocol(group: Group, methods: dict[str, dict[str, Row]], origin: dict[tuple[Group, str], str]) -> None:
+    first, *others = methods
+    for other in others:
+        pair = f"{origin[group, first]} ({first}) and {origin[group, other]} ({other})"
+        remedy = f"on {group}; evaluate both with the same data and mask settings"
+        if unpaired := sorted(methods[first].keys() ^ methods[other].keys()):
+            raise InputError(
+                f"{pair} cover different volumes, {unpaired[0]} is in one only ({len(unpaired)} such) {remedy}"
+            )
+        for volume, row in methods[first].items():
+            for field, words in _PROTOCOL.items():
+                ours, theirs = getattr(row, field), getattr(methods[other][volume], field)
+                if ours != theirs:
+                    raise InputError(f"{pair} differ in {words} of volume {volume}: {ours} and {theirs} {remedy}")
+
+
+def _pictures(folders: Sequence[_Folder], warnings: list[str]) -> list[Picture]:
+    """Sort the examples into pictures and keep those that every method with examples in the group has."""
+    pictures: dict[tuple[Group, str, int], dict[str, ExampleSlice]] = {}
+    methods: dict[Group, set[str]] = {}
+    for folder in folders:
+        groups = {(row.method, row.volume): group_of(row) for row in folder.rows}
+        for example in folder.examples:
+            group = groups.get((example.method, example.volume))
+            if group is None:
+                found = f"{example.method} on {example.volume}, which its results.csv does not know"
+                raise InputError(f"examples.h5 of {folder.name} shows {found}; evaluate into an empty folder")
+            methods.setdefault(group, set()).add(example.method)
+            pictures.setdefault((group, example.volume, example.slice), {})[example.method] = example
+    common = {key: examples for key, examples in pictures.items() if len(examples) == len(methods[key[0]])}
+    for group in methods:
+        if not any(key[0] == group for key in common):
+            warnings.append(f"the folders of {group} have no example slice in common, so there is no picture of it")
+    for (_, volume, index), examples in common.items():
+        first, *others = examples.values()
+        for other in others:
+            same_shape = first.target.shape == other.target.shape == other.reconstruction.shape
+            if not same_shape or not np.allclose(
+                first.target, other.target, rtol=1e-4, atol=1e-4 * first.data_range, equal_nan=True
+            ):
+                pair = f"{first.method} and {other.method} have different targets"
+                raise InputError(f"{pair} for slice {index} of volume {volume}; evaluate both on the same data")
+    return [Picture(*key, common[key]) for key in sorted(common)]

@@ -1,0 +1,120 @@
+"""The images of a result folder: whole reconstructions, and a few example slices with what they are judged by.
+
+Every file appears whole or not at all.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from spinwarp.errors import InputError
+from spinwarp.files import whole_file
+
+
+@dataclass(frozen=True, eq=False)
+class ExampleSlice:
+    """One slice of a result, with what it is judged by.
+
+    Parameters
+    ----------
+    volume, slice, method : which slice, reconstructed by what.
+    target, reconstruction : ``(h, w)`` float32 magnitudes.
+    data_range : the largest value of the target volume.
+    nmse, psnr, ssim : as evaluation wants them printed beside the picture.
+    provenance, acceleration : as in :class:`Row`.
+    std : ``(h, w)`` pixelwise standard deviation that the method claims, or None.
+    mask : ``(1 or h, w)`` bool on the k-space grid, which may be wider than the image, or None.
+    """
+
+    volume: str
+    slice: int
+    method: str
+    target: np.ndarray
+    reconstruction: np.ndarray
+    data_range: float
+    nmse: float
+    psnr: float
+    ssim: float
+    provenance: str
+    acceleration: float
+    std: np.ndarray | None = None
+    mask: np.ndarray | None = None
+
+
+EXAMPLES = "examples.h5"
+_EXAMPLE_ATTRIBUTES = ("method", "data_range", "nmse", "psnr", "ssim", "provenance", "acceleration")
+
+
+def write_reconstruction(folder: Path, volume_name: str, images: np.ndarray) -> Path:
+    """Write the images of one volume in fastMRI's submission layout and return the file's path.
+
+    Parameters
+    ----------
+    folder : where ``<volume>.h5`` goes.
+    volume_name : with or without ``.h5``.
+    images : ``(slice, h, w)`` real magnitudes.
+
+    Raises
+    ------
+    InputError : if the images have another shape or are complex, or the name leads out of the folder.
+    """
+    name = Path(volume_name if volume_name.endswith(".h5") else f"{volume_name}.h5")
+    if images.ndim != 3 or np.iscomplexobj(images):
+        found = f"{images.dtype} of shape {images.shape}"
+        raise InputError(f"the reconstruction of {volume_name} is {found}; expected magnitudes (slice, h, w)")
+    if name.is_absolute() or ".." in name.parts:
+        raise InputError(f"volume {volume_name} names a file outside {folder}; rename it to a plain name")
+    with whole_file(folder / name) as temporary, h5py.File(temporary, "w") as file:
+        file["reconstruction"] = images.astype(np.float32, copy=False)
+    return folder / name
+
+
+def write_examples(path: Path, examples: Sequence[ExampleSlice]) -> None:
+    """Write slices to ``examples.h5``, a group ``<volume>/<slice>`` each; of a slice given twice the last stays."""
+    with whole_file(path) as temporary, h5py.File(temporary, "w") as file:
+        for (volume, index), example in {(e.volume, e.slice): e for e in examples}.items():
+            group = file.create_group(f"{volume}/{index}")
+            for name in ("target", "reconstruction", "std"):
+                image = getattr(example, name)
+                if image is not None:
+                    group.create_dataset(name, data=np.asarray(image, np.float32), compression="gzip")
+            if example.mask is not None:
+                group["mask"] = np.asarray(example.mask, bool)
+            for name in _EXAMPLE_ATTRIBUTES:
+                group.attrs[name] = getattr(example, name)
+
+
+def read_examples(path: Path) -> list[ExampleSlice]:
+    """Read what :func:`write_examples` wrote, in the order of volume and slice.
+
+    Raises
+    ------
+    InputError : if the file is missing, no HDF5 file, or lacks a part of an example.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; evaluate.py writes it, give the folder of a finished run")
+    try:
+        with h5py.File(path, "r") as file:
+            groups: list[h5py.Group] = []
+            file.visititems(lambda _, item: groups.append(item) if "reconstruction" in _members(item) else None)
+            examples = [_read_example(group) for group in groups]
+    except (OSError, KeyError, ValueError) as error:
+        raise InputError(f"{path} is not a whole file of example slices ({error}); evaluate again") from error
+    return sorted(examples, key=lambda e: (e.volume, e.slice))
+
+
+def _members(item: h5py.Group | h5py.Dataset) -> Sequence[str]:
+    return list(item) if isinstance(item, h5py.Group) else []
+
+
+def _read_example(group: h5py.Group) -> ExampleSlice:
+    volume, index = group.name.strip("/").rsplit("/", 1)
+    attributes = {name: group.attrs[name] for name in _EXAMPLE_ATTRIBUTES}
+    values: dict[str, Any] = {k: v if isinstance(v, str) else float(v) for k, v in attributes.items()}
+    optional = {name: group[name][()] for name in ("std", "mask") if name in group}
+    images = {name: group[name][()] for name in ("target", "reconstruction")}
+    return ExampleSlice(volume=volume, slice=int(index), **images, **values, **optional)

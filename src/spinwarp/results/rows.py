@@ -1,0 +1,101 @@
+"""``results.csv``: one line a volume, numbers in full precision."""
+
+import csv
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spinwarp import __version__
+from spinwarp.errors import InputError
+from spinwarp.files import whole_file
+
+RESULTS = "results.csv"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One volume reconstructed by one method: a line of ``results.csv``.
+
+    Parameters
+    ----------
+    method, dataset, split, mask : the names under which they were configured.
+    provenance : ``scanner``, ``simulated``, ``phantom`` or ``unknown``.
+    acceleration_nominal : what the mask was asked for; nan where it was not asked for a number.
+    acceleration : what the mask of this volume realised.
+    volume, n_slices : its name, and the slices that the metrics were taken over.
+    target_type : ``rss``, ``esc`` or ``magnitude``.
+    crop : the size at which the metrics were taken, such as ``320x320``.
+    nmse, psnr, ssim : over the whole volume.
+    seconds_per_slice : wall-clock time of the method alone.
+    input_sha256 : the first 16 hexadecimal digits of the hash of what the method was given.
+    version : of spinwarp.
+    """
+
+    method: str
+    dataset: str
+    split: str
+    provenance: str
+    mask: str
+    acceleration_nominal: float
+    acceleration: float
+    volume: str
+    n_slices: int
+    target_type: str
+    crop: str
+    nmse: float
+    psnr: float
+    ssim: float
+    seconds_per_slice: float
+    input_sha256: str
+    version: str = __version__
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """Write rows as a table with one named column a field."""
+    fields = dataclasses.fields(Row)
+    with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow([f.name for f in fields])
+        writer.writerows([_as(f.type, getattr(row, f.name)) for f in fields] for row in rows)
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Read what :func:`write_rows` wrote; columns it does not know are left out.
+
+    Raises
+    ------
+    InputError : if the file is missing or no such table, lacks a column, or has a word where a number belongs.
+    """
+    fields = dataclasses.fields(Row)
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            reader = csv.DictReader(stream)
+            lines = list(reader)
+            header = reader.fieldnames or []
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; evaluate.py writes it, give the folder of a finished run") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} cannot be read as a table of results ({error}); evaluate again") from error
+    if absent := [f.name for f in fields if f.name not in header]:
+        raise InputError(f"{path} has no column {', '.join(absent)}; expected a table that evaluate.py wrote")
+    rows = []
+    for number, line in enumerate(lines, start=2):
+        values: dict[str, Any] = {}
+        for f in fields:
+            try:
+                values[f.name] = _as(f.type, line[f.name])
+            except (TypeError, ValueError):
+                kind = "a whole number" if f.type is int else "a number" if f.type is float else "text"
+                found = f"{f.name} is {line[f.name]!r}, expected {kind}"
+                raise InputError(f"line {number} of {path}: {found}; evaluate again") from None
+        rows.append(Row(**values))
+    return rows
+
+
+def _as(kind: object, value: Any) -> str | int | float:
+    """Convert to the type of a field; None, which stands for a missing cell, becomes a TypeError."""
+    if kind is str and value is not None:
+        return str(value)
+    return int(value) if kind is int else float(value)

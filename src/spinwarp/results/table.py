@@ -1,0 +1,165 @@
+"""The table of a comparison: means over volumes per method, in groups that may be compared."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from spinwarp.results.rows import Row
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+# Digits after the point, and whether more is better.
+_METRICS = {"psnr": (2, True), "ssim": (4, True), "nmse": (4, False)}
+_HEADER = ["method", "R", "PSNR / dB", "SSIM", "NMSE", "s/slice"]
+_CAPTION = "mean ± standard error over volumes; best mean in bold"
+
+
+class Group(NamedTuple):
+    """What rows must share to be compared. ``nominal`` is text, since nan does not equal itself."""
+
+    dataset: str
+    split: str
+    mask: str
+    nominal: str
+
+    def __str__(self) -> str:
+        # A mask called equispaced_4x has said its number already.
+        rate = "" if self.nominal in ("nan", "") or f"{self.nominal}x" in self.mask else f"{self.nominal}x"
+        return " ".join(part for part in (self.dataset, self.split, self.mask, rate) if part)
+
+
+def group_of(row: Row) -> Group:
+    """Return the group in which ``row`` may be compared."""
+    return Group(row.dataset, row.split, row.mask, f"{row.acceleration_nominal:g}")
+
+
+class Estimate(NamedTuple):
+    """A mean over volumes and its standard error, None for a single volume."""
+
+    mean: float
+    error: float | None
+
+    def text(self, digits: int) -> str:
+        """Return ``mean ± error`` with that many digits after the point."""
+        return f"{self.mean:.{digits}f} ± " + ("-" if self.error is None else f"{self.error:.{digits}f}")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One method on one group of volumes: a line of the table."""
+
+    group: Group
+    method: str
+    provenance: str
+    target: str
+    n_volumes: int
+    nmse: Estimate
+    psnr: Estimate
+    ssim: Estimate
+    acceleration: Estimate
+    seconds_per_slice: Estimate
+
+
+def summarise(rows: Sequence[Row]) -> list[Summary]:
+    """Average the volumes of every method in every group, in the order in which groups and methods first appear."""
+    groups: dict[Group, dict[str, list[Row]]] = {}
+    for row in rows:
+        groups.setdefault(group_of(row), {}).setdefault(row.method, []).append(row)
+    return [
+        Summary(
+            group,
+            method,
+            provenance=_names(row.provenance for row in part),
+            target=_names(f"{row.target_type} {row.crop}" for row in part),
+            n_volumes=len(part),
+            nmse=_estimate([row.nmse for row in part]),
+            psnr=_estimate([row.psnr for row in part]),
+            ssim=_estimate([row.ssim for row in part]),
+            acceleration=_estimate([row.acceleration for row in part]),
+            seconds_per_slice=_estimate([row.seconds_per_slice for row in part]),
+        )
+        for group, methods in groups.items()
+        for method, part in methods.items()
+    ]
+
+
+def table(rows: Sequence[Row]) -> "Table":
+    """Return the comparison for a terminal: what all rows share in the title, the best mean of a group in bold."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    title, lines = _lines(summarise(rows))
+    result = Table(title=Text(title), caption=_CAPTION, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for i, name in enumerate(_HEADER):
+        result.add_column(name, justify="right" if i else "left", no_wrap=i > 0, overflow="fold")
+    last = ""
+    for heading, line in lines:
+        if heading != last:
+            result.add_section()
+            result.add_row(Text(heading, style="italic"))
+            last = heading
+        result.add_row(*(Text(cell, style="bold" if best else "") for cell, best in line))
+    return result
+
+
+def markdown_table(rows: Sequence[Row]) -> str:
+    """Return the comparison as Markdown, with the cells of :func:`table`."""
+    title, lines = _lines(summarise(rows))
+    grouped = any(heading for heading, _ in lines)
+    text = [title, "", "| " + " | ".join(["data"] * grouped + _HEADER) + " |"]
+    text.append("|:--" * grouped + "|:--" + "|--:" * (len(_HEADER) - 1) + "|")
+    for heading, line in lines:
+        cells = [(heading, False)] * grouped + line
+        escaped = [(cell.replace("|", "\\|"), best) for cell, best in cells]
+        text.append("| " + " | ".join(f"**{cell}**" if best else cell for cell, best in escaped) + " |")
+    return "\n".join([*text, "", _CAPTION, ""])
+
+
+def _lines(summaries: Sequence[Summary]) -> tuple[str, list[tuple[str, list[tuple[str, bool]]]]]:
+    """Return what all lines share, and per line what it does not share and its cells (text, is it the best)."""
+    context = [
+        {
+            "dataset": s.group.dataset,
+            "split": s.group.split,
+            "mask": str(s.group._replace(dataset="", split="")),
+            "target": s.target,
+            "provenance": s.provenance,
+            "volumes": str(s.n_volumes),
+        }
+        for s in summaries
+    ]
+    shared = {name for name in (context or [{}])[0] if len({c[name] for c in context}) == 1}
+    title = ", ".join(f"{name} {value}" for name, value in (context or [{}])[0].items() if name in shared)
+    lines = []
+    for s, values in zip(summaries, context, strict=True):
+        rivals = [r for r in summaries if r.group == s.group]
+        cells = [(s.method, False), (f"{s.acceleration.mean:.2f}", False)]
+        cells += [(getattr(s, name).text(digits), _is_best(s, rivals, name)) for name, (digits, _) in _METRICS.items()]
+        cells.append((f"{s.seconds_per_slice.mean:.3g}", False))
+        lines.append((", ".join(f"{name} {value}" for name, value in values.items() if name not in shared), cells))
+    return title, lines
+
+
+def _is_best(summary: Summary, rivals: Sequence[Summary], metric: str) -> bool:
+    """Say whether no rival shows a better number; two that print alike are both best, one alone is not."""
+    digits, more_is_better = _METRICS[metric]
+    means = [round(getattr(r, metric).mean, digits) for r in rivals]
+    means = [m if more_is_better else -m for m in means if not math.isnan(m)]
+    own = round(getattr(summary, metric).mean, digits)
+    return len(rivals) > 1 and bool(means) and (own if more_is_better else -own) == max(means)
+
+
+def _estimate(values: Sequence[float]) -> Estimate:
+    if len(values) < 2:
+        return Estimate(float(np.mean(values)), None)
+    with np.errstate(invalid="ignore"):  # the PSNR of a perfect volume is infinite
+        return Estimate(float(np.mean(values)), float(np.std(values, ddof=1) / math.sqrt(len(values))))
+
+
+def _names(values: Iterable[str]) -> str:
+    return " + ".join(sorted(set(values)))

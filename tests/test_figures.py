@@ -1,0 +1,216 @@
+"""The figures: what they show, and that nothing overlaps whatever they are given."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from spinwarp.errors import InputError
+from spinwarp.figures import comparison, distribution, panel, save, zoom_region
+from spinwarp.results import Row
+
+NAMES = [
+    "zero-filled",
+    "total variation",
+    "VarNet",
+    "a_very_long_method_name/with_joints_v2",
+    "W" * 40,
+    "$sigma$ model",
+]
+
+
+def head(h: int, w: int) -> np.ndarray:
+    """Return an ellipse with a bright rim, smooth shading and stripes in its lower left."""
+    y, x = np.mgrid[-1 : 1 : h * 1j, -1 : 1 : w * 1j]
+    radius = (x / 0.8) ** 2 + (y / 0.9) ** 2
+    image = np.where(radius < 1, 0.3 + 0.1 * np.cos(3 * x), 0.0)
+    image[(radius < 1) & (radius > 0.85)] = 1.0
+    stripes = (np.abs(x + 0.25) < 0.2) & (np.abs(y - 0.2) < 0.2) & (np.sin(40 * x) > 0)
+    return np.where(stripes, 0.7, image) * 2e-4  # scanner units are small
+
+
+def case(h: int, w: int, n: int) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, dict[str, float]], np.ndarray]:
+    target = head(h, w)
+    images = {name: target + np.roll(target, 5 + i, axis=1) / (3 + i) for i, name in enumerate(NAMES[:n])}
+    numbers = {name: {"psnr": 20.0 + i, "ssim": 0.8 + i / 100, "nmse": 0.1 / (1 + i)} for i, name in enumerate(images)}
+    return target, images, numbers, np.arange(w + 10)[None] % 4 == 0
+
+
+def rows(method: str, quality: float, **values: object) -> list[Row]:
+    numbers = np.random.default_rng(0).normal(size=6)
+    base = Row(method, "knee", "val", "simulated", "equispaced_4x", 4.0, 3.7, "", 2, "rss", "48x40", 0, 0, 0, 0.1, "ab")
+    return [
+        dataclasses.replace(
+            base,
+            volume=f"file{i}.h5",
+            nmse=0.1 / quality + 0.01 * x**2,
+            psnr=30 + quality + x,
+            ssim=0.9 + x / 100,
+            **values,
+        )
+        for i, x in enumerate(numbers)
+    ]
+
+
+def assert_tidy(figure: Figure) -> None:
+    """No text leaves the figure or touches another text or a picture."""
+    canvas = figure.canvas
+    assert isinstance(canvas, FigureCanvasAgg)
+    canvas.draw()
+    renderer = canvas.get_renderer()
+    texts = [t for t in figure.texts if t.get_text()]
+    boxes = [(t.get_text(), t.get_window_extent(renderer)) for t in texts]
+    for axes in figure.axes:
+        box = axes.get_tightbbox(renderer)
+        assert box is not None
+        boxes.append(("axes", box))
+    for i, (name, box) in enumerate(boxes):
+        # Half a pixel: antialiasing of glyphs at the edge.
+        assert box.x0 > -0.5 and box.y0 > -0.5, name
+        assert box.x1 < figure.bbox.x1 + 0.5 and box.y1 < figure.bbox.y1 + 0.5, name
+        for other, second in boxes[i + 1 :]:
+            across = min(box.x1, second.x1) - max(box.x0, second.x0)
+            down = min(box.y1, second.y1) - max(box.y0, second.y0)
+            # Two pixels of 1/150 inch: boxes of texts include room above the letters.
+            assert across <= 2 or down <= 2, f"{name!r} overlaps {other!r} by {across:.1f} x {down:.1f} pixels"
+
+
+def texts(figure: Figure) -> dict[str, str]:
+    return {str(t.get_text()): str(t.get_fontweight()) for t in figure.texts}
+
+
+@pytest.mark.parametrize(("h", "w"), [(48, 48), (128, 196), (41, 33), (100, 30), (16, 128)])
+@pytest.mark.parametrize("n", [1, 6])
+def test_nothing_overlaps_in_a_comparison(h: int, w: int, n: int) -> None:
+    target, images, numbers, mask = case(h, w, n)
+    title = "knee val equispaced_4x, file1000001.h5 slice 17, R = 3.72, simulated"
+    assert_tidy(comparison(target, images, data_range=3e-4, numbers=numbers, mask=mask, title=title))
+    assert_tidy(comparison(None, images, numbers=numbers, mask=mask, title=title))
+    assert_tidy(comparison(None, images))
+
+
+def test_a_comparison_has_a_picture_a_zoom_and_an_error_of_each_method() -> None:
+    target, images, numbers, mask = case(48, 40, 2)
+    figure = comparison(target, images, data_range=3e-4, numbers=numbers, mask=mask)
+    pictures = [axes for axes in figure.axes if axes.images]
+    # 3 images, 3 zooms, 2 errors, 1 mask; the colour bar is no picture.
+    assert len(pictures) == 9
+    assert len(figure.axes) == 10
+    assert len([axes for axes in comparison(None, images).axes if axes.images]) == 4
+
+
+def test_images_share_the_targets_window_and_errors_share_theirs() -> None:
+    target, images, _, _ = case(48, 40, 3)
+    figure = comparison(target, images)
+    windows = {(axes.images[0].get_cmap().name, axes.images[0].get_clim()) for axes in figure.axes if axes.images}
+    (grey,) = [w for name, w in windows if name == "gray"]
+    (error,) = [w for name, w in windows if name == "inferno"]
+    factor = next(int(text.split()[-1]) for text in texts(figure) if text.startswith("error"))
+    assert error[1] == pytest.approx(grey[1] / factor, rel=1e-12)
+    assert grey == (0, pytest.approx(float(np.percentile(target, 99.8)), rel=1e-12))
+
+
+def test_the_best_number_is_bold() -> None:
+    target, images, numbers, _ = case(48, 40, 2)
+    shown = texts(comparison(target, images, numbers=numbers))
+    assert shown["PSNR 21.00 dB"] == shown["NMSE 0.0500"] == "bold"
+    assert shown["PSNR 20.00 dB"] == shown["NMSE 0.1000"] == "normal"
+
+
+def test_the_zoom_finds_the_stripes() -> None:
+    image = np.full((90, 60), 0.2)
+    image[55:75, 30:45:3] = 1.0
+    rows_, columns = zoom_region(image)
+    assert rows_.start <= 55 and rows_.stop >= 75
+    assert columns.start <= 30 and columns.stop >= 44  # the last stripe is column 42, its edge one further
+    assert (rows_.stop - rows_.start, columns.stop - columns.start) == (30, 20)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 5), (2, 90)])
+def test_the_zoom_stays_inside_tiny_images(shape: tuple[int, int]) -> None:
+    assert np.zeros(shape)[zoom_region(np.zeros(shape))].size > 0
+    assert_tidy(comparison(np.ones(shape), {"a": np.ones(shape)}))
+
+
+def test_empty_and_diverged_images_are_drawn_without_a_warning() -> None:
+    zero = np.zeros((20, 24))
+    bad = zero.copy()
+    bad[:3], bad[4] = np.nan, np.inf
+    assert_tidy(comparison(zero, {"zero": zero, "bad": bad, "lost": np.full((20, 24), np.nan)}))
+    assert_tidy(comparison(bad, {"bad": bad}))
+    assert_tidy(comparison(None, {"lost": np.full((20, 24), np.nan)}))
+
+
+def test_complex_images_are_shown_by_their_magnitude() -> None:
+    target, _, _, _ = case(20, 24, 1)
+    figure = comparison(target, {"x": (target * 1j).astype(np.complex64)})
+    error = next(axes.images[0] for axes in figure.axes if axes.images and axes.images[0].get_cmap().name == "inferno")
+    # One rounding to float32 of values up to 2e-4.
+    assert float(error.get_array().max()) < 2e-4 * 1e-6
+
+
+def test_shapes_that_do_not_fit_are_input_errors() -> None:
+    with pytest.raises(InputError, match="target 20x24, a 20x20"):
+        comparison(np.zeros((20, 24)), {"a": np.zeros((20, 20))})
+    with pytest.raises(InputError, match="one slice"):
+        comparison(None, {"a": np.zeros((3, 20, 20))})
+    with pytest.raises(InputError, match="got none"):
+        comparison(None, {})
+
+
+@pytest.mark.parametrize("titles", [[], ["target", "reconstruction", "error × 5"], [f"image {i}" for i in range(6)]])
+def test_a_panel_takes_titles_for_columns_or_for_images(titles: list[str]) -> None:
+    figure = panel(np.stack([head(40, 30)] * 6), titles)
+    assert len(figure.axes) == 6
+    assert [t.get_text() for t in figure.texts] == titles
+    assert_tidy(figure)
+
+
+def test_a_panel_takes_images_of_different_shapes() -> None:
+    assert_tidy(panel([head(40, 30), head(30, 50), head(16, 90), head(20, 20)], ["a", "b", "c", "a long title " * 4]))
+
+
+def test_every_row_of_a_panel_has_the_window_of_its_first_image() -> None:
+    image = head(40, 30)
+    figure = panel([image, 2 * image, 3 * image, 9 * image], columns=3)
+    tops = [axes.images[0].get_clim()[1] / image.max() for axes in figure.axes]
+    # The window ends at the 99.8th percentile, which in this image is its plateau.
+    assert tops == pytest.approx([1, 1, 1, 9], rel=1e-9)
+
+
+def test_a_panel_refuses_titles_that_fit_nothing() -> None:
+    with pytest.raises(InputError, match="2 titles for 3 images"):
+        panel([np.zeros((4, 4))] * 3, ["a", "b"])
+    with pytest.raises(InputError, match="got none"):
+        panel([])
+
+
+def test_a_distribution_shows_every_volume_and_one_mean_a_method() -> None:
+    figure = distribution([*rows("tv", 1.0), *rows("a_very_long_method_name_that_is_broken_somewhere", 3.0)])
+    assert len(figure.axes) == 3
+    for axes in figure.axes:
+        dots = [len(c.get_offsets()) for c in axes.collections if len(c.get_offsets()) == 6]
+        assert dots == [6, 6]
+    assert_tidy(figure)
+
+
+def test_a_distribution_separates_groups_and_bears_single_and_infinite_volumes() -> None:
+    perfect = dataclasses.replace(rows("perfect", 1.0)[0], psnr=float("inf"), ssim=1.0, nmse=0.0)
+    figure = distribution([*rows("tv", 1.0), perfect, *rows("tv", 1.0, mask="random_8x")])
+    assert len(figure.axes) == 6
+    assert_tidy(figure)
+    with pytest.raises(InputError, match="no volume"):
+        distribution([])
+
+
+def test_a_saved_figure_is_a_png_of_the_same_bytes_each_time(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        save(panel([head(40, 30)]), tmp_path / "new" / name)
+    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["a.png", "b.png"]
+    assert (tmp_path / "new" / "a.png").read_bytes() == (tmp_path / "new" / "b.png").read_bytes()
+    with Image.open(tmp_path / "new" / "a.png") as image:
+        assert image.format == "PNG" and min(image.size) > 100

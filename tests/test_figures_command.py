@@ -1,0 +1,90 @@
+"""``python -m spinwarp.figures``: result folders in, one table and its figures out."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spinwarp.figures.__main__ import main
+from spinwarp.results import EXAMPLES, RESULTS, ExampleSlice, Row, read_rows, write_examples, write_rows
+
+
+def rows(method: str, quality: float, **values: object) -> list[Row]:
+    numbers = np.random.default_rng(0).normal(size=6)
+    base = Row(method, "knee", "val", "simulated", "equispaced_4x", 4.0, 3.7, "", 2, "rss", "48x40", 0, 0, 0, 0.1, "ab")
+    return [
+        dataclasses.replace(
+            base,
+            volume=f"file{i}.h5",
+            nmse=0.1 / quality + 0.01 * x**2,
+            psnr=30 + quality + x,
+            ssim=0.9 + x / 100,
+            **values,
+        )
+        for i, x in enumerate(numbers)
+    ]
+
+
+def write_folder(folder: Path, method: str, quality: float, n_slices: int = 2, **values: object) -> Path:
+    target = np.linspace(0, 1, 48 * 40, dtype=np.float32).reshape(48, 40) ** 2
+    write_rows(folder / RESULTS, rows(method, quality, **values))
+    numbers = {"data_range": float(target.max()), "nmse": 0.1, "psnr": 30.0, "ssim": 0.9, "acceleration": 3.7}
+    image = target + np.roll(target, 3, axis=1) / (2 + quality)
+    examples = [
+        ExampleSlice("file0.h5", i, method, target, image, provenance="simulated", mask=np.eye(1, 48) > 0, **numbers)
+        for i in range(n_slices)
+    ]
+    write_examples(folder / EXAMPLES, examples)
+    return folder
+
+
+def test_the_command_joins_folders_into_a_table_and_figures(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folders = [write_folder(tmp_path / n, m, q) for n, m, q in (("a", "tv", 1), ("b", "tv", 2), ("c", "varnet", 5))]
+    assert main([*map(str, folders), "--out", str(tmp_path / "out"), "--slices", "1"]) == 0
+    names = {p.name for p in (tmp_path / "out").iterdir()}
+    assert names == {RESULTS, "results.md", "distribution.png", "knee_val_equispaced_4x_file0_000.png"}
+    assert {row.method for row in read_rows(tmp_path / "out" / RESULTS)} == {"tv (a)", "tv (b)", "varnet"}
+    assert "varnet" in (tmp_path / "out" / "results.md").read_text()
+    out, err = capsys.readouterr()
+    assert "tv (b)" in out and "1 more slice with --slices 2" in out and err == ""
+
+
+def test_the_command_ends_with_one_sentence_where_the_input_is_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    good = str(write_folder(tmp_path / "a", "tv", 1))
+    other = str(write_folder(tmp_path / "b", "varnet", 1, crop="9x9"))
+    out = ["--out", str(tmp_path / "out")]
+    for arguments, message in [
+        ([good, other, *out], "differ in crop"),
+        ([str(tmp_path / "none"), *out], "none/results.csv does not exist"),
+        ([good, "--out", good], "one of the result folders"),
+        ([good, "--out", f"{good}/{RESULTS}"], "is a file"),
+        ([good, *out, "--slices", "-1"], "--slices is -1"),
+    ]:
+        assert main(arguments) == 1
+        err = capsys.readouterr().err
+        assert message in err and err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_separate_groups_are_warned_of_and_drawn_apart(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    first = write_folder(tmp_path / "a", "tv", 1, n_slices=1)
+    second = write_folder(tmp_path / "b", "tv", 2, n_slices=1, mask="random", acceleration_nominal=8.0)
+    assert main([str(first), str(second), "--out", str(tmp_path / "out")]) == 0
+    assert "warning: no two folders" in capsys.readouterr().err
+    names = {p.name for p in (tmp_path / "out").glob("knee*")}
+    assert names == {"knee_val_equispaced_4x_file0_000.png", "knee_val_random_8x_file0_000.png"}
+
+
+def test_help_needs_neither_matplotlib_nor_torch() -> None:
+    code = (
+        "import sys\nfrom spinwarp.figures.__main__ import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n"
+        "    assert not {'matplotlib', 'torch'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--slices" in done.stdout

@@ -1,0 +1,213 @@
+"""The result files and the table made of them."""
+
+import dataclasses
+import math
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from rich.console import Console
+
+from spinwarp.errors import InputError
+from spinwarp.files import whole_file
+from spinwarp.results import (
+    EXAMPLES,
+    RESULTS,
+    ExampleSlice,
+    Row,
+    group_of,
+    markdown_table,
+    read_examples,
+    read_rows,
+    summarise,
+    table,
+    write_examples,
+    write_reconstruction,
+    write_rows,
+)
+
+ROW = Row(
+    method="varnet",
+    dataset="knee",
+    split="val",
+    provenance="simulated",
+    mask="equispaced_4x",
+    acceleration_nominal=4.0,
+    acceleration=3.72,
+    volume="file1.h5",
+    n_slices=3,
+    target_type="rss",
+    crop="32x24",
+    nmse=0.1 / 3,
+    psnr=31.25,
+    ssim=0.875,
+    seconds_per_slice=0.25,
+    input_sha256="0123456789abcdef",
+)
+
+
+def change(**values: object) -> Row:
+    return dataclasses.replace(ROW, **values)
+
+
+def example(method: str = "varnet", volume: str = "file1.h5", index: int = 1, scale: float = 1.0) -> ExampleSlice:
+    target = np.linspace(0, 1, 32 * 24, dtype=np.float32).reshape(32, 24)
+    numbers = {"data_range": 1.0, "nmse": 0.1, "psnr": 30.0, "ssim": 0.9, "acceleration": 3.72}
+    mask = np.arange(24)[None] % 4 == 0
+    return ExampleSlice(volume, index, method, target, target * scale, provenance="simulated", mask=mask, **numbers)
+
+
+def test_rows_come_back_bit_for_bit(tmp_path: Path) -> None:
+    rows = [ROW, change(volume='a, "quoted"\nname', psnr=math.inf, n_slices=12), change(volume="", ssim=-1e-300)]
+    write_rows(tmp_path / "new" / RESULTS, rows)
+    assert read_rows(tmp_path / "new" / RESULTS) == rows
+
+
+def test_numpy_numbers_are_written_as_plain_ones(tmp_path: Path) -> None:
+    write_rows(tmp_path / RESULTS, [change(nmse=np.float64(0.25), n_slices=np.int64(3), psnr=np.float32(2))])
+    assert "np." not in (tmp_path / RESULTS).read_text()
+    assert read_rows(tmp_path / RESULTS)[0] == change(nmse=0.25, psnr=2.0)
+
+
+def test_a_nominal_acceleration_that_is_unknown_stays_nan(tmp_path: Path) -> None:
+    write_rows(tmp_path / RESULTS, [change(acceleration_nominal=math.nan)])
+    assert math.isnan(read_rows(tmp_path / RESULTS)[0].acceleration_nominal)
+
+
+def test_a_column_of_a_later_version_is_left_out(tmp_path: Path) -> None:
+    write_rows(tmp_path / RESULTS, [ROW])
+    header, line = (tmp_path / RESULTS).read_text().splitlines()
+    (tmp_path / RESULTS).write_text(f"{header},lpips\n{line},0.5\n")
+    assert read_rows(tmp_path / RESULTS) == [ROW]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("psnr,", "", "has no column psnr"),
+        ("31.25", "high", "line 2 of .* psnr is 'high', expected a number"),
+        (",3,rss", ",3.5,rss", "n_slices is '3.5', expected a whole number"),
+        ("0.875,0.25,", "0.875\n", "seconds_per_slice is None, expected a number"),
+    ],
+)
+def test_a_broken_table_is_named_with_its_fault(tmp_path: Path, old: str, new: str, message: str) -> None:
+    write_rows(tmp_path / RESULTS, [ROW])
+    (tmp_path / RESULTS).write_text((tmp_path / RESULTS).read_text().replace(old, new))
+    with pytest.raises(InputError, match=message):
+        read_rows(tmp_path / RESULTS)
+
+
+def test_a_file_that_is_missing_or_not_text_is_an_input_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"results\.csv does not exist"):
+        read_rows(tmp_path / RESULTS)
+    (tmp_path / RESULTS).write_bytes(b"\x89HDF\r\n\xff\xfe")
+    with pytest.raises(InputError, match="cannot be read as a table"):
+        read_rows(tmp_path / RESULTS)
+    with pytest.raises(InputError, match="cannot be read as a table"):
+        read_rows(tmp_path)
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+    write_rows(tmp_path / RESULTS, [ROW])
+    with pytest.raises(RuntimeError), whole_file(tmp_path / RESULTS) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert [p.name for p in tmp_path.iterdir()] == [RESULTS]
+    assert read_rows(tmp_path / RESULTS) == [ROW]
+
+
+@pytest.mark.parametrize("name", ["file1.h5", "file1"])
+def test_a_reconstruction_has_the_submission_layout_whatever_its_name(tmp_path: Path, name: str) -> None:
+    images = np.arange(24, dtype=np.float64).reshape(2, 3, 4)
+    assert write_reconstruction(tmp_path, name, images) == tmp_path / "file1.h5"
+    with h5py.File(tmp_path / "file1.h5") as file:
+        assert list(file) == ["reconstruction"]
+        assert file["reconstruction"].dtype == np.float32
+        np.testing.assert_array_equal(file["reconstruction"][()], images)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_reconstruction_that_fits_no_submission_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"expected magnitudes \(slice, h, w\)"):
+        write_reconstruction(tmp_path, "a", np.zeros((3, 4)))
+    with pytest.raises(InputError, match="complex64"):
+        write_reconstruction(tmp_path, "a", np.zeros((2, 3, 4), np.complex64))
+    with pytest.raises(InputError, match="outside"):
+        write_reconstruction(tmp_path, "../a", np.zeros((2, 3, 4)))
+
+
+def test_examples_come_back_as_they_were_in_the_order_of_slices(tmp_path: Path) -> None:
+    plain = dataclasses.replace(example(index=10), mask=None, std=np.full((32, 24), 0.5, np.float32))
+    write_examples(tmp_path / EXAMPLES, [plain, example(index=2), example(volume="sub/a", scale=0.5)])
+    back = read_examples(tmp_path / EXAMPLES)
+    assert [(e.volume, e.slice) for e in back] == [("file1.h5", 2), ("file1.h5", 10), ("sub/a", 1)]
+    for found, written in zip(back, [example(index=2), plain, example(volume="sub/a", scale=0.5)], strict=True):
+        for field in dataclasses.fields(ExampleSlice):
+            ours, theirs = getattr(found, field.name), getattr(written, field.name)
+            assert (ours is None) == (theirs is None), field.name
+            np.testing.assert_array_equal(ours, theirs)
+            assert not isinstance(theirs, np.ndarray) or ours.dtype == theirs.dtype
+
+
+def test_example_files_that_are_missing_or_broken_are_input_errors(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not exist"):
+        read_examples(tmp_path / EXAMPLES)
+    (tmp_path / EXAMPLES).write_bytes(b"no HDF5")
+    with pytest.raises(InputError, match="not a whole file of example slices"):
+        read_examples(tmp_path / EXAMPLES)
+    write_examples(tmp_path / EXAMPLES, [example()])
+    with h5py.File(tmp_path / EXAMPLES, "a") as file:
+        del file["file1.h5/1/target"]
+    with pytest.raises(InputError, match="not a whole file of example slices"):
+        read_examples(tmp_path / EXAMPLES)
+
+
+def test_the_summary_holds_mean_and_standard_error_of_each_method_in_each_group() -> None:
+    rows = [change(volume=str(i), psnr=p) for i, p in enumerate((30.0, 32.0, 37.0))]
+    rows += [change(mask="equispaced_8x", acceleration_nominal=8.0), change(method="tv", acceleration_nominal=math.nan)]
+    first, second, third = summarise(rows)
+    assert (first.n_volumes, first.psnr.mean) == (3, 33.0)
+    assert first.psnr.error == pytest.approx(math.sqrt(13.0 / 3), rel=1e-12)  # variance (9 + 1 + 16) / 2, over n = 3
+    assert (second.group, second.n_volumes, second.psnr.error) == (group_of(rows[3]), 1, None)
+    assert third.group.nominal == "nan"
+    assert second.psnr.text(2) == "31.25 ± -"
+
+
+def test_an_infinite_psnr_does_not_break_the_summary() -> None:
+    (summary,) = summarise([change(psnr=math.inf), change(volume="b")])
+    assert summary.psnr.mean == math.inf
+
+
+def test_the_best_mean_of_a_group_is_bold_and_ties_are_shared() -> None:
+    rows = [change(method="a", ssim=0.90001), change(method="b", ssim=0.90002, psnr=20.0, nmse=0.5)]
+    rows.append(change(method="alone", mask="other"))
+    lines = markdown_table(rows).splitlines()
+    line = {name: next(li for li in lines if f"| {name} |" in li) for name in ("a", "b", "alone")}
+    assert "**31.25 ± -** | **0.9000 ± -** | **0.0333 ± -**" in line["a"]
+    assert "| 20.00 ± - | **0.9000 ± -** | 0.5000 ± - |" in line["b"]
+    assert "**" not in line["alone"]
+
+
+def test_a_diverged_method_is_never_the_best() -> None:
+    lines = markdown_table([change(method="bad", psnr=math.nan), change(method="good")]).splitlines()
+    assert "| nan ± - |" in next(li for li in lines if "| bad |" in li)
+    assert "**31.25 ± -**" in next(li for li in lines if "| good |" in li)
+
+
+def test_the_table_fits_eighty_columns_and_names_the_provenance() -> None:
+    console = Console(width=80, record=True, quiet=True)
+    rows = [change(method=m, mask=k) for k in ("equispaced_4x", "random_8x") for m in ("zero-filled", "x" * 40)]
+    console.print(table(rows))
+    with console.capture() as capture:
+        console.quiet = False
+        console.print(table(rows))
+    text = capture.get()
+    assert "provenance simulated" in text and "random_8x" in text.replace("\n", "")
+    assert "…" not in text and max(map(len, text.splitlines())) <= 80
+    assert text.count("0.8750 ± -") == 4
+
+
+def test_a_vertical_bar_in_a_name_does_not_break_the_markdown() -> None:
+    text = markdown_table([change(method="a|b")])
+    assert "a\\|b" in text

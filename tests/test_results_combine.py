@@ -1,0 +1,120 @@
+"""Which result folders may be compared, and what is said of the others."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spinwarp.errors import InputError
+from spinwarp.results import EXAMPLES, RESULTS, ExampleSlice, Row, write_examples, write_rows
+from spinwarp.results.combine import combine
+
+ROW = Row(
+    method="varnet",
+    dataset="knee",
+    split="val",
+    provenance="simulated",
+    mask="equispaced_4x",
+    acceleration_nominal=4.0,
+    acceleration=3.72,
+    volume="file1.h5",
+    n_slices=3,
+    target_type="rss",
+    crop="32x24",
+    nmse=0.1 / 3,
+    psnr=31.25,
+    ssim=0.875,
+    seconds_per_slice=0.25,
+    input_sha256="0123456789abcdef",
+)
+
+
+def change(**values: object) -> Row:
+    return dataclasses.replace(ROW, **values)
+
+
+def example(method: str = "varnet", volume: str = "file1.h5", index: int = 1, scale: float = 1.0) -> ExampleSlice:
+    target = np.linspace(0, 1, 32 * 24, dtype=np.float32).reshape(32, 24)
+    numbers = {"data_range": 1.0, "nmse": 0.1, "psnr": 30.0, "ssim": 0.9, "acceleration": 3.72}
+    mask = np.arange(24)[None] % 4 == 0
+    return ExampleSlice(volume, index, method, target, target * scale, provenance="simulated", mask=mask, **numbers)
+
+
+def write_folder(folder: Path, rows: list[Row], examples: list[ExampleSlice]) -> Path:
+    write_rows(folder / RESULTS, rows)
+    write_examples(folder / EXAMPLES, examples)
+    return folder
+
+
+def test_folders_are_joined_and_a_repeated_method_gets_the_name_of_its_folder(tmp_path: Path) -> None:
+    folders = [write_folder(tmp_path / n / "eval", [ROW], [example()]) for n in ("first", "second")]
+    folders.append(write_folder(tmp_path / "tv", [change(method="tv")], [example("tv"), example("tv", index=2)]))
+    joined = combine(folders)
+    names = ["varnet (first/eval)", "varnet (second/eval)", "tv"]
+    assert [row.method for row in joined.rows] == names
+    assert [(p.volume, p.slice, list(p.examples)) for p in joined.pictures] == [("file1.h5", 1, names)]
+    assert joined.warnings == []
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (change(method="tv", crop="16x16"), "differ in crop of volume file1.h5: 32x24 and 16x16"),
+        (change(method="tv", target_type="esc"), "differ in target type"),
+        (change(method="tv", n_slices=2), "differ in number of slices"),
+        (change(method="tv", input_sha256="f" * 16), "differ in input hash"),
+        (change(method="tv", volume="b"), "cover different volumes"),
+    ],
+)
+def test_methods_measured_by_different_protocols_are_not_compared(tmp_path: Path, other: Row, message: str) -> None:
+    write_rows(tmp_path / "a" / RESULTS, [ROW])
+    write_rows(tmp_path / "b" / RESULTS, [other])
+    with pytest.raises(InputError, match=message):
+        combine([tmp_path / "a", tmp_path / "b"])
+
+
+@pytest.mark.parametrize("field", ["dataset", "mask", "split", "acceleration_nominal"])
+def test_folders_of_separate_groups_are_joined_with_a_warning(tmp_path: Path, field: str) -> None:
+    other = change(**{field: 8.0 if field == "acceleration_nominal" else "other"})
+    write_folder(tmp_path / "a", [ROW], [example()])
+    write_folder(tmp_path / "b", [other], [example()])
+    joined = combine([tmp_path / "a", tmp_path / "b"])
+    assert [row.method for row in joined.rows] == ["varnet", "varnet"]
+    assert len(joined.pictures) == 2
+    assert any("nothing is compared" in warning for warning in joined.warnings)
+
+
+def test_what_a_folder_lacks_is_said(tmp_path: Path) -> None:
+    write_folder(tmp_path / "a", [ROW], [example()])
+    write_rows(tmp_path / "b" / RESULTS, [change(method="tv")])
+    assert any(
+        "examples.h5 does not exist" in warning for warning in combine([tmp_path / "a", tmp_path / "b"]).warnings
+    )
+    write_examples(tmp_path / "b" / EXAMPLES, [example("tv", index=7)])
+    joined = combine([tmp_path / "a", tmp_path / "b"])
+    assert joined.pictures == [] and any("no example slice in common" in warning for warning in joined.warnings)
+    with pytest.raises(InputError, match=r"c.results\.csv does not exist"):
+        combine([tmp_path / "a", tmp_path / "c"])
+    write_rows(tmp_path / "b" / RESULTS, [])
+    with pytest.raises(InputError, match="holds no volume"):
+        combine([tmp_path / "b"])
+
+
+def test_a_folder_that_contradicts_itself_is_refused(tmp_path: Path) -> None:
+    write_folder(tmp_path / "a", [ROW, ROW], [example()])
+    with pytest.raises(InputError, match="twice"):
+        combine([tmp_path / "a"])
+    write_folder(tmp_path / "a", [ROW], [example("tv")])
+    with pytest.raises(InputError, match="does not know"):
+        combine([tmp_path / "a"])
+    with pytest.raises(InputError, match="given twice"):
+        combine([tmp_path / "a", tmp_path / "b" / ".." / "a"])
+
+
+def test_examples_with_different_targets_are_not_shown_together(tmp_path: Path) -> None:
+    write_folder(tmp_path / "a", [ROW], [example()])
+    other = example("tv")
+    write_folder(tmp_path / "b", [change(method="tv")], [dataclasses.replace(other, target=other.target * 2)])
+    with pytest.raises(InputError, match="different targets"):
+        combine([tmp_path / "a", tmp_path / "b"])
