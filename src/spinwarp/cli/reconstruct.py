@@ -1,0 +1,73 @@
+"""``reconstruct.py``: from a file of measured k-space to images, without a reference."""
+
+import hashlib
+import logging
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from spinwarp.cli import configuration
+
+log = logging.getLogger("spinwarp")
+
+
+def main() -> None:
+    """Entry point of ``spinwarp-reconstruct``."""
+    configuration.run("reconstruct", reconstruct)
+
+
+def reconstruct(config: DictConfig) -> None:
+    """Reconstruct a file; write ``<name>.h5`` in fastMRI's submission layout and ``<name>.png``."""
+    import numpy as np
+    import torch
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.utils import instantiate
+    from numpy.random import RandomState
+
+    from spinwarp.acquisition import acs_columns, center_crop
+    from spinwarp.cli.progress import slices_progress
+    from spinwarp.coils import low_resolution_maps
+    from spinwarp.data.measured import Measurement
+    from spinwarp.data.undersample import Undersample
+    from spinwarp.errors import InputError
+    from spinwarp.figures import comparison, save
+    from spinwarp.masks import seed_of
+    from spinwarp.models.unet import reconstruction_size
+    from spinwarp.results import write_reconstruction
+
+    if config.input is None:
+        raise InputError("give the file to reconstruct: reconstruct.py input=FILE recon=METHOD")
+    choices = HydraConfig.get().runtime.choices
+    folder = Path(config.out or HydraConfig.get().runtime.output_dir)
+    measurement = Measurement(config.input)
+    method = instantiate(config.recon).to(config.device)
+    undersample = Undersample(
+        instantiate(config.mask) if config.mask else None,
+        low_resolution_maps if config.maps == "low_resolution" else None,
+    )
+    indices = list(range(measurement.n_slices)) if config.slices is None else [int(i) for i in config.slices]
+    images, rates = [], []
+    with slices_progress(len(indices), choices["recon"]) as advance:
+        for full in measurement.slices(indices):
+            example = undersample(full, RandomState(seed_of(measurement.path.name)))
+            acquisition = example.acquisition
+            rates.append(float(acquisition.acceleration()[0]))
+            key = f"{config.seed}/{example.volume[0]}/{example.slice[0]}".encode()
+            seed = int.from_bytes(hashlib.sha256(key).digest()[:7], "big")
+            generator = torch.Generator(config.device).manual_seed(seed)
+            image = method(acquisition.to(config.device), generator=generator).image.cpu()
+            images.append(center_crop(image.abs(), reconstruction_size(acquisition))[0].numpy())
+            advance(1)
+    log.info(
+        "%s: %d coils, realised R %.2f, %d central columns",
+        measurement.path.name,
+        acquisition.kspace.shape[1],
+        np.mean(rates),
+        int(acs_columns(acquisition.mask)[0]),
+    )
+    written = write_reconstruction(folder, measurement.path.stem, np.stack(images))
+    picture = written.with_suffix(".png")
+    middle = len(images) // 2
+    title = f"{measurement.path.name}, slice {indices[middle]}, R {np.mean(rates):.2f}"
+    save(comparison(None, {choices["recon"]: images[middle]}, title=title), picture)
+    log.info("images %s, picture %s", written, picture)

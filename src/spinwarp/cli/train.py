@@ -1,0 +1,129 @@
+"""``train.py``: compose, fit, say where everything is."""
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from spinwarp.cli import configuration
+
+if TYPE_CHECKING:
+    from spinwarp.data.module import FastMRIDataModule
+
+log = logging.getLogger("spinwarp")
+
+
+def main() -> None:
+    """Entry point of ``spinwarp-train``."""
+    configuration.run("train", train)
+
+
+def train(config: DictConfig) -> float | None:
+    """Train a model; return the best value of the monitored metric, which sweeps optimise."""
+    import lightning
+    import torch
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.utils import instantiate
+
+    from spinwarp.errors import InputError
+
+    _refuse_parallel_sweep(config)
+    lightning.seed_everything(config.seed, workers=True, verbose=False)
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    data = build_data(config)
+    module = instantiate(config.model)
+    data.prepare_data()
+    module.record = {
+        "net": configuration.plain(config.model.net),
+        "name": HydraConfig.get().runtime.choices["model"],
+        "trained_on": {"dataset": data.source.name, "volumes": [v.name for v in data.source.volumes("train")]},
+        "config": configuration.plain(config),
+    }
+    callbacks = [instantiate(callback) for callback in (config.callbacks or {}).values()]
+    loggers = [instantiate(logger) for logger in (config.logger or {}).values()]
+    trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers, default_root_dir=str(folder))
+    if trainer.is_global_zero:
+        _describe(data, module, folder)
+        for logger in loggers:
+            logger.log_hyperparams(configuration.plain(config))
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=_resume_path(config.ckpt_path))
+    except torch.cuda.OutOfMemoryError as error:
+        raise InputError(
+            "the GPU's memory is too small: lower data.batch_size, or use trainer.precision=bf16-mixed"
+        ) from error
+    finally:
+        if any(type(logger).__name__ == "WandbLogger" for logger in loggers):
+            import wandb
+
+            wandb.finish()  # otherwise the runs of a sweep are merged into one
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    best = trainer.checkpoint_callback
+    if trainer.is_global_zero and best is not None and getattr(best, "best_model_path", ""):
+        score = float(best.best_model_score)
+        log.info("best checkpoint (%s %.4f): %s", best.monitor, score, best.best_model_path)
+        return score
+    return None
+
+
+def build_data(config: DictConfig) -> "FastMRIDataModule":
+    """Build the data module with its masks; ``mask=none`` leaves the data as measured."""
+    from hydra.utils import instantiate
+
+    mask = instantiate(config.mask) if config.mask else None
+    data: FastMRIDataModule = instantiate(config.data, mask=mask)
+    return data
+
+
+def _describe(data: "FastMRIDataModule", module: Any, folder: Path) -> None:
+    """Print what is trained on what, with the acceleration that the mask really gives."""
+    from hydra.core.hydra_config import HydraConfig
+
+    choices = HydraConfig.get().runtime.choices
+    dataset = data.dataset("train")
+    example = dataset.example(0, 0)
+    rates = [float(dataset.example(0, i).acquisition.acceleration()) for i in range(min(8, len(dataset)))]
+    n_parameters = sum(p.numel() for p in module.net.parameters())
+    kspace = tuple(example.acquisition.kspace.shape[1:])
+    provenance = example.acquisition.headers[0].provenance
+    log.info(
+        "model %s (%.2f M parameters), data %s (%s; %d slices, first k-space %s), mask %s (realised R %.2f to %.2f "
+        "over %d slices)",
+        choices["model"],
+        n_parameters / 1e6,
+        data.source.name,
+        provenance,
+        len(dataset),
+        "x".join(map(str, kspace)),
+        choices["mask"],
+        min(rates),
+        max(rates),
+        len(rates),
+    )
+    log.info("run folder %s", folder)
+
+
+def _resume_path(path: str | None) -> str | None:
+    from spinwarp.errors import InputError
+
+    if path is not None and not Path(path).is_file():
+        raise InputError(f"there is no checkpoint {path} to go on from; give ckpt_path=FILE of an earlier run")
+    return path
+
+
+def _refuse_parallel_sweep(config: DictConfig) -> None:
+    """Refuse a multirun whose jobs would start processes of their own: those re-run the whole sweep."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    from spinwarp.errors import InputError
+
+    local = "BasicLauncher" in str(HydraConfig.get().launcher.get("_target_", ""))
+    many = config.trainer.get("devices", 1) not in (1, "1", "auto") or config.trainer.get("num_nodes", 1) > 1
+    if HydraConfig.get().mode == RunMode.MULTIRUN and many and local:
+        raise InputError(
+            f"a multirun with trainer.devices={config.trainer.devices} would start the whole sweep again in every "
+            f"process; use one device a job, or a launcher that gives each job its own processes"
+        )

@@ -1,0 +1,5 @@
+"""LightningModules, schedules and callbacks."""
+
+from spinwarp.training.supervised import SupervisedModule, UNetModule, VarNetModule
+
+__all__ = ["SupervisedModule", "UNetModule", "VarNetModule"]

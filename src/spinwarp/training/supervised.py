@@ -1,0 +1,134 @@
+"""Supervised training of networks that take an acquisition and return an image."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from spinwarp import __version__
+from spinwarp.acquisition import Example, center_crop
+from spinwarp.coils import root_sum_of_squares
+from spinwarp.errors import InputError
+from spinwarp.fourier import ifftc
+from spinwarp.metrics import VolumeMetrics
+from spinwarp.models.unet import statistics
+from spinwarp.training.schedule import Constant
+
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+CHECKPOINT_KEY = "spinwarp"
+
+
+class SupervisedModule(LightningModule):
+    """Trains a network on the magnitude inside the target's crop, and validates volume by volume.
+
+    Parameters
+    ----------
+    net : ``Acquisition`` to complex image ``(batch, h, w)``.
+    loss : ``loss(image, target, data_range)`` on magnitudes.
+    optimizer : makes the optimizer of the parameters.
+    schedule : factor on the learning rate as a function of training progress.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        loss: Loss,
+        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        schedule: Callable[[float], float] | None = None,
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self.loss = loss
+        self.make_optimizer = optimizer
+        self.schedule = schedule or Constant()
+        self.metrics = VolumeMetrics()
+        #: plain Python that a checkpoint carries so that it can be rebuilt without any other file
+        self.record: dict[str, Any] = {}
+
+    def training_loss(self, magnitude: Tensor, example: Example) -> Tensor:
+        """Loss of a cropped magnitude image ``(batch, h, w)``."""
+        return self.loss(magnitude, target_of(example), example.data_range)
+
+    def magnitude(self, example: Example) -> Tensor:
+        """Reconstruct the magnitude ``(batch, h, w)`` inside the target's crop."""
+        target = target_of(example)
+        image: Tensor = self.net(example.acquisition)
+        return center_crop(image.abs(), (target.shape[-2], target.shape[-1]))
+
+    def training_step(self, example: Example, batch_idx: int) -> Tensor:  # noqa: ARG002
+        """One step."""
+        loss = self.training_loss(self.magnitude(example), example)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(example))
+        return loss
+
+    def validation_step(self, example: Example, batch_idx: int) -> Tensor:  # noqa: ARG002
+        """Collect the metrics of the batch; returns the magnitude, from which callbacks draw."""
+        magnitude = self.magnitude(example)
+        loss = self.training_loss(magnitude, example)
+        self.log("val/loss", loss, batch_size=len(example), sync_dist=True)
+        self.metrics.update(magnitude, target_of(example), example.data_range, example.volume, example.slice)
+        return magnitude
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means over volumes, which the metric has gathered from all processes."""
+        for name, value in self.metrics.compute().items():
+            self.log(f"val/{name}", value.float(), prog_bar=name == "ssim", rank_zero_only=False)
+        self.metrics.reset()
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Make the optimizer, its learning rate following the schedule step by step."""
+        optimizer = self.make_optimizer(self.parameters())
+        n_steps = self.trainer.estimated_stepping_batches
+        if n_steps == float("inf"):
+            raise InputError("training has no end: set trainer.max_epochs or trainer.max_steps")
+        scheduler = LambdaLR(optimizer, lambda step: self.schedule(step / max(int(n_steps), 1)))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store what rebuilds the network, as plain Python."""
+        checkpoint[CHECKPOINT_KEY] = {"version": __version__, **self.record}
+
+
+class UNetModule(SupervisedModule):
+    """The U-Net baseline: the loss is taken in units of each zero-filled image's deviation, clamped to +-6.
+
+    With ``L1`` this is fastMRI's loss, where every slice weighs the same whatever its brightness.
+    """
+
+    def training_loss(self, magnitude: Tensor, example: Example) -> Tensor:
+        """Loss of a cropped magnitude image ``(batch, h, w)`` in normalised space."""
+        target = target_of(example)
+        with torch.no_grad():
+            zero_filled = self.zero_filled(example, (target.shape[-2], target.shape[-1]))
+            mean, std = statistics(zero_filled)
+        image, target = (((x - mean) / std).clamp(-6, 6) for x in (magnitude, target))
+        return self.loss(image, target, torch.ones_like(example.data_range))
+
+    @staticmethod
+    def zero_filled(example: Example, size: tuple[int, int]) -> Tensor:
+        """Zero-filled root-sum-of-squares magnitude inside the crop."""
+        return center_crop(root_sum_of_squares(ifftc(example.acquisition.kspace)), size)
+
+
+class VarNetModule(SupervisedModule):
+    """The variational networks: the loss is taken on magnitudes in the units of the data."""
+
+
+def target_of(example: Example) -> Tensor:
+    """Return the target, which supervised training and evaluation need.
+
+    Raises
+    ------
+    InputError : if the data has none.
+    """
+    if example.target is None:
+        raise InputError(
+            f"{example.volume[0]} has no reference image (reconstruction_rss or reconstruction_esc); training and "
+            f"evaluation need one, reconstruct.py does without"
+        )
+    return example.target
