@@ -1,6 +1,7 @@
 """``train.py``: compose, fit, say where everything is."""
 
 import logging
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,9 @@ def train(config: DictConfig) -> float | None:
     from spinwarp.errors import InputError
 
     _refuse_parallel_sweep(config)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    # torch renamed a class that Lightning still asks for
+    warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     folder = Path(HydraConfig.get().runtime.output_dir)
     data = build_data(config)
@@ -53,13 +57,14 @@ def train(config: DictConfig) -> float | None:
         raise InputError(
             "the GPU's memory is too small: lower data.batch_size, or use trainer.precision=bf16-mixed"
         ) from error
+    except SystemExit:  # Lightning's answer to Ctrl-C, after it has called the callbacks
+        log.info("interrupted; go on with ckpt_path=%s", folder / "checkpoints" / "last.ckpt")
+        raise
     finally:
         if any(type(logger).__name__ == "WandbLogger" for logger in loggers):
             import wandb
 
             wandb.finish()  # otherwise the runs of a sweep are merged into one
-    if trainer.interrupted:
-        raise KeyboardInterrupt
     best = trainer.checkpoint_callback
     if trainer.is_global_zero and best is not None and getattr(best, "best_model_path", ""):
         score = float(best.best_model_score)

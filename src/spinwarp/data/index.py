@@ -86,8 +86,8 @@ def open_volume(path: Path) -> Iterator[h5py.File]:
 
 def scan(path: Path, provenance: str) -> Entry:
     """Read what the index keeps of one file; ``provenance`` is that of files that do not say it themselves."""
-    status = path.stat()
     with open_volume(path) as file:
+        status = path.stat()
         shape = file["kspace"].shape
         if len(shape) not in (3, 4) or not np.iscomplexobj(np.empty(0, file["kspace"].dtype)) or 0 in shape:
             raise InputError(
@@ -174,7 +174,7 @@ def _load_index(cache: Path) -> dict[Path, Entry]:
         entries = {Path(p): Entry(**{**e, "shape": tuple(e["shape"])}) for p, e in stored.items()}
     except FileNotFoundError:
         return {}
-    except (ValueError, TypeError, KeyError, OSError):
+    except (ValueError, TypeError, KeyError, AttributeError, OSError):
         log.warning("the index %s cannot be read and is made anew", cache)
         return {}
     return entries

@@ -1,0 +1,44 @@
+# Every target sets up the environment first if it is not there or out of date.
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO := runs/demo
+
+.PHONY: help setup demo test lint types notebooks clean
+
+help: ## say what there is
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+setup: .venv/ready ## make .venv with the pinned packages
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else "spinwarp needs Python 3.11 to 3.13: make setup PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable . --group dev
+	touch $@
+
+demo: setup ## train, compare and draw on embedded data: offline, two CPU cores, ten minutes
+	$(BIN)/python train.py experiment=demo_unet hydra.run.dir=$(DEMO)/train_unet
+	$(BIN)/python train.py experiment=demo_varnet hydra.run.dir=$(DEMO)/train_varnet
+	$(BIN)/python evaluate.py recon=zero_filled out=$(DEMO)/zero_filled
+	$(BIN)/python evaluate.py recon=checkpoint recon.path=$(DEMO)/train_unet/checkpoints/best.ckpt out=$(DEMO)/unet
+	$(BIN)/python evaluate.py recon=checkpoint recon.path=$(DEMO)/train_varnet/checkpoints/best.ckpt out=$(DEMO)/varnet
+	$(BIN)/python -m spinwarp.figures $(DEMO)/zero_filled $(DEMO)/unet $(DEMO)/varnet --out $(DEMO)/comparison
+	@echo "The comparison of the three methods: $$(ls $(DEMO)/comparison/phantom_*.png | head -1)"
+
+test: setup ## run the tests
+	$(BIN)/python -m pytest
+
+lint: setup ## check style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup ## check types
+	$(BIN)/mypy
+
+notebooks: setup ## write the .ipynb twins of notebooks/*.py
+	$(BIN)/jupytext --to ipynb --update notebooks/*.py
+
+clean: ## remove the environment and caches, not the data and not the runs
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache
