@@ -107,6 +107,12 @@ def evaluate(
     return rows
 
 
+def slice_generator(seed: int, example: Example, device: str) -> torch.Generator:
+    """Return the generator of a batch's own randomness: it depends on the seed, the volume and the slice alone."""
+    key = f"{seed}/{example.volume[0]}/{example.slice[0]}".encode()
+    return torch.Generator(device).manual_seed(int.from_bytes(hashlib.sha256(key).digest()[:7], "big"))
+
+
 def _reconstruct(method: Reconstructor, example: Example, device: str, seed: int) -> tuple[torch.Tensor, float]:
     """Magnitudes on the CPU, cropped to the target, and the seconds that the method alone took."""
     if example.target is None:
@@ -114,8 +120,7 @@ def _reconstruct(method: Reconstructor, example: Example, device: str, seed: int
             f"{example.volume[0]} has no reference image, so there is nothing to evaluate against; use reconstruct.py"
         )
     acquisition = example.acquisition.to(device)
-    key = f"{seed}/{example.volume[0]}/{example.slice[0]}".encode()
-    generator = torch.Generator(device).manual_seed(int.from_bytes(hashlib.sha256(key).digest()[:7], "big"))
+    generator = slice_generator(seed, example, device)
     _synchronise(device)
     start = time.perf_counter()
     image = method(acquisition, generator=generator).image
@@ -201,7 +206,8 @@ def _finish(
 
 def _spread(names: Sequence[str], n: int) -> set[str]:
     """At most ``n`` names, evenly spread."""
-    return {names[i * len(names) // n] for i in range(min(n, len(names)))} if n > 0 else set()
+    n = min(n, len(names))
+    return {names[i * len(names) // n] for i in range(n)}
 
 
 def _provenance(example: Example) -> str:

@@ -37,7 +37,7 @@ def circular_filter(x: Tensor, response: Tensor, dims: Sequence[int]) -> Tensor:
     x : complex image, any shape.
     response : real or bool, broadcastable to ``x``; DC at N // 2.
     """
-    shifted = torch.fft.ifftshift(response, dim=[d for d in dims if response.shape[d] > 1])
+    shifted = torch.fft.ifftshift(response, dim=tuple(dims))
     return torch.fft.ifftn(torch.fft.fftn(x, dim=tuple(dims)) * shifted, dim=tuple(dims))
 
 

@@ -55,6 +55,16 @@ def plain(config: DictConfig) -> Any:
     return OmegaConf.to_container(config, resolve=True)
 
 
+def check_device(name: str) -> None:
+    """Raise an :class:`InputError` if this machine cannot compute on the device of that name."""
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device={name} cannot be used here ({str(error).splitlines()[0]}); try device=cpu") from error
+
+
 def _guard(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
     def guarded(config: DictConfig) -> Any:
         try:

@@ -31,6 +31,7 @@ def evaluate(config: DictConfig) -> float:
     from spinwarp.results import table
     from spinwarp.results.combine import combine
 
+    configuration.check_device(config.device)
     torch.manual_seed(config.seed)
     choices = HydraConfig.get().runtime.choices
     folder = Path(config.out or HydraConfig.get().runtime.output_dir)

@@ -1,6 +1,5 @@
 """``reconstruct.py``: from a file of measured k-space to images, without a reference."""
 
-import hashlib
 import logging
 from pathlib import Path
 
@@ -19,7 +18,6 @@ def main() -> None:
 def reconstruct(config: DictConfig) -> None:
     """Reconstruct a file; write ``<name>.h5`` in fastMRI's submission layout and ``<name>.png``."""
     import numpy as np
-    import torch
     from hydra.core.hydra_config import HydraConfig
     from hydra.utils import instantiate
     from numpy.random import RandomState
@@ -30,6 +28,7 @@ def reconstruct(config: DictConfig) -> None:
     from spinwarp.data.measured import Measurement
     from spinwarp.data.undersample import Undersample
     from spinwarp.errors import InputError
+    from spinwarp.evaluation import slice_generator
     from spinwarp.figures import comparison, save
     from spinwarp.masks import seed_of
     from spinwarp.models.unet import reconstruction_size
@@ -39,6 +38,7 @@ def reconstruct(config: DictConfig) -> None:
         raise InputError("give the file to reconstruct: reconstruct.py input=FILE recon=METHOD")
     choices = HydraConfig.get().runtime.choices
     folder = Path(config.out or HydraConfig.get().runtime.output_dir)
+    configuration.check_device(config.device)
     measurement = Measurement(config.input)
     method = instantiate(config.recon).to(config.device)
     undersample = Undersample(
@@ -52,9 +52,7 @@ def reconstruct(config: DictConfig) -> None:
             example = undersample(full, RandomState(seed_of(measurement.path.name)))
             acquisition = example.acquisition
             rates.append(float(acquisition.acceleration()[0]))
-            key = f"{config.seed}/{example.volume[0]}/{example.slice[0]}".encode()
-            seed = int.from_bytes(hashlib.sha256(key).digest()[:7], "big")
-            generator = torch.Generator(config.device).manual_seed(seed)
+            generator = slice_generator(config.seed, example, config.device)
             image = method(acquisition.to(config.device), generator=generator).image.cpu()
             images.append(center_crop(image.abs(), reconstruction_size(acquisition))[0].numpy())
             advance(1)

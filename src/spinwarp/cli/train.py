@@ -44,8 +44,8 @@ def train(config: DictConfig) -> float | None:
         "trained_on": {"dataset": data.source.name, "volumes": [v.name for v in data.source.volumes("train")]},
         "config": configuration.plain(config),
     }
-    callbacks = [instantiate(callback) for callback in (config.callbacks or {}).values()]
-    loggers = [instantiate(logger) for logger in (config.logger or {}).values()]
+    callbacks = [instantiate(callback) for callback in (config.callbacks or {}).values() if callback is not None]
+    loggers = [instantiate(logger) for logger in (config.logger or {}).values() if logger is not None]
     trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers, default_root_dir=str(folder))
     if trainer.is_global_zero:
         _describe(data, module, folder)

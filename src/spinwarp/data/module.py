@@ -1,12 +1,12 @@
 """The LightningDataModule: slices of volumes, undersampled and batched."""
 
 import hashlib
-import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal
 
 import numpy as np
+import torch
 from lightning import LightningDataModule
 from numpy.random import RandomState
 from torch.utils.data import DataLoader, Dataset
@@ -19,7 +19,7 @@ from spinwarp.data.undersample import Undersample
 from spinwarp.errors import InputError
 from spinwarp.masks.base import Mask, seed_of
 
-log = logging.getLogger(__name__)
+Augmentation = Callable[[Example, RandomState], Example]
 _MAPS = {"low_resolution": low_resolution_maps, "none": None}
 
 
@@ -34,6 +34,7 @@ class SliceDataset(Dataset[Example]):
     undersample : makes the accelerated example.
     seed : of the training masks, together with epoch, volume and slice; None: the mask is seeded from the file's name
         and the same for all slices of a volume, as the fastMRI reference does in validation.
+    augment : changes the fully sampled example first.
     """
 
     def __init__(
@@ -43,12 +44,14 @@ class SliceDataset(Dataset[Example]):
         slices: Sequence[tuple[int, int]],
         undersample: Undersample,
         seed: int | None,
+        augment: Augmentation | None = None,
     ) -> None:
         self.source = source
         self.volumes = volumes
         self.slices = slices
         self.undersample = undersample
         self.seed = seed
+        self.augment = augment
 
     def __len__(self) -> int:
         return len(self.slices)
@@ -65,7 +68,10 @@ class SliceDataset(Dataset[Example]):
         else:
             key = f"{self.seed}/{epoch}/{volume.name}/{number}".encode()
             generator = RandomState(np.frombuffer(hashlib.sha256(key).digest(), dtype=np.uint32))
-        return self.undersample(self.source.read(volume, number), generator)
+        example = self.source.read(volume, number)
+        if self.augment is not None:
+            example = self.augment(example, generator)
+        return self.undersample(example, generator)
 
 
 class FastMRIDataModule(LightningDataModule):
@@ -81,6 +87,7 @@ class FastMRIDataModule(LightningDataModule):
     num_workers : processes that load; 0 loads in the main one.
     volume_sample_rate, slice_sample_rate : share of training volumes, and of the slices of each, that are used; the
         choice is seeded, so that all processes agree on it.
+    augment : changes fully sampled training examples, such as :class:`spinwarp.data.augment.FlipsAndPhase`.
     edge_slices : slices left out at either end of each training volume.
     seed : of order, masks and sample rates in training.
 
@@ -99,6 +106,7 @@ class FastMRIDataModule(LightningDataModule):
         num_workers: int = 0,
         volume_sample_rate: float = 1.0,
         slice_sample_rate: float = 1.0,
+        augment: Augmentation | None = None,
         edge_slices: int = 0,
         seed: int = 0,
     ) -> None:
@@ -118,6 +126,7 @@ class FastMRIDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.volume_sample_rate = volume_sample_rate
         self.slice_sample_rate = slice_sample_rate
+        self.augment = augment
         self.edge_slices = edge_slices
         self.seed = seed
 
@@ -136,10 +145,10 @@ class FastMRIDataModule(LightningDataModule):
             slices = self._sampled(volumes)
         if not slices:
             raise InputError(f"the {split} split of {self.source.name} has no slices left")
-        mask = self.mask if training else self.eval_mask
-        return SliceDataset(
-            self.source, volumes, slices, Undersample(mask, self.maps), seed=self.seed if training else None
-        )
+        undersample = Undersample(self.mask if training else self.eval_mask, self.maps)
+        if not training:
+            return SliceDataset(self.source, volumes, slices, undersample, seed=None)
+        return SliceDataset(self.source, volumes, slices, undersample, self.seed, self.augment)
 
     def loader(self, split: str, batch_size: int | None = None) -> DataLoader[Example]:
         """Return the batches of a split; in order, but for training."""
@@ -152,6 +161,7 @@ class FastMRIDataModule(LightningDataModule):
             batch_size=None,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
         )
 
     def train_dataloader(self) -> DataLoader[Example]:

@@ -15,12 +15,12 @@ class EquispacedMask(LineMask):
 
     def outer_lines(self, width: int, acceleration: int, n_center: int, generator: RandomState) -> np.ndarray:
         """Draw the offset and place the lines."""
-        spacing = acceleration * (n_center - width) / (n_center * acceleration - width)
-        if not spacing > 0:
+        if n_center * acceleration >= width:
             raise InputError(
-                f"the {n_center} central columns of {width} already exceed the share of acceleration {acceleration}; "
+                f"the {n_center} central columns of {width} leave nothing of the share of acceleration {acceleration}; "
                 f"lower mask.center_fractions"
             )
+        spacing = acceleration * (n_center - width) / (n_center * acceleration - width)
         offset = generator.randint(0, round(spacing))
         columns = np.zeros(width, dtype=bool)
         columns[np.around(np.arange(offset, width - 1, spacing)).astype(int)] = True

@@ -11,5 +11,5 @@ class RandomMask(LineMask):
 
     def outer_lines(self, width: int, acceleration: int, n_center: int, generator: RandomState) -> np.ndarray:
         """Draw the columns."""
-        probability = (width / acceleration - n_center) / (width - n_center)
+        probability = (width / acceleration - n_center) / max(width - n_center, 1)
         return generator.uniform(size=width) < probability

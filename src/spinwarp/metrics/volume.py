@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,12 +21,12 @@ class VolumeMetrics(Metric):
     """
 
     full_state_update = False
-    rows: Tensor
+    rows: list[Tensor] | Tensor
 
     def __init__(self) -> None:
         super().__init__()
         # volume key, slice, squared error, energy, n_pixels, SSIM, data range
-        self.add_state("rows", default=torch.zeros(0, 7, dtype=torch.float64), dist_reduce_fx="cat")
+        self.add_state("rows", default=[], dist_reduce_fx="cat")
 
     def update(
         self, image: Tensor, target: Tensor, data_range: Tensor, volume: Sequence[str], slices: Sequence[int]
@@ -42,7 +43,14 @@ class VolumeMetrics(Metric):
             ssim(x, y, data_range),
             data_range.double(),
         ]
-        self.rows = torch.cat([self.rows, torch.stack([c.to(self.rows.device) for c in columns], dim=1)])
+        assert isinstance(self.rows, list)
+        self.rows.append(torch.stack([c.to(x.device) for c in columns], dim=1))
+
+    def sync(self, *args: Any, **kwargs: Any) -> None:
+        """Gather from all processes; one without slices takes part with an empty table, or the others would wait."""
+        if not len(self.rows):
+            self.rows = [torch.zeros(0, 7, dtype=torch.float64, device=self.device)]
+        super().sync(*args, **kwargs)
 
     def compute(self) -> dict[str, Tensor]:
         """Return the mean over volumes of each metric; NaN without any volume."""
@@ -51,7 +59,10 @@ class VolumeMetrics(Metric):
 
     def per_volume(self) -> list[dict[str, Tensor]]:
         """Return the metrics of each volume."""
-        slices = {(float(row[0]), float(row[1])): row for row in self.rows.cpu()}
+        if not len(self.rows):
+            return []
+        rows = torch.cat(self.rows) if isinstance(self.rows, list) else self.rows
+        slices = {(float(row[0]), float(row[1])): row for row in rows.cpu()}
         by_volume: dict[float, list[Tensor]] = {}
         for (volume, _), row in sorted(slices.items()):
             by_volume.setdefault(volume, []).append(row)

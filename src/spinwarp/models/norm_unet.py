@@ -32,7 +32,7 @@ class NormUNet(nn.Module):
         std = x.std((-2, -1), keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
         x, (h, w), (top, left) = self._pad((x - mean) / std)
         x = self.unet(x)[..., top : top + h, left : left + w]
-        return to_complex(x.float() * std + mean)
+        return to_complex(x * std + mean)
 
     def _pad(self, x: Tensor) -> tuple[Tensor, tuple[int, int], tuple[int, int]]:
         """Zero-pad about the centre; also return the size and the corner of the image inside."""

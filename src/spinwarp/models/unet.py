@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spinwarp.acquisition import Acquisition, center_crop
-from spinwarp.coils import combine
+from spinwarp.coils import combine, with_phase_of
 from spinwarp.errors import InputError
 from spinwarp.fourier import ifftc
 
@@ -77,12 +77,11 @@ class MagnitudeUNet(nn.Module):
         zero_filled = combine(ifftc(acquisition.kspace), acquisition.maps)
         magnitude = center_crop(zero_filled.abs(), reconstruction_size(acquisition))
         mean, std = statistics(magnitude)
-        restored = self.unet(((magnitude - mean) / std).clamp(-6, 6)[:, None])[:, 0].float() * std + mean
-        phase = torch.polar(torch.ones_like(zero_filled.real), zero_filled.angle())
+        # under autocast the network's output is of half precision; the product with std is float32 again
+        restored = self.unet(((magnitude - mean) / std).clamp(-6, 6)[:, None])[:, 0] * std + mean
         image = zero_filled.clone()
-        center_crop(image, reconstruction_size(acquisition))[:] = restored * center_crop(
-            phase, reconstruction_size(acquisition)
-        )
+        inside = center_crop(image, reconstruction_size(acquisition))
+        inside[:] = with_phase_of(restored, inside)
         return image
 
 

@@ -77,7 +77,8 @@ class VarNet(nn.Module):
             prior = regularise(reduce(ifftc(kspace, dims), maps)[:, None])[:, 0]
             consistency = (kspace - measured) * (step * mask)
             kspace = kspace - consistency - fftc(expand(prior, maps), dims)
-        return combine(ifftc(kspace, dims), maps)
+        # learned maps have a phase of their own; the image's is relative to the maps that came with the data
+        return combine(ifftc(kspace, dims), acquisition.maps)
 
     def _image_cascades(self, acquisition: Acquisition) -> Tensor:
         maps = self._maps(acquisition, acquisition.kspace, (-2, -1))

@@ -82,7 +82,7 @@ def load_plain(path: str) -> dict[str, Any]:
         raise InputError(f"there is no file {path!r}; give the weights as recon.path=FILE")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path} cannot be loaded as plain weights ({reason})") from error
     if not isinstance(content, dict):

@@ -77,7 +77,7 @@ class SupervisedModule(LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log the means over volumes, which the metric has gathered from all processes."""
         for name, value in self.metrics.compute().items():
-            self.log(f"val/{name}", value.float(), prog_bar=name == "ssim", rank_zero_only=False)
+            self.log(f"val/{name}", value.float(), prog_bar=name == "ssim", sync_dist=True)
         self.metrics.reset()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
