@@ -72,9 +72,7 @@ def reference_example(golden: dict[str, Any], tmp_path: Path, monkeypatch: pytes
     return data.dataset("val").example(epoch=0, index=0)
 
 
-def test_a_file_becomes_the_varnet_sample_of_the_reference(
-    golden: dict[str, Any], reference_example: Example
-) -> None:
+def test_a_file_becomes_the_varnet_sample_of_the_reference(golden: dict[str, Any], reference_example: Example) -> None:
     theirs, ours = golden["varnet"], reference_example
     assert torch.equal(ours.acquisition.mask.view(-1), theirs["mask"].view(-1))
     kspace = torch.view_as_complex(theirs["masked_kspace"])
@@ -184,6 +182,19 @@ def test_maps_come_from_the_accelerated_data_and_their_centre() -> None:
     assert torch.equal(result.maps, low_resolution_maps(result.kspace, result.n_acs))
     power = result.maps.abs().square().sum(1)
     assert torch.allclose(power, torch.ones_like(power), atol=1e-5)  # a quotient in single precision
+
+
+def test_an_estimator_of_maps_is_given_the_accelerated_data_alone() -> None:
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def estimate(kspace: torch.Tensor, n_acs: torch.Tensor) -> torch.Tensor:
+        seen.append((kspace.clone(), n_acs))
+        return torch.ones_like(kspace)
+
+    result = Undersample(RandomMask([0.16], [4]), estimate)(full(columns=(3, 46)), RandomState(3)).acquisition
+    ((kspace, n_acs),) = seen
+    assert torch.equal(kspace, result.kspace)
+    assert n_acs is result.n_acs
 
 
 @pytest.mark.parametrize("kind", KINDS)

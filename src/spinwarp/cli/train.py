@@ -66,7 +66,7 @@ def train(config: DictConfig) -> float | None:
 
             wandb.finish()  # otherwise the runs of a sweep are merged into one
     best = trainer.checkpoint_callback
-    if trainer.is_global_zero and best is not None and getattr(best, "best_model_path", ""):
+    if trainer.is_global_zero and getattr(best, "best_model_score", None) is not None:
         score = float(best.best_model_score)
         log.info("best checkpoint (%s %.4f): %s", best.monitor, score, best.best_model_path)
         return score

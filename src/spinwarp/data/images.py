@@ -121,7 +121,7 @@ class SimulatedImages:
             for v in self._splits[split]
         ]
 
-    def read(self, volume: Volume, index: int) -> Example:
+    def read(self, volume: Volume, slice_index: int) -> Example:
         """Return one simulated slice as a batch of one, in the units of the file.
 
         Raises
@@ -130,9 +130,9 @@ class SimulatedImages:
         """
         images, split = self._found[volume.name]
         shape = self._shape(images)
-        magnitude = self._magnitude(images, index)
+        magnitude = self._magnitude(images, slice_index)
         largest = self._maximum(images, magnitude)
-        rng = np.random.RandomState(_seed(self.seed, images.name, index))
+        rng = np.random.RandomState(_seed(self.seed, images.name, slice_index))
         maps_seed = _seed(self.seed, split, _seed(images.name) % _VARIANTS)
         maps = _maps(self.coil_maps, self.n_coils, shape, maps_seed)
         image = magnitude * np.exp(1j * smooth_phase(shape, rng).astype(np.float32))
@@ -149,7 +149,7 @@ class SimulatedImages:
             headers=(header,),
         )
         target = torch.from_numpy(magnitude)[None]
-        return Example(acquisition, target, torch.tensor([largest]), (images.name,), (index,))
+        return Example(acquisition, target, torch.tensor([largest]), (images.name,), (slice_index,))
 
     @cached_property
     def _splits(self) -> dict[str, list[ImageVolume]]:

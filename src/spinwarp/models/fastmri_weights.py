@@ -29,7 +29,7 @@ def network_from_fastmri(state: State) -> nn.Module:
     try:
         network = _varnet(state) if any(name.startswith("cascades.") for name in state) else _magnitude_unet(state)
         network.load_state_dict({_our_name(name): value for name, value in _stack_steps(state).items()})
-    except (KeyError, RuntimeError) as error:
+    except (LookupError, RuntimeError) as error:
         first = str(error).splitlines()[0]
         raise InputError(
             f"these weights are neither fastMRI's U-Net nor its VarNet ({first}); for a checkpoint of spinwarp use "

@@ -21,7 +21,7 @@ class VarNet(nn.Module):
     ``update_domain="kspace"``, starting from the measured k-space:
     ``k <- k - step * M (k - y) - F S net(S^H F^-1 k)``; the image is the root sum of squares over coils.
 
-    ``update_domain="image"``, starting from a blank image:
+    ``update_domain="image"``, starting from a blank image, of which the first step is A^H y:
     ``x <- x - step * A^H (A x - y) + net(x)``.
 
     Parameters
@@ -86,11 +86,12 @@ class VarNet(nn.Module):
             Acquisition(kspace=acquisition.kspace, mask=acquisition.mask, maps=maps, headers=acquisition.headers)
         )
         backprojection = operator.adjoint(acquisition.kspace)
-        image = torch.zeros_like(backprojection)
+        # the step from a blank image, where a network that normalises its input would have nothing to see
+        image = backprojection
         for regularise, step in zip(self.regularisers, self.steps, strict=True):
             prior = regularise(image[:, None])[:, 0]
             image = image - step * (operator.normal(image) - backprojection) + prior
-        return image
+        return image if self.sensitivity is None else combine(expand(image, maps), acquisition.maps)
 
     def _maps(self, acquisition: Acquisition, measured: Tensor, dims: tuple[int, ...]) -> Tensor:
         if self.sensitivity is None:

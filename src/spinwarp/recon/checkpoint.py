@@ -5,7 +5,7 @@ import pickle
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 
@@ -31,13 +31,16 @@ class Checkpoint(NetworkReconstructor):
     def __init__(self, path: str, trusted: Sequence[str] = ()) -> None:
         content = load_plain(path)
         record = content.get("spinwarp")
-        if not isinstance(record, dict) or "net" not in record or "state_dict" not in content:
+        state = content.get("state_dict")
+        if not isinstance(record, dict) or "net" not in record or not _is_state(state):
             raise InputError(
                 f"{path} is not a checkpoint of spinwarp's train.py; for weights that fastMRI published use "
                 f"recon=fastmri_weights"
             )
         network = build_network(record["net"], ("spinwarp.models", *trusted))
-        weights = {k.removeprefix("net."): v for k, v in content["state_dict"].items() if k.startswith("net.")}
+        if not isinstance(network, torch.nn.Module):
+            raise InputError(f"{path} does not say of what class its network is; train again with this version")
+        weights = {k.removeprefix("net."): v for k, v in state.items() if k.startswith("net.")}
         try:
             network.load_state_dict(weights)
         except RuntimeError as error:
@@ -66,7 +69,7 @@ class FastMRIWeights(NetworkReconstructor):
         if "spinwarp" in content:
             raise InputError(f"{path} is a checkpoint of spinwarp; use recon=checkpoint")
         state = content.get("state_dict", content)
-        if not (isinstance(state, dict) and state and all(isinstance(v, torch.Tensor) for v in state.values())):
+        if not _is_state(state):
             raise InputError(f"{path} holds no state dict: names and tensors are expected")
         super().__init__(network_from_fastmri(state))
 
@@ -82,12 +85,22 @@ def load_plain(path: str) -> dict[str, Any]:
         raise InputError(f"there is no file {path!r}; give the weights as recon.path=FILE")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    # a damaged file can end in any of these, depending on where the damage is
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path} cannot be loaded as plain weights ({reason})") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a {type(content).__name__}; a dictionary of weights is expected")
     return content
+
+
+def _is_state(state: Any) -> TypeGuard[dict[str, torch.Tensor]]:
+    """Whether this is a state dict: names and tensors, at least one."""
+    return (
+        isinstance(state, dict)
+        and bool(state)
+        and all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items())
+    )
 
 
 def build_network(config: Any, packages: Sequence[str]) -> Any:
@@ -118,7 +131,9 @@ def build_network(config: Any, packages: Sequence[str]) -> Any:
         if not (isinstance(cls, type) and issubclass(cls, torch.nn.Module)):
             raise InputError(f"the checkpoint wants to build {target!r}, which is not a network")
         return partial(cls, **arguments) if config.get("_partial_") else cls(**arguments)
-    except (ImportError, AttributeError, TypeError) as error:
+    except InputError:
+        raise
+    except (ImportError, AttributeError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(
             f"this version of spinwarp cannot build {target} as the checkpoint describes it: {error}"
         ) from error

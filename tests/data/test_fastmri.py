@@ -1,0 +1,345 @@
+"""Files of the official fastMRI layout, made by hand as the set's own documentation describes them."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from spinwarp.acquisition import Example
+from spinwarp.data.fastmri import FastMRIFiles, Folders
+from spinwarp.errors import InputError
+
+HEADER = """<?xml version="1.0" encoding="utf-8"?>
+<ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance">
+  <studyInformation><studyTime>12:00:00</studyTime></studyInformation>
+  <acquisitionSystemInformation><receiverChannels>3</receiverChannels></acquisitionSystemInformation>
+  <encoding>
+    <encodedSpace>
+      <matrixSize><x>{h}</x><y>{w}</y><z>1</z></matrixSize>
+      <fieldOfView_mm><x>440.0</x><y>220.0</y><z>7.5</z></fieldOfView_mm>
+    </encodedSpace>
+    <reconSpace>
+      <matrixSize><x>{rh}</x><y>{rw}</y><z>1</z></matrixSize>
+      <fieldOfView_mm><x>220.0</x><y>220.0</y><z>5.0</z></fieldOfView_mm>
+    </reconSpace>
+    <trajectory>cartesian</trajectory>
+    <encodingLimits>
+      <kspace_encoding_step_1>
+        <minimum>0</minimum><maximum>{maximum}</maximum><center>{center}</center>
+      </kspace_encoding_step_1>
+    </encodingLimits>
+  </encoding>
+</ismrmrdHeader>"""
+
+
+def header(h: int = 40, w: int = 32, rh: int = 20, rw: int = 20, maximum: int = 27, center: int = 13) -> str:
+    return HEADER.format(h=h, w=w, rh=rh, rw=rw, maximum=maximum, center=center)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPINWARP_CACHE", str(tmp_path / "cache"))
+
+
+def random_kspace(*shape: int, seed: int = 0) -> np.ndarray:
+    rng = np.random.RandomState(seed)
+    return (rng.randn(*shape) + 1j * rng.randn(*shape)).astype(np.complex64)
+
+
+def official(path: Path, kspace: np.ndarray | None = None, xml: str | None = None, **attributes: Any) -> np.ndarray:
+    """Write a file as the official set has them; ``target=False`` leaves the reference out, as in the test sets."""
+    kspace = random_kspace(3, 4, 40, 32) if kspace is None else kspace
+    kind = "reconstruction_rss" if kspace.ndim == 4 else "reconstruction_esc"
+    target = attributes.pop("target", np.abs(random_kspace(len(kspace), 20, 20, seed=1)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        file["kspace"] = kspace
+        file["ismrmrd_header"] = header() if xml is None else xml
+        if target is not False:
+            file[kind] = target
+        for name, value in {"acquisition": "CORPD_FBK", "patient_id": "0", "norm": 1.0, **attributes}.items():
+            if value is not None:
+                file.attrs[name] = value
+    return kspace
+
+
+def source(root: Path, **settings: Any) -> FastMRIFiles:
+    return FastMRIFiles("knee", Folders(str(root), train="multicoil_train", val="multicoil_val"), **settings)
+
+
+def first(root: Path, slice_index: int = 0) -> Example:
+    files = source(root)
+    return files.read(files.volumes("train")[0], slice_index)
+
+
+def test_a_multicoil_volume_is_read_slice_by_slice(tmp_path: Path) -> None:
+    target = np.abs(random_kspace(3, 20, 20, seed=5))
+    kspace = official(tmp_path / "multicoil_train" / "file1000001.h5", target=target, max=7.25)
+    files = source(tmp_path)
+    (volume,) = files.volumes("train")
+    assert (volume.name, volume.n_slices, volume.shape) == ("file1000001.h5", 3, (4, 40, 32, 20, 20))
+    for index in range(3):
+        example = files.read(volume, index)
+        assert example.acquisition.kspace.dtype == torch.complex64
+        np.testing.assert_array_equal(example.acquisition.kspace[0].numpy(), kspace[index])
+        assert example.target is not None
+        np.testing.assert_array_equal(example.target[0].numpy(), target[index])
+        assert example.data_range.tolist() == [7.25]  # the attribute, which is not the maximum of this target
+        assert (example.volume, example.slice) == (("file1000001.h5",), (index,))
+
+
+def test_the_header_gives_size_columns_voxels_and_contrast(tmp_path: Path) -> None:
+    official(tmp_path / "multicoil_train" / "a.h5", max=1.0)
+    acquisition = first(tmp_path).acquisition
+    (found,) = acquisition.headers
+    assert found.reconstruction_size == (20, 20)
+    assert found.acquired_columns == (3, 31)  # 32 // 2 - 13, and 28 lines from there
+    assert found.voxel_size == (11.0, 11.0, 5.0)
+    assert (found.contrast, found.provenance, found.source) == ("CORPD_FBK", "scanner", "a.h5")
+    assert found.orientation is None
+    assert acquisition.mask.shape == (1, 1, 1, 32)
+    assert acquisition.mask.view(-1).nonzero().view(-1).tolist() == list(range(3, 31))
+
+
+def test_the_padding_attributes_go_before_the_header(tmp_path: Path) -> None:
+    official(tmp_path / "multicoil_train" / "a.h5", padding_left=np.int64(5), padding_right=np.int64(30))
+    assert first(tmp_path).acquisition.headers[0].acquired_columns == (5, 30)
+
+
+def test_a_header_of_another_matrix_says_nothing_about_columns(tmp_path: Path) -> None:
+    official(tmp_path / "multicoil_train" / "a.h5", xml=header(w=64, center=32, maximum=63))
+    acquisition = first(tmp_path).acquisition
+    assert acquisition.headers[0].acquired_columns is None
+    assert acquisition.mask.all()
+
+
+def test_a_single_coil_volume_has_one_coil(tmp_path: Path) -> None:
+    kspace = official(tmp_path / "multicoil_train" / "a.h5", random_kspace(2, 40, 32), max=1.0)
+    files = source(tmp_path)
+    (volume,) = files.volumes("train")
+    assert volume.shape == (1, 40, 32, 20, 20)
+    example = files.read(volume, 1)
+    np.testing.assert_array_equal(example.acquisition.kspace[0, 0].numpy(), kspace[1])
+    assert example.target is not None
+    assert example.target.shape == (1, 20, 20)
+
+
+def test_a_volume_without_a_reference_has_no_target_and_the_size_of_its_header(tmp_path: Path) -> None:
+    official(tmp_path / "multicoil_train" / "a.h5", target=False)
+    example = first(tmp_path)
+    assert example.target is None
+    assert example.data_range.tolist() == [1.0]
+    assert example.acquisition.headers[0].reconstruction_size == (20, 20)
+
+
+def test_a_header_larger_than_the_matrix_is_cut_to_it(tmp_path: Path) -> None:
+    official(tmp_path / "multicoil_train" / "a.h5", target=False, xml=header(rh=320, rw=18))
+    assert first(tmp_path).acquisition.headers[0].reconstruction_size == (40, 18)
+
+
+def test_without_the_attribute_the_range_is_the_largest_value_of_the_volume(tmp_path: Path) -> None:
+    target = np.full((3, 20, 20), 0.5, np.float32)
+    target[2, 3, 3] = 2.5
+    official(tmp_path / "multicoil_train" / "a.h5", target=target)
+    assert first(tmp_path, slice_index=0).data_range.tolist() == [2.5]
+
+
+def test_a_volume_without_a_header_takes_all_columns(tmp_path: Path) -> None:
+    path = tmp_path / "multicoil_train" / "a.h5"
+    official(path)
+    with h5py.File(path, "a") as file:
+        del file["ismrmrd_header"]
+    acquisition = first(tmp_path).acquisition
+    assert acquisition.mask.all()
+    assert acquisition.headers[0].reconstruction_size == (20, 20)  # the target's
+    assert acquisition.headers[0].voxel_size is None
+
+
+def test_a_header_without_a_field_of_view_leaves_the_voxel_unknown(tmp_path: Path) -> None:
+    official(tmp_path / "multicoil_train" / "a.h5", xml=header().replace(">220.0<", ">0<"))
+    assert first(tmp_path).acquisition.headers[0].voxel_size is None
+
+
+def test_volumes_of_different_shapes_lie_in_one_folder_in_the_order_of_their_names(tmp_path: Path) -> None:
+    official(tmp_path / "multicoil_train" / "b.h5", random_kspace(2, 4, 40, 32))
+    official(tmp_path / "multicoil_train" / "a.h5", random_kspace(1, 6, 44, 30), target=np.ones((1, 44, 24), "f4"))
+    (tmp_path / "multicoil_train" / "notes.txt").write_text("no volume")
+    volumes = source(tmp_path).volumes("train")
+    assert [(v.name, v.n_slices, v.shape) for v in volumes] == [
+        ("a.h5", 1, (6, 44, 30, 44, 24)),
+        ("b.h5", 2, (4, 40, 32, 20, 20)),
+    ]
+
+
+def test_provenance_is_that_of_the_set_unless_the_file_says_otherwise(tmp_path: Path) -> None:
+    official(tmp_path / "multicoil_train" / "a.h5")
+    official(tmp_path / "multicoil_train" / "b.h5", provenance="simulated", orientation="coronal")
+    files = source(tmp_path, provenance="phantom")
+    headers = [files.read(volume, 0).acquisition.headers[0] for volume in files.volumes("train")]
+    assert [h.provenance for h in headers] == ["phantom", "simulated"]
+    assert [h.orientation for h in headers] == [None, "coronal"]
+
+
+def test_double_precision_is_read_as_single(tmp_path: Path) -> None:
+    official(tmp_path / "multicoil_train" / "a.h5", random_kspace(1, 2, 40, 32).astype(np.complex128))
+    assert first(tmp_path).acquisition.kspace.dtype == torch.complex64
+
+
+def test_no_file_stays_open_and_the_source_goes_to_workers(tmp_path: Path) -> None:
+    path = tmp_path / "multicoil_train" / "a.h5"
+    official(path)
+    files = source(tmp_path)
+    (volume,) = files.volumes("train")
+    expected = files.read(volume, 2)
+    with h5py.File(path, "a"):  # refused while another handle is open for reading
+        pass
+    copy = pickle.loads(pickle.dumps(files))
+    assert torch.equal(copy.read(volume, 2).acquisition.kspace, expected.acquisition.kspace)
+
+
+def test_a_volume_can_be_read_by_a_source_that_never_listed_it(tmp_path: Path) -> None:
+    official(tmp_path / "multicoil_train" / "a.h5")
+    (volume,) = source(tmp_path).volumes("train")
+    assert source(tmp_path).read(volume, 0).acquisition.headers[0].acquired_columns == (3, 31)
+
+
+@pytest.mark.parametrize("n_coils", [0, 4])
+def test_a_truncated_file_is_named_wherever_it_ends(tmp_path: Path, n_coils: int) -> None:
+    path = tmp_path / "multicoil_train" / "file1.h5"
+    official(path, random_kspace(2, *([n_coils] * (n_coils > 0)), 40, 32))
+    whole = path.read_bytes()
+    ends = [0, 1, 7, 8, 95, 96, 512, 800, 2048, len(whole) // 2, len(whole) - 1]
+    for end in ends:
+        path.write_bytes(whole[:end])
+        with pytest.raises(InputError, match=r"file1\.h5 is truncated or not HDF5") as caught:
+            source(tmp_path).volumes("train")
+        assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_cut_after_it_was_indexed_is_named_when_read(tmp_path: Path) -> None:
+    path = tmp_path / "multicoil_train" / "file1.h5"
+    official(path)
+    files = source(tmp_path)
+    (volume,) = files.volumes("train")
+    path.write_bytes(path.read_bytes()[:4000])
+    with pytest.raises(InputError, match=r"file1\.h5 is truncated or not HDF5"):
+        files.read(volume, 0)
+    path.unlink()
+    with pytest.raises(InputError, match=r"there is no file .*file1\.h5"):
+        files.read(volume, 0)
+
+
+def test_a_damaged_block_of_compressed_data_is_named_when_read(tmp_path: Path) -> None:
+    path = tmp_path / "multicoil_train" / "file1.h5"
+    path.parent.mkdir()
+    with h5py.File(path, "w") as file:
+        data = file.create_dataset("kspace", data=random_kspace(1, 4, 40, 32), chunks=(1, 4, 40, 32), compression=4)
+        offset = data.id.get_chunk_info(0).byte_offset
+    content = bytearray(path.read_bytes())
+    content[offset : offset + 64] = bytes(64)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"file1\.h5 is truncated or not HDF5"):
+        first(tmp_path)
+
+
+def test_a_file_without_kspace_is_named_with_what_it_has(tmp_path: Path) -> None:
+    path = tmp_path / "multicoil_train" / "file1.h5"
+    official(path)
+    with h5py.File(path, "a") as file:
+        del file["kspace"]
+    with pytest.raises(InputError, match=r"file1\.h5 has no dataset 'kspace' \(it has ismrmrd_header, reconstruction_"):
+        source(tmp_path).volumes("train")
+    with h5py.File(path, "w"):
+        pass
+    with pytest.raises(InputError, match="it has nothing"):
+        source(tmp_path).volumes("train")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, complex(0, np.nan)])
+def test_kspace_that_is_not_finite_is_named_with_its_slice(tmp_path: Path, bad: complex) -> None:
+    kspace = random_kspace(3, 4, 40, 32)
+    kspace[1, 2, 30, 7] = bad
+    official(tmp_path / "multicoil_train" / "file1.h5", kspace)
+    files = source(tmp_path)
+    (volume,) = files.volumes("train")
+    files.read(volume, 0)
+    with pytest.raises(InputError, match=r"file1\.h5 has NaN or infinite k-space in slice 1"):
+        files.read(volume, 1)
+
+
+@pytest.mark.parametrize(
+    "kspace",
+    [
+        np.ones((2, 4, 40, 32), np.float32),
+        np.ones((40, 32), np.complex64),
+        np.ones((1, 2, 4, 40, 32), np.complex64),
+        np.ones((0, 4, 40, 32), np.complex64),
+        np.ones((2, 4, 40, 32, 2), np.float32),
+    ],
+    ids=lambda kspace: f"{kspace.dtype}-{kspace.ndim}d-{kspace.size}",
+)
+def test_kspace_of_another_type_or_shape_is_refused(tmp_path: Path, kspace: np.ndarray) -> None:
+    official(tmp_path / "multicoil_train" / "file1.h5", kspace, target=False)
+    with pytest.raises(InputError, match=r"file1\.h5: kspace has shape .* complex is expected"):
+        source(tmp_path).volumes("train")
+
+
+@pytest.mark.parametrize("shape", [(2, 20, 20), (3, 41, 20), (3, 20, 33)])
+def test_a_target_that_does_not_fit_its_kspace_is_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    official(tmp_path / "multicoil_train" / "file1.h5", target=np.ones(shape, np.float32))
+    with pytest.raises(InputError, match=r"file1\.h5: reconstruction_rss .* does not fit k-space \(3, 4, 40, 32\)"):
+        source(tmp_path).volumes("train")
+
+
+@pytest.mark.parametrize(
+    ("xml", "message"),
+    [
+        ("<ismrmrdHeader", "ISMRMRD header cannot be read"),
+        ("", "ISMRMRD header cannot be read"),
+        ("<other/>", "ISMRMRD header cannot be read"),
+        (header().replace("<x>20</x>", "<x>0</x>"), "ISMRMRD header cannot be read"),
+        (header().replace("<x>20</x>", "<x>twenty</x>"), "ISMRMRD header cannot be read"),
+        (header().replace("<center>13</center>", ""), "ISMRMRD header cannot be read"),
+        (header(center=20), r"acquired columns -4\.\.24 lie outside its 32 columns"),
+        (header(maximum=40), r"acquired columns 3\.\.44 lie outside its 32 columns"),
+        (header(maximum=-1), r"acquired columns 3\.\.3 lie outside its 32 columns"),
+    ],
+)
+def test_a_header_that_lies_is_refused(tmp_path: Path, xml: str, message: str) -> None:
+    official(tmp_path / "multicoil_train" / "file1.h5", xml=xml)
+    with pytest.raises(InputError, match=rf"file1\.h5: .*{message}"):
+        source(tmp_path).volumes("train")
+
+
+@pytest.mark.parametrize("columns", [(-1, 30), (10, 10), (20, 10), (0, 33)])
+def test_padding_attributes_that_lie_are_refused(tmp_path: Path, columns: tuple[int, int]) -> None:
+    official(tmp_path / "multicoil_train" / "file1.h5", padding_left=columns[0], padding_right=columns[1])
+    with pytest.raises(InputError, match=rf"acquired columns {columns[0]}\.\.{columns[1]} lie outside"):
+        source(tmp_path).volumes("train")
+
+
+def test_a_missing_folder_is_named_with_the_hint(tmp_path: Path) -> None:
+    folders = Folders(str(tmp_path), train="multicoil_train", hint="Ask for the data.")
+    folders.prepare()  # nothing to make, nothing to complain of yet
+    with pytest.raises(InputError, match=r"no folder .*multicoil_train for the train split\. Ask for the data\.$"):
+        folders.files("train")
+
+
+def test_an_empty_folder_is_named_with_the_hint(tmp_path: Path) -> None:
+    (tmp_path / "multicoil_train").mkdir()
+    (tmp_path / "multicoil_train" / "a.txt").write_text("")
+    folders = Folders(str(tmp_path), train="multicoil_train", hint="Unpack it.")
+    with pytest.raises(InputError, match=r"multicoil_train of the train split has no \.h5 files\. Unpack it\.$"):
+        folders.files("train")
+
+
+def test_a_split_without_a_folder_and_one_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    folders = Folders(str(tmp_path), train="multicoil_train")
+    with pytest.raises(InputError, match=r"no test folder; give data\.source\.files\.test=FOLDER"):
+        folders.files("test")
+    with pytest.raises(InputError, match="split='training' is not one of train, val, test"):
+        folders.files("training")

@@ -1,0 +1,223 @@
+"""Every YAML file composes, and every ``_target_`` in it takes the arguments that it is given.
+
+New files are found by themselves.
+"""
+
+import importlib
+import inspect
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from spinwarp.cli.configuration import conf_folder
+from spinwarp.masks import LineMask
+
+CONF = conf_folder()
+TOP = sorted(path.stem for path in CONF.glob("*.yaml") if not path.stem.startswith("_"))
+# files without a _target_ anywhere: groups that switch something off
+EMPTY = {"callbacks/none", "logger/none", "mask/none"}
+
+
+def entries(folder: Path = CONF) -> list[str]:
+    """``group/option`` of every YAML below the top level."""
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.glob("*/**/*.yaml"))
+
+
+def options(group: str) -> list[str]:
+    return [entry.removeprefix(f"{group}/") for entry in entries() if entry.startswith(f"{group}/")]
+
+
+ENTRIES = [entry for entry in entries() if not entry.startswith("experiment/")]
+
+
+@pytest.fixture(autouse=True)
+def _no_job() -> Iterator[None]:
+    """Leave Hydra as it was."""
+    yield
+    GlobalHydra.instance().clear()
+    for name in ("hydra", "stamp"):
+        OmegaConf.clear_resolver(name)
+
+
+def plain(config: Any) -> Any:
+    """Resolve everything: an interpolation of what does not exist is an error here. What is not given stays ``???``."""
+    for name in ("hydra", "stamp"):  # what only a running job can resolve gets a stand-in
+        OmegaConf.register_new_resolver(name, lambda *_: "stand-in", replace=True)
+    return OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
+
+
+def composed(overrides: list[str], name: str | None = None, folder: Path = CONF) -> DictConfig:
+    with initialize_config_dir(str(folder), version_base="1.3"):
+        return compose(name, overrides)
+
+
+def entry_config(entry: str, folder: Path = CONF) -> Any:
+    """The node that an entry makes, as plain Python; what is not given (``???``) stays."""
+    config: Any = composed([f"+{entry.rpartition('/')[0]}={entry.rpartition('/')[2]}"], folder=folder)
+    for part in entry.split("/")[:-1]:
+        config = config[part]
+    return plain(config)
+
+
+def nodes(config: Any) -> Iterator[dict[str, Any]]:
+    """Every dictionary with a ``_target_``, however deep."""
+    if isinstance(config, dict):
+        if "_target_" in config:
+            yield config
+        for value in config.values():
+            yield from nodes(value)
+    elif isinstance(config, list):
+        for value in config:
+            yield from nodes(value)
+
+
+def bind(node: dict[str, Any]) -> None:
+    """Fail unless the target exists, knows every key, and misses none unless it is a ``_partial_``."""
+    module, _, name = node["_target_"].rpartition(".")
+    target = getattr(importlib.import_module(module), name)
+    arguments = {k: v for k, v in node.items() if not (k.startswith("_") and k.endswith("_"))}
+    signature = inspect.signature(target)
+    if getattr(target, "__init__", None) is nn.Module.__init__:
+        signature = inspect.Signature()  # it says **kwargs and takes none
+    if target.__module__.startswith("spinwarp"):
+        kinds = {p.kind for p in signature.parameters.values()}
+        assert inspect.Parameter.VAR_KEYWORD not in kinds, "**kwargs hide misspelt keys"
+    # what the commands add by themselves
+    late = {"spinwarp.data.module.FastMRIDataModule": {"mask": None}}.get(node["_target_"], {})
+    (signature.bind_partial if node.get("_partial_") else signature.bind)(**arguments, **late)
+
+
+def bind_all(entry: str, config: Any) -> None:
+    for node in nodes(config):
+        try:
+            bind(node)
+        except (TypeError, AttributeError, ImportError, AssertionError) as error:
+            pytest.fail(f"conf/{entry}.yaml: {node['_target_']}: {error}")
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_every_entry_composes_and_binds_to_what_it_names(entry: str) -> None:
+    config = entry_config(entry)
+    assert (next(nodes(config), None) is None) == (entry in EMPTY), f"conf/{entry}.yaml has no _target_"
+    bind_all(entry, config)
+
+
+@pytest.mark.parametrize("name", TOP)
+def test_every_command_composes_and_binds(name: str) -> None:
+    config = plain(composed([], name))
+    bind_all(name, config)
+
+
+def test_the_three_commands_are_there() -> None:
+    assert TOP == ["evaluate", "reconstruct", "train"]
+
+
+@pytest.mark.parametrize("experiment", options("experiment"))
+def test_every_experiment_composes_for_training_and_evaluation(experiment: str) -> None:
+    config = plain(composed([f"experiment={experiment}"], "train"))
+    bind_all(f"experiment/{experiment}", config)
+
+
+@pytest.mark.parametrize("group", ["model", "mask", "data", "trainer", "callbacks", "logger"])
+def test_every_option_of_training_composes_with_the_others(group: str) -> None:
+    for option in options(group):
+        config = plain(composed([f"{group}={option}"], "train"))
+        bind_all(f"{group}/{option}", config)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "reconstruct"])
+def test_every_method_composes_with_the_commands_that_take_one(command: str) -> None:
+    for option in options("recon"):
+        bind_all(f"recon/{option}", plain(composed([f"recon={option}"], command)))
+
+
+@pytest.mark.parametrize("model", options("model"))
+def test_every_model_can_be_made(model: str) -> None:
+    module = instantiate(composed([f"+model={model}"]).model)
+    assert sum(p.numel() for p in module.net.parameters()) > 0
+    optimizer = module.make_optimizer(module.parameters())
+    assert optimizer.param_groups[0]["lr"] > 0
+    assert 0 < module.schedule(0.5) <= 1
+    assert isinstance(module.loss, nn.Module)
+
+
+@pytest.mark.parametrize("model", [m for m in options("model") if m.startswith("varnet")])
+def test_the_cascades_of_a_model_share_no_weights(model: str) -> None:
+    net = instantiate(composed([f"+model={model}"]).model).net
+    owners = [id(p) for cascade in net.regularisers for p in cascade.parameters()]
+    assert len(set(owners)) == len(owners)
+
+
+@pytest.mark.parametrize("mask", [m for m in options("mask") if m != "none"])
+def test_every_mask_can_be_made_and_is_named_after_its_acceleration(mask: str) -> None:
+    made = instantiate(composed([f"+mask={mask}"]).mask)
+    assert isinstance(made, LineMask)
+    suffix = mask.rpartition("_")[2]
+    assert suffix == "".join(f"{acceleration}x" for acceleration in made.accelerations)
+    assert math.isnan(made.nominal_acceleration) == (len(made.accelerations) > 1)
+
+
+@pytest.mark.parametrize("family", ["random", "equispaced", "equispaced_literal", "magic", "magic_fraction"])
+def test_every_family_of_masks_has_4x_8x_and_a_mix(family: str) -> None:
+    assert {f"{family}_{rate}" for rate in ("4x", "8x", "4x8x")} <= set(options("mask"))
+
+
+def test_what_the_brief_promises_is_there() -> None:
+    assert set(options("data")) >= {
+        "phantom", "ulf_brain", "images",
+        "fastmri_knee_singlecoil", "fastmri_knee_multicoil", "fastmri_brain_multicoil",
+    }  # fmt: skip
+    assert set(options("model")) >= {"naive_cnn", "unet", "varnet", "varnet_image"}
+    assert set(options("trainer")) >= {"cpu", "gpu", "ddp", "debug"}
+    assert set(options("logger")) >= {"csv", "tensorboard", "wandb", "none"}
+    assert set(options("recon")) >= {"zero_filled", "checkpoint", "fastmri_weights"}
+
+
+def test_only_what_nobody_can_know_is_left_open() -> None:
+    missing = {}
+    for entry in ENTRIES:
+        config = OmegaConf.create({"node": entry_config(entry)})
+        if keys := OmegaConf.missing_keys(config):
+            missing[entry] = keys
+    assert missing == {"data/images": {"node.source.path"}}
+
+
+def test_no_model_mask_data_or_method_needs_a_running_job() -> None:
+    for entry in ENTRIES:
+        if entry.split("/")[0] in ("model", "mask", "data", "recon"):
+            assert "${hydra:" not in (CONF / f"{entry}.yaml").read_text(), f"conf/{entry}.yaml fails in a notebook"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("_target_: torch.nn.Linear\nin_features: 1\nout_features: 1\nbiased: true\n", "new.yaml.*biased"),
+        ("_target_: spinwarp.masks.RandomMask\naccelerations: [4]\n", "center_fractions"),
+        ("_target_: spinwarp.masks.RandomMusk\n", "RandomMusk"),
+        ("_target_: spinwarp.musks.RandomMask\n", "musks"),
+        ("x:\n  - _target_: spinwarp.losses.MixedLoss\n    _partial_: true\n    weight: 1\n", "weight"),
+        ("root: ${no.such.node}\n", "no.such.node"),
+        ("defaults:\n  - nothing\n", "nothing"),
+    ],
+)
+def test_a_new_entry_is_picked_up_and_its_faults_are_named(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "mask").mkdir()
+    (tmp_path / "mask" / "new.yaml").write_text(text)
+    assert entries(tmp_path) == ["mask/new"]
+    with pytest.raises((pytest.fail.Exception, Exception), match=message):
+        bind_all("mask/new", entry_config("mask/new", tmp_path))
+
+
+def test_a_new_entry_without_faults_passes(tmp_path: Path) -> None:
+    (tmp_path / "mask").mkdir()
+    text = "_target_: spinwarp.masks.RandomMask\ncenter_fractions: [0.1]\naccelerations: [4]\n"
+    (tmp_path / "mask" / "new.yaml").write_text(text)
+    bind_all("mask/new", entry_config("mask/new", tmp_path))

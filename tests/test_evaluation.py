@@ -1,0 +1,285 @@
+"""The evaluation protocol: reconstruct a split volume by volume, measure, write the result folder."""
+
+import csv
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from memory import MemorySource
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from torch import Generator, Tensor
+
+from spinwarp.acquisition import Acquisition, Example, Reconstruction, center_crop, collate
+from spinwarp.data.module import FastMRIDataModule
+from spinwarp.errors import InputError
+from spinwarp.evaluation import Protocol, evaluate
+from spinwarp.masks import RandomMask
+from spinwarp.metrics import VolumeMetrics
+from spinwarp.recon import Reconstructor, ZeroFilled
+from spinwarp.results import EXAMPLES, RESULTS, Row, read_examples, read_rows
+
+CROP = (24, 20)
+N_SLICES = {"f.h5": 3, "g.h5": 2}
+PROTOCOL = Protocol("zero_filled", "memory", "test", "random_4x", 4.0, N_SLICES)
+
+
+def batches(batch_size: int = 1, crop: tuple[int, int] | None = CROP, has_targets: bool = True) -> list[Example]:
+    source = MemorySource(crop=crop, has_targets=has_targets)
+    return list(FastMRIDataModule(source, RandomMask([0.16], [4]), batch_size=batch_size).loader("test"))
+
+
+def zero_filled(example: Example) -> Tensor:
+    image = ZeroFilled()(example.acquisition).image.abs()
+    return center_crop(image, CROP)
+
+
+class Fixed(Reconstructor):
+    """Returns what it is told, and remembers what it was given."""
+
+    def __init__(self, image: Tensor | None = None) -> None:
+        self.image = image
+        self.given: list[Acquisition] = []
+        self.draws: list[Tensor] = []
+
+    def __call__(self, acquisition: Acquisition, *, generator: Generator | None = None) -> Reconstruction:
+        self.given.append(acquisition)
+        self.draws.append(torch.rand(3, generator=generator))
+        b, _, h, w = acquisition.kspace.shape
+        return Reconstruction(torch.zeros(b, h, w, dtype=torch.complex64) if self.image is None else self.image)
+
+
+def by_volume(rows: Sequence[Row]) -> dict[str, Row]:
+    assert len({row.volume for row in rows}) == len(rows)
+    return {row.volume: row for row in rows}
+
+
+def test_the_numbers_are_those_of_scikit_image_over_whole_volumes(tmp_path: Path) -> None:
+    rows = by_volume(evaluate(ZeroFilled(), batches(), PROTOCOL, tmp_path))
+    assert rows.keys() == N_SLICES.keys()
+    for name, row in rows.items():
+        slices = [e for e in batches() if e.volume == (name,)]
+        image = np.concatenate([zero_filled(e).double().numpy() for e in slices])
+        target = np.concatenate([e.target.double().numpy() for e in slices if e.target is not None])
+        data_range = float(slices[0].data_range)
+        # double precision on either side; what remains is the order of summation
+        assert row.nmse == pytest.approx(np.square(image - target).sum() / np.square(target).sum(), rel=1e-6)
+        assert row.psnr == pytest.approx(peak_signal_noise_ratio(target, image, data_range=data_range), rel=1e-6)
+        similarity = [structural_similarity(t, i, data_range=data_range) for t, i in zip(target, image, strict=True)]
+        assert row.ssim == pytest.approx(np.mean(similarity), rel=1e-6)
+
+
+def test_the_rows_agree_with_the_metrics_of_training(tmp_path: Path) -> None:
+    rows = evaluate(ZeroFilled(), batches(), PROTOCOL, tmp_path)
+    metrics = VolumeMetrics()
+    for example in batches():
+        assert example.target is not None
+        metrics.update(zero_filled(example), example.target, example.data_range, example.volume, example.slice)
+    for name, value in metrics.compute().items():
+        assert np.mean([getattr(row, name) for row in rows]) == pytest.approx(float(value), rel=1e-12)
+
+
+def test_a_row_says_what_was_done(tmp_path: Path) -> None:
+    rows = by_volume(evaluate(ZeroFilled(), batches(), PROTOCOL, tmp_path))
+    row = rows["f.h5"]
+    assert (row.method, row.dataset, row.split, row.mask) == ("zero_filled", "memory", "test", "random_4x")
+    assert (row.acceleration_nominal, row.n_slices, row.target_type, row.crop) == (4.0, 3, "rss", "24x20")
+    assert row.provenance == "phantom"
+    assert read_rows(tmp_path / RESULTS) == list(rows.values())
+
+
+def test_the_table_has_the_promised_columns(tmp_path: Path) -> None:
+    evaluate(ZeroFilled(), batches(), PROTOCOL, tmp_path)
+    with (tmp_path / RESULTS).open() as stream:
+        columns = next(csv.reader(stream))
+    assert columns[:16] == [
+        "method", "dataset", "split", "provenance", "mask", "acceleration_nominal", "acceleration", "volume",
+        "n_slices", "target_type", "crop", "nmse", "psnr", "ssim", "seconds_per_slice", "input_sha256",
+    ]  # fmt: skip
+
+
+def test_the_realised_acceleration_is_that_of_the_masks(tmp_path: Path) -> None:
+    rows = by_volume(evaluate(ZeroFilled(), batches(), PROTOCOL, tmp_path))
+    for name, row in rows.items():
+        (mask, *_) = [e.acquisition.mask for e in batches() if e.volume == (name,)]
+        assert row.acceleration == pytest.approx(mask.shape[-1] / int(mask.sum()))
+    assert rows["f.h5"].acceleration != rows["g.h5"].acceleration
+
+
+def test_a_single_coil_is_compared_with_its_own_target_type(tmp_path: Path) -> None:
+    source = MemorySource({"test": {"f.h5": (2, (1, 32, 40))}})
+    loader = FastMRIDataModule(source, RandomMask([0.16], [4])).loader("test")
+    (row,) = evaluate(ZeroFilled(), loader, replace(PROTOCOL, n_slices={"f.h5": 2}), tmp_path)
+    assert row.target_type == "esc"
+    assert row.crop == "32x40"
+
+
+@pytest.mark.parametrize("batch_size", [2, 3])
+def test_batches_of_several_slices_give_the_same_results(tmp_path: Path, batch_size: int) -> None:
+    one = by_volume(evaluate(ZeroFilled(), batches(1), PROTOCOL, tmp_path / "one"))
+    many = by_volume(evaluate(ZeroFilled(), batches(batch_size), PROTOCOL, tmp_path / "many"))
+    for name, row in one.items():
+        other = many[name]
+        # batched FFTs may round otherwise
+        assert (other.nmse, other.psnr, other.ssim) == pytest.approx((row.nmse, row.psnr, row.ssim), rel=1e-5)
+        assert other.input_sha256 == row.input_sha256
+        assert (other.acceleration, other.n_slices) == (row.acceleration, row.n_slices)
+
+
+def test_volumes_may_be_interleaved(tmp_path: Path) -> None:
+    mixed = sorted(batches(), key=lambda e: e.slice)
+    assert [e.volume[0] for e in mixed[:3]] == ["f.h5", "g.h5", "f.h5"]
+    rows = by_volume(evaluate(ZeroFilled(), mixed, PROTOCOL, tmp_path / "mixed"))
+    plain = by_volume(evaluate(ZeroFilled(), batches(), PROTOCOL, tmp_path / "plain"))
+    assert all(rows[name].ssim == plain[name].ssim for name in plain)
+
+
+def test_a_batch_may_hold_slices_of_two_volumes(tmp_path: Path) -> None:
+    volumes = {"f.h5": (3, (2, 32, 40)), "g.h5": (2, (2, 32, 40))}
+    source = MemorySource({"test": volumes}, crop=CROP)
+    loader = FastMRIDataModule(source, RandomMask([0.16], [4]), batch_size=2).loader("test")
+    assert any(len(set(example.volume)) == 2 for example in loader)
+    rows = evaluate(ZeroFilled(), loader, PROTOCOL, tmp_path)
+    assert [(row.volume, row.n_slices) for row in rows] == [("f.h5", 3), ("g.h5", 2)]
+
+
+def test_slices_may_come_backwards_and_are_written_in_order(tmp_path: Path) -> None:
+    evaluate(ZeroFilled(), batches()[::-1], PROTOCOL, tmp_path)
+    expected = np.concatenate([zero_filled(e).numpy() for e in batches() if e.volume == ("f.h5",)])
+    with h5py.File(tmp_path / "reconstructions" / "f.h5") as file:
+        np.testing.assert_array_equal(file["reconstruction"][()], expected)
+
+
+def test_an_interrupted_run_keeps_the_volumes_that_were_finished(tmp_path: Path) -> None:
+    def interrupted() -> Iterator[Example]:
+        yield from batches()[:4]  # all of f.h5, half of g.h5
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(ZeroFilled(), interrupted(), PROTOCOL, tmp_path)
+    assert [row.volume for row in read_rows(tmp_path / RESULTS)] == ["f.h5"]
+    assert [path.name for path in (tmp_path / "reconstructions").iterdir()] == ["f.h5"]
+    assert [e.volume for e in read_examples(tmp_path / EXAMPLES)] == ["f.h5"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [EXAMPLES, "reconstructions", RESULTS]
+
+
+def test_reconstructions_have_the_submission_layout(tmp_path: Path) -> None:
+    evaluate(ZeroFilled(), batches(), PROTOCOL, tmp_path)
+    assert sorted(path.name for path in (tmp_path / "reconstructions").iterdir()) == ["f.h5", "g.h5"]
+    for name, n_slices in N_SLICES.items():
+        with h5py.File(tmp_path / "reconstructions" / name) as file:
+            assert file["reconstruction"].shape == (n_slices, *CROP)
+            assert file["reconstruction"].dtype == np.float32
+
+
+def test_reconstructions_can_be_left_out(tmp_path: Path) -> None:
+    evaluate(ZeroFilled(), batches(), PROTOCOL, tmp_path, save_reconstructions=False, n_examples=0)
+    assert [path.name for path in tmp_path.iterdir()] == [RESULTS]
+
+
+def test_examples_are_the_middle_slices_with_their_own_numbers(tmp_path: Path) -> None:
+    evaluate(ZeroFilled(), batches(), PROTOCOL, tmp_path)
+    examples = read_examples(tmp_path / EXAMPLES)
+    assert [(e.volume, e.slice) for e in examples] == [("f.h5", 1), ("g.h5", 1)]
+    (source,) = [e for e in batches() if (e.volume[0], e.slice[0]) == ("f.h5", 1)]
+    (found, _) = examples
+    assert source.target is not None
+    np.testing.assert_array_equal(found.target, source.target[0].numpy())
+    np.testing.assert_array_equal(found.reconstruction, zero_filled(source)[0].numpy())
+    assert found.mask is not None
+    np.testing.assert_array_equal(found.mask, source.acquisition.mask[0, 0].numpy())
+    assert found.target.shape == CROP
+    assert found.data_range == float(source.data_range)
+    assert (found.method, found.provenance) == ("zero_filled", "phantom")
+    expected = structural_similarity(found.target, found.reconstruction, data_range=found.data_range)
+    assert found.ssim == pytest.approx(expected, rel=1e-5)  # scikit-image keeps single precision here
+
+
+@pytest.mark.parametrize(("n_examples", "n_kept"), [(0, None), (1, 1), (2, 2), (5, 2)])
+def test_no_more_examples_are_kept_than_asked_for(tmp_path: Path, n_examples: int, n_kept: int | None) -> None:
+    evaluate(ZeroFilled(), batches(), PROTOCOL, tmp_path, n_examples=n_examples)
+    if n_kept is None:
+        assert not (tmp_path / EXAMPLES).exists()
+    else:
+        assert len(read_examples(tmp_path / EXAMPLES)) == n_kept
+
+
+def test_data_without_targets_are_refused_with_the_way_out(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"f\.h5 has no reference image.*use reconstruct\.py"):
+        evaluate(ZeroFilled(), batches(has_targets=False), PROTOCOL, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_an_image_that_is_not_finite_is_refused_with_its_slice(tmp_path: Path, bad: float) -> None:
+    image = torch.zeros(1, 32, 40, dtype=torch.complex64)
+    image[0, 16, 20] = bad
+    with pytest.raises(InputError, match=r"the method returned NaN or infinite pixels for f\.h5, slice 0"):
+        evaluate(Fixed(image), batches(), PROTOCOL, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_to_evaluate_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no volume of the test split of memory was evaluated"):
+        evaluate(ZeroFilled(), [], PROTOCOL, tmp_path)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_the_seconds_are_those_of_the_method_for_each_slice(
+    tmp_path: Path, batch_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volumes = {"f.h5": (3, (2, 32, 40))}
+    data = FastMRIDataModule(MemorySource({"test": volumes}), RandomMask([0.16], [4]), batch_size=batch_size)
+    method = Fixed()
+    # a clock that runs while the method works: six seconds a call
+    monkeypatch.setattr("spinwarp.evaluation.time", SimpleNamespace(perf_counter=lambda: 6.0 * len(method.given)))
+    (row,) = evaluate(method, data.loader("test"), replace(PROTOCOL, n_slices={"f.h5": 3}), tmp_path)
+    assert row.seconds_per_slice == 6.0 / batch_size
+
+
+def test_real_methods_take_time(tmp_path: Path) -> None:
+    assert all(0 < row.seconds_per_slice < 10 for row in evaluate(ZeroFilled(), batches(), PROTOCOL, tmp_path))
+
+
+def test_the_method_sees_acquisitions_and_nothing_else(tmp_path: Path) -> None:
+    method = Fixed()
+    examples = batches()
+    evaluate(method, examples, PROTOCOL, tmp_path)
+    assert len(method.given) == 5
+    for given, example in zip(method.given, examples, strict=True):
+        assert isinstance(given, Acquisition)
+        assert torch.equal(given.kspace, example.acquisition.kspace)
+
+
+def test_the_randomness_of_a_method_depends_on_seed_volume_and_slice(tmp_path: Path) -> None:
+    methods = [Fixed() for _ in range(3)]
+    for method, order, seed in zip(methods, (1, -1, 1), (0, 0, 1), strict=True):
+        evaluate(method, batches()[::order], PROTOCOL, tmp_path / str(id(method)), seed=seed)
+    first, backwards, other = (torch.stack(method.draws) for method in methods)
+    assert torch.equal(first, backwards.flip(0))
+    assert len(torch.unique(torch.cat([first, other]), dim=0)) == 10
+
+
+def test_the_hash_changes_with_the_input_alone(tmp_path: Path) -> None:
+    examples = batches()
+    first = by_volume(evaluate(ZeroFilled(), examples, PROTOCOL, tmp_path / "1"))
+    again = by_volume(evaluate(Fixed(), batches(), PROTOCOL, tmp_path / "2"))
+    assert all(first[name].input_sha256 == again[name].input_sha256 for name in first)
+    assert len({row.input_sha256 for row in first.values()}) == 2
+    kspace = examples[0].acquisition.kspace.clone()
+    kspace[0, 0, 0, kspace.shape[-1] // 2] += 1
+    examples[0] = replace(examples[0], acquisition=replace(examples[0].acquisition, kspace=kspace))
+    changed = by_volume(evaluate(ZeroFilled(), examples, PROTOCOL, tmp_path / "3"))
+    assert changed["f.h5"].input_sha256 != first["f.h5"].input_sha256
+    assert changed["g.h5"].input_sha256 == first["g.h5"].input_sha256
+
+
+def test_progress_is_told_in_slices(tmp_path: Path) -> None:
+    told: list[int] = []
+    evaluate(ZeroFilled(), [collate(batches()[:3]), *batches()[3:]], PROTOCOL, tmp_path, advance=told.append)
+    assert told == [3, 1, 1]

@@ -1,0 +1,81 @@
+import pytest
+import torch
+from skimage.metrics import structural_similarity
+from torch import Tensor
+
+from spinwarp.errors import InputError
+from spinwarp.losses import L1Loss, MixedLoss, SSIMLoss
+
+LOSSES = [L1Loss(), SSIMLoss(), MixedLoss(), MixedLoss(0.0), MixedLoss(1.0)]
+
+
+@pytest.fixture
+def batch() -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    target = torch.rand(2, 16, 13, generator=generator)
+    image = target + 0.1 * torch.randn(2, 16, 13, generator=generator)
+    return image, target, torch.tensor([1.0, 2.5])
+
+
+def test_l1_is_the_mean_absolute_error_in_units_of_each_data_range(batch: tuple[Tensor, ...]) -> None:
+    image, target, data_range = batch
+    errors = (image - target).abs().mean((1, 2)) / data_range
+    torch.testing.assert_close(L1Loss()(image, target, data_range), errors.mean())
+
+
+def test_ssim_loss_is_one_minus_the_ssim_of_scikit_image(batch: tuple[Tensor, ...]) -> None:
+    image, target, data_range = batch
+    similar = [
+        structural_similarity(t.double().numpy(), x.double().numpy(), data_range=float(r))
+        for x, t, r in zip(image, target, data_range, strict=True)
+    ]
+    # float32 against double
+    assert float(SSIMLoss()(image, target, data_range)) == pytest.approx(1 - sum(similar) / 2, abs=1e-5)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 0.84, 1.0])
+def test_the_mixed_loss_weighs_the_two(batch: tuple[Tensor, ...], weight: float) -> None:
+    expected = weight * SSIMLoss()(*batch) + (1 - weight) * L1Loss()(*batch)
+    torch.testing.assert_close(MixedLoss(weight)(*batch), expected)
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=repr)
+def test_a_perfect_image_costs_nothing_and_another_costs_something(loss, batch: tuple[Tensor, ...]) -> None:
+    image, target, data_range = batch
+    assert abs(float(loss(target, target, data_range))) < 1e-6
+    value = loss(image, target, data_range)
+    assert value.shape == ()
+    assert float(value) > 0.01
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=repr)
+@pytest.mark.parametrize("scale", [1e-6, 1e4])
+def test_the_scanner_s_scale_does_not_matter(loss, batch: tuple[Tensor, ...], scale: float) -> None:
+    image, target, data_range = batch
+    scaled = loss(scale * image, scale * target, scale * data_range)
+    torch.testing.assert_close(scaled, loss(image, target, data_range), rtol=1e-4, atol=1e-6)  # float32 SSIM: 1e-5
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=repr)
+def test_descending_the_gradient_lowers_the_loss(loss, batch: tuple[Tensor, ...]) -> None:
+    image, target, data_range = batch
+    image.requires_grad_()
+    value = loss(image, target, data_range)
+    (gradient,) = torch.autograd.grad(value, image)
+    assert gradient.isfinite().all()
+    step = 1e-3 / gradient.abs().max()  # a thousandth of the range at most, where the loss is still linear
+    with torch.no_grad():
+        assert loss(image - step * gradient, target, data_range) < value
+
+
+@pytest.mark.parametrize("loss", [SSIMLoss(), MixedLoss()], ids=repr)
+def test_the_gradient_is_finite_where_both_images_are_flat(loss) -> None:
+    image = torch.zeros(1, 9, 9, requires_grad=True)
+    loss(image, torch.zeros(1, 9, 9), torch.ones(1)).backward()
+    assert image.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("weight", [-0.1, 1.1, float("nan")])
+def test_a_weight_that_is_no_share_is_refused(weight: float) -> None:
+    with pytest.raises(InputError, match=f"a share between 0 and 1; got {weight}"):
+        MixedLoss(weight)

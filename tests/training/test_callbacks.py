@@ -1,0 +1,114 @@
+"""What happens beside training."""
+
+import csv
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning import Callback, Trainer, seed_everything
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from memory import MemorySource
+from PIL import Image
+
+from spinwarp.data.module import FastMRIDataModule
+from spinwarp.losses import L1Loss
+from spinwarp.masks import RandomMask
+from spinwarp.models.unet import MagnitudeUNet
+from spinwarp.training import UNetModule
+from spinwarp.training.callbacks import ExamplePanel, LearningRateWhenLogged
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+    pytest.mark.filterwarnings("ignore:.*logging interval"),
+    # torch renamed a class that Lightning still asks for
+    pytest.mark.filterwarnings("ignore:.*LeafSpec"),
+]
+
+
+def fit(
+    callbacks: list[Callback], logger: Logger | bool = False, folder: Path | None = None, **settings: Any
+) -> Trainer:
+    seed_everything(0, verbose=False)
+    module = UNetModule(MagnitudeUNet(channels=2, pools=2), L1Loss(), partial(torch.optim.Adam, lr=1e-3))
+    data = FastMRIDataModule(MemorySource(crop=(24, 32)), RandomMask([0.16], [4]), batch_size=2)
+    defaults = {
+        "accelerator": "cpu",
+        "devices": 1,
+        "max_epochs": 1,
+        "callbacks": callbacks,
+        "logger": logger,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+        "use_distributed_sampler": False,
+        "default_root_dir": folder,
+    }
+    trainer = Trainer(**{**defaults, **settings})
+    trainer.fit(module, datamodule=data)
+    return trainer
+
+
+def test_a_panel_is_drawn_after_each_validation(tmp_path: Path) -> None:
+    fit([ExamplePanel(str(tmp_path / "panels"))], folder=tmp_path, max_epochs=2)
+    # six batches an epoch; the sanity check before training draws nothing
+    assert sorted(path.name for path in (tmp_path / "panels").iterdir()) == ["step_000006.png", "step_000012.png"]
+    with Image.open(tmp_path / "panels" / "step_000006.png") as picture:
+        picture.load()
+        assert min(picture.size) > 100
+        pixels = np.asarray(picture.convert("L"))
+    assert pixels.std() > 10  # not blank
+    assert not list(tmp_path.rglob("*.part"))
+
+
+@pytest.mark.parametrize(("n_examples", "n_drawn"), [(1, 1), (2, 2), (9, 3)])
+def test_a_panel_has_target_reconstruction_and_error_of_the_slices_asked_for(
+    tmp_path: Path, n_examples: int, n_drawn: int
+) -> None:
+    panel = ExamplePanel(str(tmp_path), n_examples=n_examples)
+    fit([panel], folder=tmp_path)
+    assert len(panel._rows) == len(panel._titles) == 3 * n_drawn  # validation has three batches
+    for target, image, error in zip(panel._rows[::3], panel._rows[1::3], panel._rows[2::3], strict=True):
+        assert target.shape == image.shape == (24, 32)
+        np.testing.assert_array_equal(error, np.abs(target - image))
+    assert len({title for title in panel._titles if "slice" in title}) == n_drawn
+
+
+def test_training_goes_on_without_any_logger(tmp_path: Path) -> None:
+    trainer = fit([LearningRateWhenLogged(), ExamplePanel(str(tmp_path))], logger=False, folder=tmp_path)
+    assert trainer.state.finished
+
+
+def test_an_empty_list_of_loggers_is_no_logger(tmp_path: Path) -> None:
+    # what logger=none becomes
+    trainer = fit([LearningRateWhenLogged(), ExamplePanel(str(tmp_path))], logger=[], folder=tmp_path)  # type: ignore[arg-type]
+    assert trainer.state.finished
+    assert trainer.loggers == []
+
+
+def test_the_learning_rate_is_logged_where_there_is_a_logger(tmp_path: Path) -> None:
+    fit(
+        [LearningRateWhenLogged(logging_interval="step")],
+        logger=CSVLogger(tmp_path, name="", version=""),
+        folder=tmp_path,
+        log_every_n_steps=1,
+    )
+    with (tmp_path / "metrics.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    rates = [float(row["lr-Adam"]) for row in rows if row["lr-Adam"]]
+    assert rates == [1e-3] * 6
+    assert {"train/loss", "val/loss", "val/ssim", "val/psnr", "val/nmse"} <= rows[0].keys()
+
+
+def test_the_panel_goes_to_tensorboard(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    logger = TensorBoardLogger(tmp_path, name="", version="")
+    fit([ExamplePanel(str(tmp_path / "panels"))], logger=logger, folder=tmp_path)
+    logger.experiment.close()
+    events = EventAccumulator(str(tmp_path), size_guidance={"images": 0})
+    events.Reload()
+    assert events.Tags()["images"] == ["validation"]
