@@ -197,16 +197,8 @@ def test_leaving_out_every_slice_is_refused(edge: int) -> None:
         ({"volume_sample_rate": 0.0}, r"data\.volume_sample_rate is a share above 0 and up to 1; got 0\.0"),
         ({"slice_sample_rate": 1.5}, r"data\.slice_sample_rate is a share above 0 and up to 1; got 1\.5"),
         ({"slice_sample_rate": float("nan")}, "slice_sample_rate"),
-        pytest.param(
-            {"edge_slices": -1},
-            "edge_slices",
-            marks=pytest.mark.xfail(strict=True, reason="a negative number silently keeps the last slice alone"),
-        ),
-        pytest.param(
-            {"num_workers": -1},
-            "num_workers",
-            marks=pytest.mark.xfail(strict=True, reason="torch refuses it later, with a traceback"),
-        ),
+        ({"edge_slices": -1}, r"data\.edge_slices is at least 0; got -1"),
+        ({"num_workers": -1}, r"data\.num_workers is at least 0; got -1"),
     ],
 )
 def test_options_that_cannot_be_are_refused(settings: dict[str, Any], message: str) -> None:

@@ -223,16 +223,17 @@ def test_a_checkpoint_without_weights_is_said(tmp_path: Path, state: Any) -> Non
 
 def test_a_trusted_package_may_be_built_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_acquisition) -> None:
     (tmp_path / "strangers_networks.py").write_text(
+        "import torch\n"
         "from torch import nn\n"
         "class Net(nn.Module):\n"
         "    def __init__(self, gain):\n"
         "        super().__init__()\n"
-        "        self.gain = gain\n"
+        "        self.gain = nn.Parameter(torch.tensor(gain))\n"
         "    def forward(self, acquisition):\n"
         "        return self.gain * acquisition.kspace[:, 0]\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    path = save(tmp_path, content({"_target_": "strangers_networks.Net", "gain": 3.0}, state={}))
+    path = save(tmp_path, content({"_target_": "strangers_networks.Net", "gain": 3.0}, {"net.gain": torch.tensor(3.0)}))
     with pytest.raises(InputError, match=r"strangers_networks\.Net"):
         Checkpoint(path)
     method = Checkpoint(path, trusted=["strangers_networks"])

@@ -76,7 +76,8 @@ def _guard(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
             cause = _input_error(error)
             if cause is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise
-            print(f"error: {cause}", file=sys.stderr)
+            # a worker process puts its traceback before the message
+            print(f"error: {str(cause).rpartition('InputError: ')[2].strip()}", file=sys.stderr)
             raise SystemExit(1) from None
 
     return guarded

@@ -52,7 +52,7 @@ def evaluate(config: DictConfig) -> float:
     with slices_progress(sum(v.n_slices for v in volumes), protocol.method) as advance:
         rows = evaluate_method(
             reconstructor,
-            data.loader(config.split),
+            data.loader(config.split, evaluate=True),
             protocol,
             folder,
             n_examples=config.n_examples,

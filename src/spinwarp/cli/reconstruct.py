@@ -45,7 +45,11 @@ def reconstruct(config: DictConfig) -> None:
         instantiate(config.mask) if config.mask else None,
         low_resolution_maps if config.maps == "low_resolution" else None,
     )
+    if (folder / f"{measurement.path.stem}.h5").resolve() == measurement.path.resolve():
+        raise InputError(f"out={folder} would write the images over the measured {measurement.path.name}; give another")
     indices = list(range(measurement.n_slices)) if config.slices is None else [int(i) for i in config.slices]
+    if not indices:
+        raise InputError("slices=[] names no slice; leave it out for all, or give indices such as slices=[3,4]")
     images, rates = [], []
     with slices_progress(len(indices), choices["recon"]) as advance:
         for full in measurement.slices(indices):

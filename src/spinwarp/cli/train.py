@@ -11,6 +11,7 @@ from spinwarp.cli import configuration
 
 if TYPE_CHECKING:
     from spinwarp.data.module import FastMRIDataModule
+    from spinwarp.training import SupervisedModule
 
 log = logging.getLogger("spinwarp")
 
@@ -37,7 +38,9 @@ def train(config: DictConfig) -> float | None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     data = build_data(config)
     module = instantiate(config.model)
+    _check_resume(config.ckpt_path, module)
     data.prepare_data()
+    data.dataset("val")  # a split that is missing is better known before training than after
     module.record = {
         "net": configuration.plain(config.model.net),
         "name": HydraConfig.get().runtime.choices["model"],
@@ -52,13 +55,14 @@ def train(config: DictConfig) -> float | None:
         for logger in loggers:
             logger.log_hyperparams(configuration.plain(config))
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=_resume_path(config.ckpt_path))
+        trainer.fit(module, datamodule=data, ckpt_path=config.ckpt_path)
     except torch.cuda.OutOfMemoryError as error:
         raise InputError(
             "the GPU's memory is too small: lower data.batch_size, or use trainer.precision=bf16-mixed"
         ) from error
     except SystemExit:  # Lightning's answer to Ctrl-C, after it has called the callbacks
-        log.info("interrupted; go on with ckpt_path=%s", folder / "checkpoints" / "last.ckpt")
+        last = folder / "checkpoints" / "last.ckpt"
+        log.info("interrupted%s", f"; go on with ckpt_path={last}" if last.exists() else "")
         raise
     finally:
         if any(type(logger).__name__ == "WandbLogger" for logger in loggers):
@@ -110,12 +114,23 @@ def _describe(data: "FastMRIDataModule", module: Any, folder: Path) -> None:
     log.info("run folder %s", folder)
 
 
-def _resume_path(path: str | None) -> str | None:
+def _check_resume(path: str | None, module: "SupervisedModule") -> None:
+    """Refuse to go on from a file that is not a checkpoint of this model, before anything is made or written."""
     from spinwarp.errors import InputError
+    from spinwarp.recon.checkpoint import load_plain
 
-    if path is not None and not Path(path).is_file():
+    if path is None:
+        return
+    if not Path(path).is_file():
         raise InputError(f"there is no checkpoint {path} to go on from; give ckpt_path=FILE of an earlier run")
-    return path
+    state = load_plain(path).get("state_dict")
+    expected = module.state_dict()
+    if not isinstance(state, dict) or {k: v.shape for k, v in state.items()} != {
+        k: v.shape for k, v in expected.items()
+    }:
+        raise InputError(
+            f"{path} is not a checkpoint of this model; give the model= and its options with which that run was started"
+        )
 
 
 def _refuse_parallel_sweep(config: DictConfig) -> None:

@@ -114,6 +114,8 @@ class FastMRIFiles:
             kspace = kspace[None]
         if not np.isfinite(kspace).all():
             raise InputError(f"{volume.path} has NaN or infinite k-space in slice {slice_index}; leave the file out")
+        if target is not None and not np.isfinite(target).all():
+            raise InputError(f"{volume.path} has NaN or infinite pixels in the target of slice {slice_index}")
         header = entry.header
         mask = torch.zeros(1, 1, 1, kspace.shape[-1], dtype=torch.bool)
         first, last = header.acquired_columns or (0, kspace.shape[-1])

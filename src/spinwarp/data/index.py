@@ -18,6 +18,7 @@ from spinwarp.errors import InputError
 from spinwarp.files import whole_file
 
 log = logging.getLogger(__name__)
+_VERSION = 1  # raise it when scan() reads something else
 _TARGETS = ("reconstruction_rss", "reconstruction_esc")
 _XML = {"i": "http://www.ismrm.org/ISMRMRD"}
 
@@ -50,7 +51,7 @@ def index(paths: list[Path], provenance: str) -> dict[Path, Entry]:
     ------
     InputError : on the first file that is no volume of the fastMRI layout.
     """
-    cache = _cache_path(paths)
+    cache = _cache_path(paths, provenance)
     known = _load_index(cache)
     fresh: dict[Path, Entry] = {}
     for path in paths:
@@ -74,14 +75,18 @@ def open_volume(path: Path) -> Iterator[h5py.File]:
     """
     try:
         with h5py.File(path, "r") as file:
-            if "kspace" not in file:
+            if not isinstance(file.get("kspace"), h5py.Dataset):
                 names = ", ".join(file) or "nothing"
                 raise InputError(f"{path} has no dataset 'kspace' (it has {names}); the fastMRI layout is expected")
             yield file
-    except OSError as error:
+    except InputError:
+        raise
+    # h5py tells of damaged metadata with many kinds of errors
+    except (OSError, LookupError, RuntimeError, TypeError, ValueError, AttributeError) as error:
         if not path.exists():
             raise InputError(f"there is no file {path}") from error
-        raise InputError(f"{path} is truncated or not HDF5 ({error}); copy or download it again") from error
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} is truncated or not HDF5 ({reason}); copy or download it again") from error
 
 
 def scan(path: Path, provenance: str) -> Entry:
@@ -103,6 +108,9 @@ def scan(path: Path, provenance: str) -> Entry:
         data_range = attributes.get("max")
         if data_range is None:
             data_range = max((float(image[()].max()) for image in file[target]), default=0.0) if target else 1.0
+        data_range = float(data_range)
+        if not (np.isfinite(data_range) and data_range > 0):
+            raise InputError(f"{path}: the largest value of its target ('max') is {data_range:g}; remove the file")
         xml = file["ismrmrd_header"][()] if "ismrmrd_header" in file else None
     size, columns, voxel = _ismrmrd(path, xml, (h, w))
     if "padding_left" in attributes and "padding_right" in attributes:
@@ -162,9 +170,10 @@ def _ismrmrd(
     )
 
 
-def _cache_path(paths: list[Path]) -> Path:
+def _cache_path(paths: list[Path], provenance: str) -> Path:
     root = Path(os.environ.get("SPINWARP_CACHE", Path.home() / ".cache" / "spinwarp"))
-    key = hashlib.sha256("\n".join(str(p.resolve()) for p in paths).encode()).hexdigest()[:16]
+    asked = [str(_VERSION), provenance, *(str(p.resolve()) for p in paths)]
+    key = hashlib.sha256("\n".join(asked).encode()).hexdigest()[:16]
     return root / f"index-{key}.json"
 
 

@@ -78,9 +78,11 @@ class Measurement:
         if not self.path.is_file():
             raise InputError(f"there is no file {self.path}")
         try:
-            array: np.ndarray = np.load(self.path, mmap_mode="r", allow_pickle=False)
+            array = np.load(self.path, mmap_mode="r", allow_pickle=False)
         except (ValueError, EOFError, OSError) as error:
             raise InputError(f"{self.path} is not a whole .npy file of numbers ({error})") from error
+        if not isinstance(array, np.ndarray):
+            raise InputError(f"{self.path} is an archive of arrays (.npz); save the k-space alone as .npy")
         if not np.iscomplexobj(array) or not 2 <= array.ndim <= 4 or 0 in array.shape:
             raise InputError(
                 f"{self.path} holds {array.dtype} of shape {array.shape}; complex (h, w), (coil, h, w) or "

@@ -115,6 +115,9 @@ class FastMRIDataModule(LightningDataModule):
             raise InputError(f"data.maps={maps!r} is not one of {', '.join(_MAPS)}")
         if batch_size < 1:
             raise InputError(f"data.batch_size is at least 1; got {batch_size}")
+        for name, number in {"num_workers": num_workers, "edge_slices": edge_slices}.items():
+            if number < 0:
+                raise InputError(f"data.{name} is at least 0; got {number}")
         for name, rate in {"volume_sample_rate": volume_sample_rate, "slice_sample_rate": slice_sample_rate}.items():
             if not 0 < rate <= 1:
                 raise InputError(f"data.{name} is a share above 0 and up to 1; got {rate}")
@@ -134,11 +137,14 @@ class FastMRIDataModule(LightningDataModule):
         """Make, fetch or convert the data where that is not done yet."""
         self.source.prepare()
 
-    def dataset(self, split: str) -> SliceDataset:
-        """Return the undersampled slices of a split."""
+    def dataset(self, split: str, evaluate: bool = False) -> SliceDataset:
+        """Return the undersampled slices of a split.
+
+        ``evaluate`` takes the training split as validation takes its own: all slices, masks seeded from the names.
+        """
         if split not in SPLITS:
             raise InputError(f"split={split!r} is not one of {', '.join(SPLITS)}")
-        training = split == "train"
+        training = split == "train" and not evaluate
         volumes = self.source.volumes(split)
         slices = [(v, s) for v, volume in enumerate(volumes) for s in range(volume.n_slices)]
         if training:
@@ -150,11 +156,12 @@ class FastMRIDataModule(LightningDataModule):
             return SliceDataset(self.source, volumes, slices, undersample, seed=None)
         return SliceDataset(self.source, volumes, slices, undersample, self.seed, self.augment)
 
-    def loader(self, split: str, batch_size: int | None = None) -> DataLoader[Example]:
-        """Return the batches of a split; in order, but for training."""
-        dataset = self.dataset(split)
+    def loader(self, split: str, evaluate: bool = False) -> DataLoader[Example]:
+        """Return the batches of a split; in order, but for training. ``evaluate`` as in :meth:`dataset`."""
+        dataset = self.dataset(split, evaluate)
         shapes = [dataset.volumes[v].shape for v, _ in dataset.slices]
-        sampler = ShapeBatchSampler(shapes, batch_size or self.batch_size, shuffle=split == "train", seed=self.seed)
+        shuffle = split == "train" and not evaluate
+        sampler = ShapeBatchSampler(shapes, self.batch_size, shuffle=shuffle, seed=self.seed)
         return DataLoader(
             dataset,
             sampler=sampler,  # yields whole batches, so the loader must not batch again

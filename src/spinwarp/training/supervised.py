@@ -95,7 +95,7 @@ class SupervisedModule(LightningModule):
 
 
 class UNetModule(SupervisedModule):
-    """The U-Net baseline: the loss is taken in units of each zero-filled image's deviation, clamped to +-6.
+    """The U-Net baseline: the loss is taken in units of each zero-filled image's deviation, the target clamped to +-6.
 
     With ``L1`` this is fastMRI's loss, where every slice weighs the same whatever its brightness.
     """
@@ -106,8 +106,8 @@ class UNetModule(SupervisedModule):
         with torch.no_grad():
             zero_filled = self.zero_filled(example, (target.shape[-2], target.shape[-1]))
             mean, std = statistics(zero_filled)
-        image, target = (((x - mean) / std).clamp(-6, 6) for x in (magnitude, target))
-        return self.loss(image, target, torch.ones_like(example.data_range))
+        target = ((target - mean) / std).clamp(-6, 6)
+        return self.loss((magnitude - mean) / std, target, torch.ones_like(example.data_range))
 
     @staticmethod
     def zero_filled(example: Example, size: tuple[int, int]) -> Tensor:
