@@ -40,7 +40,8 @@ def train(config: DictConfig) -> float | None:
     module = instantiate(config.model)
     _check_resume(config.ckpt_path, module)
     data.prepare_data()
-    data.dataset("val")  # a split that is missing is better known before training than after
+    for split in ("train", "val"):  # one that is missing is better known before training than after
+        data.dataset(split)
     module.record = {
         "net": configuration.plain(config.model.net),
         "name": HydraConfig.get().runtime.choices["model"],
