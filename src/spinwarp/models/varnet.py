@@ -106,7 +106,7 @@ class SensitivityNet(nn.Module):
 
     Parameters
     ----------
-    channels, pools : of its U-Net.
+    network : makes the network, complex ``(batch, 1, h, w)`` to the same; every coil is an item of its batch.
     """
 
     def __init__(self, network: Callable[[], nn.Module]) -> None:
