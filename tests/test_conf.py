@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from spinwarp.cli.configuration import conf_folder
-from spinwarp.masks import LineMask
+from spinwarp.masks import CenteredMask
 
 CONF = conf_folder()
 TOP = sorted(path.stem for path in CONF.glob("*.yaml") if not path.stem.startswith("_"))
@@ -159,7 +159,7 @@ def test_the_cascades_of_a_model_share_no_weights(model: str) -> None:
 @pytest.mark.parametrize("mask", [m for m in options("mask") if m != "none"])
 def test_every_mask_can_be_made_and_is_named_after_its_acceleration(mask: str) -> None:
     made = instantiate(composed([f"+mask={mask}"]).mask)
-    assert isinstance(made, LineMask)
+    assert isinstance(made, CenteredMask)
     suffix = mask.rpartition("_")[2]
     assert suffix == "".join(f"{acceleration}x" for acceleration in made.accelerations)
     assert math.isnan(made.nominal_acceleration) == (len(made.accelerations) > 1)

@@ -10,6 +10,7 @@ from numpy.random import RandomState
 from spinwarp.errors import InputError
 from spinwarp.masks import (
     EquispacedMask,
+    GaussianLineMask,
     LineMask,
     LiteralEquispacedMask,
     MagicFractionMask,
@@ -17,7 +18,7 @@ from spinwarp.masks import (
     RandomMask,
 )
 
-MASKS = [RandomMask, LiteralEquispacedMask, EquispacedMask, MagicMask, MagicFractionMask]
+MASKS = [RandomMask, LiteralEquispacedMask, EquispacedMask, MagicMask, MagicFractionMask, GaussianLineMask]
 PAIRS = st.sampled_from([(0.08, 4), (0.04, 8), (0.06, 6), (0.16, 2)])
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -53,7 +54,7 @@ def test_the_same_seed_draws_the_same_mask_and_the_readout_does_not_matter(
 def test_other_seeds_draw_other_masks(cls: type[LineMask]) -> None:
     drawn = {tuple(cls([0.08], [4])((1, 368), RandomState(seed))[0][0].tolist()) for seed in range(50)}
     # random masks never repeat; equispaced ones have as many as offsets, of which magic's leaves two
-    assert len(drawn) == 50 if cls is RandomMask else 2 <= len(drawn) <= 6
+    assert len(drawn) == 50 if cls in (RandomMask, GaussianLineMask) else 2 <= len(drawn) <= 6
 
 
 # mean, smallest and largest over 400 seeds, measured with the reference (methods.md, section 1)
@@ -85,6 +86,12 @@ def test_the_realised_acceleration_is_that_of_the_reference(
     assert abs(np.mean(rates) - mean) < 0.01 + 2 * spread / 20 * 2**0.5
     assert min(rates) > smallest - 0.7 * spread
     assert max(rates) < largest + 1.6 * spread
+
+
+@given(pair=PAIRS, width=st.integers(24, 420), seed=SEEDS)
+def test_gaussian_lines_are_exactly_as_many_as_the_acceleration_allows(pair: tuple, width: int, seed: int) -> None:
+    mask, _ = GaussianLineMask([pair[0]], [pair[1]])((1, width), RandomState(seed))
+    assert int(mask.sum()) == round(width / pair[1])
 
 
 @given(

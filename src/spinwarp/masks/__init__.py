@@ -1,17 +1,24 @@
 """Sampling masks, one family per file."""
 
-from spinwarp.masks.base import LineMask, Mask, seed_of
+from spinwarp.masks.base import CenteredMask, LineMask, Mask, PlaneMask, seed_of
 from spinwarp.masks.equispaced import EquispacedMask, LiteralEquispacedMask
+from spinwarp.masks.gaussian import GaussianLineMask, GaussianPlaneMask
 from spinwarp.masks.magic import MagicFractionMask, MagicMask
+from spinwarp.masks.poisson import PoissonDiscMask
 from spinwarp.masks.random import RandomMask
 
 __all__ = [
+    "CenteredMask",
     "EquispacedMask",
+    "GaussianLineMask",
+    "GaussianPlaneMask",
     "LineMask",
     "LiteralEquispacedMask",
     "MagicFractionMask",
     "MagicMask",
     "Mask",
+    "PlaneMask",
+    "PoissonDiscMask",
     "RandomMask",
     "seed_of",
 ]
