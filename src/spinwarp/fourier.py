@@ -38,7 +38,8 @@ def circular_filter(x: Tensor, response: Tensor, dims: Sequence[int]) -> Tensor:
     response : real or bool, broadcastable to ``x``; DC at N // 2.
     """
     shifted = torch.fft.ifftshift(response, dim=tuple(dims))
-    return torch.fft.ifftn(torch.fft.fftn(x, dim=tuple(dims)) * shifted, dim=tuple(dims))
+    # in place: a fresh block of memory costs more than the product
+    return torch.fft.ifftn(torch.fft.fftn(x, dim=tuple(dims)).mul_(shifted), dim=tuple(dims))
 
 
 def _transform(x: Tensor, dims: tuple[int, ...], inverse: bool) -> Tensor:
@@ -48,7 +49,7 @@ def _transform(x: Tensor, dims: tuple[int, ...], inverse: bool) -> Tensor:
         shifted = torch.fft.ifftshift(x, dim=dims)
         return torch.fft.fftshift(transform(shifted, dim=dims, norm="ortho"), dim=dims)
     signs = _signs(sizes, dims, x.real.dtype, x.device)
-    return transform(x * signs, dim=dims, norm="ortho") * _with_offset(signs, sizes)
+    return transform(x * signs, dim=dims, norm="ortho").mul_(_with_offset(signs, sizes))
 
 
 def _with_offset(signs: Tensor, sizes: tuple[int, ...]) -> Tensor:

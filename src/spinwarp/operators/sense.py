@@ -50,6 +50,11 @@ def coil_maps(acquisition: Acquisition) -> Tensor:
     return torch.ones_like(acquisition.kspace)
 
 
+def squared_norm_bound(acquisition: Acquisition) -> Tensor:
+    """Bound ``(batch,)`` of |A|^2, at most the largest sum over coils of |S|^2: one, for normalised maps."""
+    return coil_maps(acquisition).abs().square().sum(1).flatten(1).amax(1)
+
+
 def expand(image: Tensor, maps: Tensor) -> Tensor:
     """Image ``(batch, h, w)`` to coil images ``(batch, coil, h, w)``."""
     return image[:, None] * maps

@@ -1,0 +1,43 @@
+"""Differences of neighbouring pixels: the discrete gradient of total variation."""
+
+import torch
+from torch import Tensor
+
+from spinwarp.operators.linear import LinearOperator
+
+
+def finite_difference(periodic: bool = False) -> LinearOperator:
+    """Build the operator from images ``(batch, *shape)`` to their forward differences ``(batch, ndim, *shape)``.
+
+    ``ndim`` is the number of dimensions of ``shape``, of any length: the operator of slices is that of volumes. Its
+    squared norm is below ``4 * ndim``, and reaches it for periodic images of even size.
+
+    Parameters
+    ----------
+    periodic : the neighbour of the last pixel is the first one; otherwise the last difference is zero.
+
+    References
+    ----------
+    Rudin, Osher and Fatemi, "Nonlinear total variation based noise removal algorithms", Physica D 1992.
+    """
+
+    def forward(image: Tensor) -> Tensor:
+        def difference(dim: int) -> Tensor:
+            neighbour = image.narrow(dim, 0 if periodic else image.shape[dim] - 1, 1)
+            return torch.diff(image, dim=dim, append=neighbour)
+
+        return torch.stack([difference(dim) for dim in range(1, image.ndim)], dim=1)
+
+    def adjoint(differences: Tensor) -> Tensor:
+        def negative_divergence(part: Tensor, dim: int) -> Tensor:
+            n = part.shape[dim]
+            if periodic:
+                return torch.diff(part, dim=dim, prepend=part.narrow(dim, n - 1, 1)).neg_()
+            # the last difference is zero whatever the image, so its coefficient has no say
+            zero = torch.zeros_like(part.narrow(dim, 0, 1))
+            return torch.diff(part.narrow(dim, 0, n - 1), dim=dim, prepend=zero, append=zero).neg_()
+
+        parts = differences.unbind(1)
+        return torch.stack([negative_divergence(part, dim) for dim, part in enumerate(parts, start=1)]).sum(0)
+
+    return LinearOperator(forward=forward, adjoint=adjoint)
