@@ -14,7 +14,7 @@ from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from spinwarp.acquisition import Acquisition, Reconstruction, item_acquisition
+from spinwarp.acquisition import Acquisition, Header, Reconstruction, item_acquisition
 from spinwarp.operators import sense
 from spinwarp.recon import Reconstructor
 from spinwarp.recon.checkpoint import build_network
@@ -108,7 +108,9 @@ def reconstructor(request: pytest.FixtureRequest, weights_file: Callable[[str, s
 
 @pytest.fixture(scope="module", params=ACQUISITIONS)
 def acquisition(request: pytest.FixtureRequest, make_acquisition: Callable[..., Acquisition]) -> Acquisition:
-    return make_acquisition(**ACQUISITIONS[request.param])
+    made = make_acquisition(**ACQUISITIONS[request.param])
+    # a contrast that fastMRI has one coil and several coils of, for the methods that look at it
+    return replace(made, headers=(Header(contrast="CORPD_FBK"),) * len(made.kspace))
 
 
 def reconstruct(reconstructor: Reconstructor, acquisition: Acquisition) -> Reconstruction:

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from spinwarp.errors import InputError
-from spinwarp.figures.draw import draw
-from spinwarp.files import whole_file
-from spinwarp.results import RESULTS, markdown_table, table, write_rows
-from spinwarp.results.combine import Comparison, combine
+from spinwarp.figures.join import join
+from spinwarp.results import RESULTS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,27 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise InputError(f"--out {options.out} is a file; name a folder, new or not")
         if options.slices < 0:
             raise InputError(f"--slices is {options.slices}; expected 0 or more")
-        joined = combine(options.folders)
-        for warning in joined.warnings:
-            complaints.print(f"warning: {warning}")
-        Console().print(table(joined.rows))
-        _write(joined, options.out, options.slices)
+        join(options.folders, options.out, options.slices)
     except InputError as error:
         complaints.print(f"error: {error}")
         return 1
     return 0
-
-
-def _write(joined: Comparison, out: Path, n_slices: int) -> None:
-    from rich.console import Console
-
-    write_rows(out / RESULTS, joined.rows)
-    with whole_file(out / "results.md") as temporary:
-        temporary.write_text(markdown_table(joined.rows), encoding="utf-8")
-    paths = draw(joined, out, n_slices)
-    more = len(joined.pictures) - n_slices
-    rest = f"; {more} more slice{'s' * (more > 1)} with --slices {len(joined.pictures)}" if more > 0 else ""
-    Console(soft_wrap=True, highlight=False, markup=False).print(f"{len(paths)} figures and the table in {out}{rest}")
 
 
 if __name__ == "__main__":

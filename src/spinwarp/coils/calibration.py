@@ -1,0 +1,69 @@
+"""The fully sampled centre of k-space, from which everything about the coils is learned."""
+
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+
+def calibration_blocks(kspace: Tensor, mask: Tensor, n_acs: Tensor | None = None, limit: int = 24) -> list[Tensor]:
+    """Cut the calibration block out of each item of a batch.
+
+    Parameters
+    ----------
+    kspace : ``(batch, coil, h, w)`` complex.
+    mask : ``(batch, 1, 1 or h, w)`` bool, True where k-space was measured.
+    n_acs : ``(batch,)`` number of fully sampled central columns where the protocol fixes it; None: as many as there
+        are.
+    limit : largest number of samples in either direction.
+
+    Returns
+    -------
+    blocks : one ``(coil, rows, columns)`` for each item, views of ``kspace``; empty where the centre was not sampled.
+    """
+    sampled = mask[:, 0].expand(-1, kspace.shape[-2], -1).cpu()  # looked at sample by sample: not on a GPU
+    counts = [None] * len(kspace) if n_acs is None else n_acs.tolist()
+    regions = (calibration_region(m, n, limit) for m, n in zip(sampled, counts, strict=True))
+    return [k[:, rows, columns] for k, (rows, columns) in zip(kspace, regions, strict=True)]
+
+
+def calibration_region(sampled: Tensor, n_acs: int | None = None, limit: int = 24) -> tuple[slice, slice]:
+    """Rows and columns of the largest fully sampled block about the centre of k-space.
+
+    Parameters
+    ----------
+    sampled : ``(h, w)`` bool; a line mask is the same in every row.
+    n_acs : largest number of columns; None: no other than ``limit``.
+    limit : largest number of samples in either direction.
+    """
+    center = sampled.shape[0] // 2
+    heights = range(1, min(limit, sampled.shape[0]) + 1)
+    width = limit if n_acs is None else min(limit, n_acs)
+    # the block of n rows has one row more than that of n - 1, in turn below and above the centre
+    new_rows = (sampled[center + n // 2 if n % 2 else center - n // 2] for n in heights)
+    columns = [_run(row, width) for row in accumulate(new_rows, torch.logical_and)]
+    n, best = max(zip(heights, columns, strict=True), key=lambda block: block[0] * (block[1].stop - block[1].start))
+    return slice(center - n // 2, center - n // 2 + n), best
+
+
+def principal_coils(block: Tensor, n: int) -> Tensor:
+    """Weights ``(n, coil)`` of the virtual coils that hold most of the energy of a block ``(coil, ...)``.
+
+    The rows are orthonormal and sorted by energy. The phase of a row is free; its largest weight is real and positive.
+    """
+    data = block.flatten(1)
+    weights = torch.linalg.eigh(data @ data.mH)[1].mH.flip(0)[:n]
+    largest = weights.gather(1, weights.abs().argmax(1, keepdim=True))
+    return weights * torch.polar(torch.ones_like(largest.real), -largest.angle())
+
+
+def _run(sampled: Tensor, limit: int) -> slice:
+    """The run of sampled positions ``(w,)`` about the centre, cut to ``limit`` and then as central as it can be."""
+    center = len(sampled) // 2
+    first = center - int(sampled[:center].flip(0).long().cumprod(0).sum())
+    last = center + int(sampled[center:].long().cumprod(0).sum())
+    if not sampled[center]:
+        return slice(center, center)
+    n = min(last - first, limit)
+    start = min(max(center - n // 2, first), last - n)
+    return slice(start, start + n)

@@ -1,0 +1,189 @@
+"""ESPIRiT: coil sensitivities as the eigenvectors of what the calibration block says about all of k-space."""
+
+import torch
+from torch import Tensor
+
+from spinwarp.coils.calibration import calibration_blocks, principal_coils
+from spinwarp.errors import InputError
+
+_SMALLEST_KERNEL = 3
+_SMALLEST_BLOCK = 2 * _SMALLEST_KERNEL - 1
+_DEGREE = 10  # of the polynomial that filters out the other eigenvectors
+_CHUNK = 2**18  # elements of the pixels' matrices that are worked on at a time, so that they stay in a cache
+_TINY = 1e-30
+
+
+@torch.no_grad()
+def espirit_maps(
+    kspace: Tensor,
+    mask: Tensor,
+    n_acs: Tensor | None = None,
+    *,
+    n_maps: int = 1,
+    kernel: int = 6,
+    calibration: int = 24,
+    threshold: float = 0.02,
+    crop: float = 0.8,
+) -> tuple[Tensor, Tensor]:
+    """Estimate coil sensitivities from the fully sampled centre of k-space.
+
+    All patches of ``kernel x kernel`` samples of all coils lie near a space of few dimensions. Projecting every patch
+    of k-space onto it and averaging where patches overlap leaves the k-space of an object as it is. In the image this
+    is a Hermitian matrix between the coils for each pixel; the sensitivities are its eigenvector of eigenvalue one.
+    Where two places of the object are folded into a pixel it has two of them.
+
+    A block of fewer than three kernels in a direction takes a smaller kernel there, of three samples at the least.
+    Where several eigenvalues are near one (noise in the space of the signal) the eigenvector is the one nearest to the
+    coils' low-resolution images.
+
+    Parameters
+    ----------
+    kspace : ``(batch, coil, h, w)`` complex, measured, zero elsewhere.
+    mask : ``(batch, 1, 1 or h, w)`` bool, True where k-space was measured.
+    n_acs : ``(batch,)`` number of fully sampled central columns where the protocol fixes it; None: read off the mask.
+    n_maps : number of sets; two explain an object that is larger than the field of view.
+    kernel : side of a patch in samples.
+    calibration : largest side of the calibration block in samples.
+    threshold : of a singular value of the calibration data relative to the largest, below which it counts as noise;
+        0.05 suits data with a noise of a tenth of the image.
+    crop : maps are zero where the eigenvalue is not above it; 0 keeps all of them.
+
+    Returns
+    -------
+    maps : ``(batch, coil, h, w)``, or ``(batch, n_maps, coil, h, w)`` of several sets, the largest eigenvalue first.
+        The sum of squares over the coils is one, or zero where cropped; the phase is relative to that of the
+        principal component of the coils' calibration data. One coil has maps of ones.
+    eigenvalues : ``(batch, h, w)`` or ``(batch, n_maps, h, w)``, about one where there is an object, less elsewhere.
+
+    Raises
+    ------
+    InputError : if a calibration block has fewer than five samples in a direction or values that are not finite; if
+        there are more sets than coils, or the kernel or the threshold cannot be.
+
+    References
+    ----------
+    Uecker et al., "ESPIRiT: an eigenvalue approach to autocalibrating parallel MRI", MRM 2014.
+    """
+    n_coils, *shape = kspace.shape[1:]
+    if not 1 <= n_maps <= n_coils:
+        raise InputError(f"n_maps={n_maps} sets of maps cannot be had of {n_coils} coils; use 1 to {n_coils}")
+    if kernel < _SMALLEST_KERNEL or not 0 <= threshold < 1:
+        raise InputError(
+            f"kernel={kernel} must be at least {_SMALLEST_KERNEL}, and threshold={threshold} at least 0 and below 1"
+        )
+    if n_coils == 1:  # nothing to be relative to: the phase belongs to the image
+        return torch.ones_like(kspace), torch.ones_like(kspace[:, 0], dtype=kspace.real.dtype)
+    items = []
+    for block in calibration_blocks(kspace, mask, n_acs, calibration):
+        _check(block)
+        block = block / block.abs().max().clamp_min(_TINY)  # squares of raw data may leave the range of float32
+        items.append(_eigenvectors(block, _signal_kernels(block, kernel, threshold), shape, n_maps))
+    maps, eigenvalues = (torch.stack(results) for results in zip(*items, strict=True))
+    maps = maps * (eigenvalues > crop)[:, :, None]
+    return (maps, eigenvalues) if n_maps > 1 else (maps[:, 0], eigenvalues[:, 0])
+
+
+def _check(block: Tensor) -> None:
+    rows, columns = block.shape[1:]
+    if min(rows, columns) < _SMALLEST_BLOCK:
+        raise InputError(
+            f"ESPIRiT needs a fully sampled centre of k-space of at least {_SMALLEST_BLOCK} x {_SMALLEST_BLOCK} "
+            f"samples, this mask has {rows} x {columns}; use a mask with a larger center_fraction, or data.maps=none "
+            f"and a method that needs no maps"
+        )
+    if not block.isfinite().all():
+        raise InputError("the centre of k-space has values that are not finite; repair or leave out this slice")
+
+
+def _signal_kernels(block: Tensor, kernel: int, threshold: float) -> Tensor:
+    """Orthonormal basis ``(coil, kh, kw, n)`` of the patches of a block ``(coil, rows, columns)``."""
+    n_coils = len(block)
+    kh, kw = (min(kernel, max(n // 3, _SMALLEST_KERNEL)) for n in block.shape[1:])
+    patches = block.unfold(1, kh, 1).unfold(2, kw, 1).permute(0, 3, 4, 1, 2).reshape(n_coils * kh * kw, -1)
+    # the singular vectors by way of the smaller of the two Gram matrices
+    few = patches.shape[1] < patches.shape[0]
+    power, vectors = torch.linalg.eigh(patches.mH @ patches if few else patches @ patches.mH)
+    vectors = vectors[:, power > threshold**2 * power[-1]]
+    if few:
+        vectors = torch.nn.functional.normalize(patches @ vectors, dim=0)
+    return vectors.reshape(n_coils, kh, kw, -1)
+
+
+def _eigenvectors(block: Tensor, kernels: Tensor, shape: list[int], n_maps: int) -> tuple[Tensor, Tensor]:
+    """Maps ``(n_maps, coil, h, w)`` and eigenvalues ``(n_maps, h, w)`` of one item."""
+    h, w = shape
+    n_coils, kh, kw, _ = kernels.shape
+    device = block.device
+
+    # The matrices are trigonometric polynomials of degree kernel - 1: 2 kernel - 1 samples in a direction tell all
+    # about them, and the rest of the image is interpolated, some rows at a time to save memory.
+    samples = (2 * kh - 1, 2 * kw - 1)
+    along_h, along_w = _fourier(samples[0], kh, device), _fourier(samples[1], kw, device)
+    images = torch.einsum("yk,cklm,xl->yxcm", along_h, kernels, along_w)
+    coarse = torch.view_as_real(images @ images.mH / (kh * kw))
+    rows = torch.einsum("hy,yxcdz->zhcdx", _interpolation(h, samples[0], device), coarse)
+    to_columns = _interpolation(w, samples[1], device).T
+
+    window = torch.outer(*(torch.hann_window(n + 2, periodic=False, device=device)[1:-1] for n in block.shape[1:]))
+    start_rows = torch.einsum("hk,ckl->hcl", _fourier(h, block.shape[1], device), block * window)
+    start_to_columns = _fourier(w, block.shape[2], device).T
+
+    virtual = principal_coils(block, 1)[0]
+    maps = block.new_empty(n_maps, n_coils, h, w)
+    eigenvalues = torch.empty(n_maps, h, w, device=device)
+    n_rows = max(_CHUNK // (w * n_coils**2), 1)
+    for some in (slice(first, first + n_rows) for first in range(0, h, n_rows)):
+        matrices = torch.complex(*(rows[:, some] @ to_columns))
+        start = start_rows[some] @ start_to_columns
+        for i in range(n_maps):
+            v, value = _leading(matrices, start)
+            phase = (virtual @ v).angle()
+            maps[i, :, some] = (v * torch.polar(torch.ones_like(phase), -phase)[:, None]).transpose(0, 1)
+            eigenvalues[i, some] = value[:, 0]
+            if i + 1 < n_maps:  # go on in what is orthogonal to v: with P = 1 - v v^H, from P start with P matrices P
+                u = _apply(matrices, v) - value / 2 * v
+                matrices = matrices - u[:, :, None] * v.conj()[:, None] - v[:, :, None] * u.conj()[:, None]
+                start = start - v * _dot(v, start)
+    return maps, eigenvalues
+
+
+def _leading(matrices: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvector and largest eigenvalue of positive matrices ``(row, n, n, column)``, from ``x (row, n, column)``.
+
+    Power iteration with Chebyshev polynomials (Saad, "Numerical Methods for Large Eigenvalue Problems", chapter 7),
+    each on the interval up to 0.8 of a lower bound of its pixel's largest eigenvalue: within it they do not exceed
+    one, at the largest eigenvalue they are above 7000. A full decomposition takes a hundred times as long.
+    """
+    previous = _apply(matrices, x)
+    x = _apply(matrices, previous)
+    scale = 2.5 * _dot(previous, previous).real / _dot(previous, x).real.clamp_min(_TINY)
+    x = scale * x - previous
+    for _ in range(_DEGREE - 1):
+        previous, x = x, _apply(matrices, x).mul_(2 * scale).sub_(x, alpha=2).sub_(previous)
+    x = x * _dot(x, x).real.clamp_min(_TINY).rsqrt()
+    return x, _dot(x, _apply(matrices, x)).real
+
+
+def _apply(matrices: Tensor, x: Tensor) -> Tensor:
+    """Products of ``(row, n, n, column)`` and ``(row, n, column)``; twice as fast as a batch of small matrices."""
+    return (matrices * x[:, None]).sum(2)
+
+
+def _dot(x: Tensor, y: Tensor) -> Tensor:
+    """Inner products ``(row, 1, column)`` of ``(row, n, column)``."""
+    return torch.linalg.vecdot(x, y, dim=1)[:, None]
+
+
+def _fourier(n_pixels: int, n_samples: int, device: torch.device) -> Tensor:
+    """Matrix ``(n_pixels, n_samples)`` from samples of k-space, the first at its centre, to pixels about N // 2."""
+    pixels = torch.arange(n_pixels, device=device) - n_pixels // 2
+    angles = 2 * torch.pi / n_pixels * torch.outer(pixels, torch.arange(n_samples, device=device))
+    return torch.polar(torch.ones_like(angles), angles)
+
+
+def _interpolation(n_pixels: int, n_samples: int, device: torch.device) -> Tensor:
+    """Matrix ``(n_pixels, n_samples)`` that interpolates a trigonometric polynomial from an odd number of samples."""
+    pixels = (torch.arange(n_pixels, device=device) - n_pixels // 2) / n_pixels
+    samples = (torch.arange(n_samples, device=device) - n_samples // 2) / n_samples
+    angles = 2 * torch.pi * (pixels[:, None] - samples)[..., None] * torch.arange(1, n_samples // 2 + 1, device=device)
+    return (1 + 2 * angles.cos().sum(-1)) / n_samples

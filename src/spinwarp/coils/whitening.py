@@ -1,0 +1,128 @@
+"""Noise that is correlated between the coils, and its removal from the model."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from spinwarp.acquisition import Acquisition
+from spinwarp.errors import InputError
+
+_SAMPLES_PER_COIL = 10
+_INDEPENDENT = 1e-6  # share of a coil's noise that no other coil may tell
+
+
+def noise_covariance(noise: Tensor) -> Tensor:
+    """Estimate the covariance E[n n^H] of the coils from samples of noise alone.
+
+    Of ``n`` samples, its relative error is about ``1 / sqrt(n)`` in each element.
+
+    Parameters
+    ----------
+    noise : ``(coil, n)`` or ``(batch, coil, ...)`` complex, of mean zero.
+
+    Returns
+    -------
+    ``(coil, coil)`` or ``(batch, coil, coil)``; the diagonal is the variance of a complex sample.
+
+    Raises
+    ------
+    InputError : if there are fewer than ten samples for each coil or values that are not finite.
+    """
+    samples = noise if noise.ndim == 2 else noise.flatten(2)
+    n_coils, n = samples.shape[-2:]
+    if n < _SAMPLES_PER_COIL * n_coils:
+        raise InputError(
+            f"{n} samples of noise are too few for {n_coils} coils; give at least {_SAMPLES_PER_COIL * n_coils}"
+        )
+    if not samples.isfinite().all():
+        raise InputError("the noise has values that are not finite; repair or leave out these samples")
+    return samples @ samples.mH / n
+
+
+def border_covariance(kspace: Tensor, mask: Tensor, fraction: float = 0.1) -> Tensor:
+    """Estimate the noise covariance from the corners of k-space, where no noise scan is at hand.
+
+    Takes the share of the sampled positions whose frequency is highest in both directions at once, since the tails of
+    the signal lie along the axes. There must be noise there, and nothing else: data that were filtered, padded with
+    zeros inside of ``mask``, or acquired at a matrix so small that the object still shows, give a wrong answer.
+
+    Parameters
+    ----------
+    kspace : ``(batch, coil, h, w)`` complex.
+    mask : ``(batch, 1, 1 or h, w)`` bool, True where k-space was measured.
+    fraction : share of the sampled positions that is taken.
+
+    Returns
+    -------
+    ``(batch, coil, coil)``.
+
+    Raises
+    ------
+    InputError : if that are fewer than ten positions for each coil, if values are not finite, or if ``fraction`` is
+        not above zero and at most one.
+    """
+    if not 0 < fraction <= 1:
+        raise InputError(f"fraction={fraction} of the samples cannot be taken; use a share above 0 and at most 1")
+    h, w = kspace.shape[-2:]
+    sampled = mask[:, 0].expand(-1, h, -1)
+    rows = (torch.arange(h, device=kspace.device) - h // 2).abs()[:, None] * sampled
+    columns = (torch.arange(w, device=kspace.device) - w // 2).abs() * sampled
+    covariances = []
+    for k, s, row, column in zip(kspace, sampled, rows, columns, strict=True):
+        # relative to the highest that was sampled, so that zero padding does not count
+        frequency = torch.minimum(row / row.max().clamp_min(1), column / column.max().clamp_min(1))
+        n = int(fraction * s.sum())
+        lowest = frequency[s].topk(n).values[-1] if n else torch.inf
+        covariances.append(noise_covariance(k[:, s & (frequency >= lowest)]))
+    return torch.stack(covariances)
+
+
+def whiten(acquisition: Acquisition, covariance: Tensor) -> Acquisition:
+    """Make the noise white and of standard deviation one, by the inverse Cholesky factor of its covariance.
+
+    K-space and maps are multiplied alike, so that the image stays the same and in the same units; the maps lose their
+    sum of squares of one. Without maps the image is in units of the noise once maps are estimated.
+
+    Parameters
+    ----------
+    acquisition : its ``noise_std`` is not looked at.
+    covariance : ``(coil, coil)`` or ``(batch, coil, coil)``, of :func:`noise_covariance` or :func:`border_covariance`.
+
+    Raises
+    ------
+    InputError : if the covariance is of another shape, not finite, or singular.
+
+    References
+    ----------
+    Pruessmann et al., "Advances in sensitivity encoding with arbitrary k-space trajectories", MRM 2001.
+    """
+    batch, n_coils = acquisition.kspace.shape[:2]
+    if covariance.shape not in ((n_coils, n_coils), (batch, n_coils, n_coils)):
+        raise InputError(
+            f"a noise covariance of shape {tuple(covariance.shape)} does not fit {batch} items of {n_coils} coils; "
+            f"estimate it from noise of the same coils"
+        )
+    if not covariance.isfinite().all():
+        raise InputError("the noise covariance has values that are not finite; estimate it from other samples")
+    factor, failed = torch.linalg.cholesky_ex(covariance.to(torch.complex128))
+    variance = covariance.diagonal(dim1=-2, dim2=-1).real
+    own = factor.diagonal(dim1=-2, dim2=-1).abs().square()
+    if failed.any() or not (own > _INDEPENDENT * variance).all():
+        raise InputError(
+            "the noise covariance is singular: a coil is silent or a combination of others; leave it out, or give "
+            "more samples of noise"
+        )
+    identity = torch.eye(n_coils, dtype=factor.dtype, device=factor.device)
+    inverse = torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)
+    inverse = inverse.to(acquisition.kspace.dtype)
+
+    def apply(x: Tensor) -> Tensor:
+        return torch.einsum("...vc,...chw->...vhw", inverse, x)
+
+    return replace(
+        acquisition,
+        kspace=apply(acquisition.kspace),
+        maps=None if acquisition.maps is None else apply(acquisition.maps),
+        noise_std=acquisition.kspace.real.new_ones(batch),
+    )

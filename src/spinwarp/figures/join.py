@@ -1,0 +1,31 @@
+"""Result folders joined: the table on the terminal and in files, the figures beside them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from spinwarp.figures.draw import draw
+from spinwarp.files import whole_file
+from spinwarp.results import RESULTS, markdown_table, table, write_rows
+from spinwarp.results.combine import combine
+
+
+def join(folders: Sequence[Path], out: Path, n_slices: int = 8) -> None:
+    """Print one table of all methods and write it to ``out`` with figures of at most ``n_slices`` slices.
+
+    Raises
+    ------
+    InputError : if a folder holds no results, or the methods followed different protocols.
+    """
+    from rich.console import Console
+
+    joined = combine(folders)
+    for warning in joined.warnings:
+        Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"warning: {warning}")
+    Console().print(table(joined.rows))
+    write_rows(out / RESULTS, joined.rows)
+    with whole_file(out / "results.md") as temporary:
+        temporary.write_text(markdown_table(joined.rows), encoding="utf-8")
+    paths = draw(joined, out, n_slices)
+    more = len(joined.pictures) - n_slices
+    rest = f"; {more} more slice{'s' * (more > 1)} with --slices {len(joined.pictures)}" if more > 0 else ""
+    Console(soft_wrap=True, highlight=False, markup=False).print(f"{len(paths)} figures and the table in {out}{rest}")

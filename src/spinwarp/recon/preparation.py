@@ -1,0 +1,70 @@
+"""From an acquisition to the problem that a method solves: coil maps, white noise, fewer coils."""
+
+from dataclasses import replace
+
+import torch
+
+from spinwarp.acquisition import Acquisition, acs_columns
+from spinwarp.coils import (
+    border_covariance,
+    compress,
+    compression_matrix,
+    espirit_maps,
+    low_resolution_maps,
+    whiten,
+)
+from spinwarp.errors import InputError
+
+MAPS = ("espirit", "low_resolution", "given")
+
+
+def with_maps(acquisition: Acquisition, maps: str) -> Acquisition:
+    """Return the acquisition with coil maps; the input is left as it was.
+
+    Maps are known up to one phase per pixel. Estimated ones take that of the maps that came with the acquisition,
+    where some did, so that images of all methods can be compared as complex numbers.
+
+    Parameters
+    ----------
+    maps : ``espirit`` or ``low_resolution`` estimates them from the autocalibration lines, ``given`` takes those of
+        the acquisition. A single coil has a map of ones.
+
+    Raises
+    ------
+    InputError : if there are several coils and neither maps nor autocalibration lines to make them from.
+    """
+    kspace = acquisition.kspace
+    if kspace.shape[1] == 1 and acquisition.maps is None:
+        return replace(acquisition, maps=torch.ones_like(kspace))
+    if maps == "given":
+        if acquisition.maps is None:
+            raise InputError("recon.maps=given, but the data comes without coil maps; choose recon.maps=espirit")
+        return acquisition
+    n_acs = acquisition.n_acs if acquisition.n_acs is not None else acs_columns(acquisition.mask)
+    if maps == "low_resolution":
+        estimated = low_resolution_maps(kspace, n_acs)
+    else:
+        estimated, _ = espirit_maps(kspace, acquisition.mask, n_acs)
+    if acquisition.maps is not None:
+        phase = torch.sgn((estimated.conj() * acquisition.maps).sum(1, keepdim=True))
+        estimated = estimated * torch.where(phase == 0, 1, phase)
+    return replace(acquisition, maps=estimated)
+
+
+def with_white_noise(acquisition: Acquisition) -> Acquisition:
+    """Whiten k-space and maps by the noise in the corners of k-space; the image keeps its units.
+
+    The mean level of the noise stays what it was, and with it the maps' sum of squares near one: weights keep their
+    meaning.
+    """
+    covariance = border_covariance(acquisition.kspace, acquisition.mask)
+    level = covariance.diagonal(dim1=-2, dim2=-1).real.mean(-1).sqrt()
+    return whiten(acquisition, covariance / level.square().view(-1, 1, 1))
+
+
+def with_virtual_coils(acquisition: Acquisition, n_virtual: int) -> Acquisition:
+    """Compress k-space and maps to at most ``n_virtual`` coils by the energy of the calibration block."""
+    n = min(n_virtual, acquisition.kspace.shape[1])
+    matrix = compression_matrix(acquisition.kspace, acquisition.mask, acquisition.n_acs, n)
+    maps = None if acquisition.maps is None else compress(acquisition.maps, matrix)
+    return replace(acquisition, kspace=compress(acquisition.kspace, matrix), maps=maps)

@@ -1,0 +1,40 @@
+"""The scale of the data, by which weights lose their unit."""
+
+import torch
+from torch import Tensor
+
+from spinwarp.acquisition import Acquisition, acs_columns, center_crop
+from spinwarp.coils import root_sum_of_squares
+from spinwarp.fourier import ifftc
+
+_BLOCK = 32
+
+
+def data_scale(acquisition: Acquisition) -> Tensor:
+    """Scale ``(batch,)`` of the measured data, as BART finds it, so that its weights are ours.
+
+    It is the 90th percentile of the root sum of squares of the low-resolution coil images, or their maximum where
+    that stands out of them (more than twice as far above the percentile as the percentile is above the median). The
+    images are those of the central block, at most 32 by 32, where it is fully sampled; zero-filled ones otherwise.
+
+    References
+    ----------
+    BART (mrirecon/bart), ``src/sense/optcom.c``, ``estimate_scaling_norm``.
+    """
+    n_acs = acquisition.n_acs if acquisition.n_acs is not None else acs_columns(acquisition.mask)
+    items = zip(acquisition.kspace, acquisition.mask, n_acs.tolist(), strict=True)
+    return torch.stack([_scale(kspace, mask.shape[-2] == 1, n) for kspace, mask, n in items])
+
+
+def _scale(kspace: Tensor, lines: bool, n_acs: int) -> Tensor:
+    h, w = kspace.shape[-2:]
+    columns = min(n_acs, _BLOCK, w)
+    rows = min(_BLOCK if lines else columns, h)
+    block = center_crop(kspace, (rows, columns)) if n_acs > 1 else kspace
+    # the energy of an orthonormal transform spreads over as many pixels as there are samples
+    gain = (block.shape[-2] * block.shape[-1] / (h * w)) ** 0.5
+    magnitude = root_sum_of_squares(ifftc(block)[None]).flatten().sort().values * gain
+    n = len(magnitude)
+    median, percentile, largest = magnitude[n // 2], magnitude[int(n * 0.9)], magnitude[-1]
+    scale = torch.where(largest - percentile < 2 * (percentile - median), percentile, largest)
+    return torch.where(scale > 0, scale, 1.0)

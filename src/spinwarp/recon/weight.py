@@ -1,0 +1,119 @@
+"""The weight of a prior, chosen from the measured data alone."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from spinwarp.acquisition import Acquisition, acs_columns
+from spinwarp.errors import InputError
+from spinwarp.operators import sense
+
+Solve = Callable[[Acquisition, Tensor, Tensor | None], Tensor]
+
+_SHARE = 5  # one in so many of the lines outside the centre is held out
+_WORSE = 2  # weights in a row that predict worse, after which no weaker one is tried
+
+
+def held_out_weight(solve: Solve, problem: Acquisition, weights: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """Weight ``(batch,)`` with the smallest estimated error of the whole k-space, and the image found on the way.
+
+    One in five of the sampled lines outside the centre (of the points, for a plane mask) is held out. How well the
+    image from the others predicts them estimates its error wherever nothing was sampled; where something was, the
+    residual shows what a strong prior has bent away from the data. The noise of the held-out samples adds to all
+    weights alike, so no noise level is needed and coloured noise does no harm. The minimum is refined by a parabola
+    through the logarithms.
+
+    Parameters
+    ----------
+    solve : problem, weight ``(batch,)`` and a start to the image.
+    problem : scaled data with maps.
+    weights : from strong to weak; each starts from the solution of the one before.
+
+    Returns
+    -------
+    weight : ``(batch,)``.
+    image : ``(batch, h, w)``, of the kept samples and the nearest weight tried: a good start for the final solution.
+
+    Raises
+    ------
+    InputError : if nothing is sampled outside the centre.
+
+    References
+    ----------
+    Ward, "Compressed sensing with cross validation", IEEE Trans. Inf. Theory 2009, for the held-out part.
+    """
+    held = hold_out(problem)
+    kept = problem.mask & ~held
+    training = replace(problem, mask=kept, kspace=problem.kspace * kept)
+    operator = sense(replace(problem, mask=torch.ones_like(problem.mask)))
+    # the held-out samples stand for all that the training lacks
+    share = (~kept).flatten(1).sum(1) / held.flatten(1).sum(1)
+    importance = kept + held * share.view(-1, 1, 1, 1)
+    errors: list[Tensor] = []
+    images: list[Tensor] = []
+    image: Tensor | None = None
+    for weight in weights:
+        image = solve(training, torch.full((len(held),), weight, device=held.device), image)
+        error = (operator(image) - problem.kspace).abs().square()
+        errors.append((error * importance).flatten(1).sum(1))
+        images.append(image)
+        if _past_minimum(torch.stack(errors)).all():
+            break
+    curves = torch.stack(errors).log()
+    best = [_first_minimum(curve) for curve in curves.T]
+    log_weights = torch.tensor(weights, device=held.device).log()
+    chosen = torch.stack([_refined(curve, log_weights, i) for curve, i in zip(curves.T, best, strict=True)])
+    return chosen.exp(), torch.stack([images[k][i] for i, k in enumerate(best)])
+
+
+def hold_out(problem: Acquisition) -> Tensor:
+    """Bool mask, shaped as the sampling mask, of the samples to hold out; the same for the same mask."""
+    n_acs = problem.n_acs if problem.n_acs is not None else acs_columns(problem.mask)
+    held = torch.zeros_like(problem.mask)
+    rows, columns = problem.mask.shape[-2:]
+    for item, mask, n in zip(held, problem.mask, n_acs.tolist(), strict=True):
+        # of a long calibration block, as where everything is sampled, only the middle is always kept
+        center = min(n, max(8, columns // 10))
+        outside = mask[0].clone()
+        first = (columns - center + 1) // 2
+        if rows == 1:
+            outside[:, first : first + center] = False
+        else:
+            top = (rows - center + 1) // 2
+            outside[top : top + center, first : first + center] = False
+        positions = outside.nonzero()[_SHARE // 2 :: _SHARE]
+        if not len(positions):
+            raise InputError(
+                "weight=auto holds out sampled lines, and outside the centre there are too few; give the weight as a "
+                "number, recon.weight=0.01"
+            )
+        item[0, positions[:, 0], positions[:, 1]] = True
+    return held
+
+
+def _past_minimum(errors: Tensor) -> Tensor:
+    """Whether the last weights all predict worse than the best before them, for each item."""
+    if len(errors) <= _WORSE:
+        return torch.zeros(errors.shape[1], dtype=torch.bool, device=errors.device)
+    best = errors.argmin(0)
+    return best < len(errors) - _WORSE
+
+
+def _refined(curve: Tensor, log_weights: Tensor, i: int) -> Tensor:
+    """Where the parabola through the smallest value of a curve and its neighbours is smallest, within half a step."""
+    if not 0 < i < len(curve) - 1:
+        return log_weights[i]
+    left, middle, right = curve[i - 1 : i + 2]
+    shift = 0.5 * (left - right) / (left - 2 * middle + right)
+    return log_weights[i] + shift.clamp(-0.5, 0.5) * (log_weights[i + 1] - log_weights[i])
+
+
+def _first_minimum(curve: Tensor) -> int:
+    """Where the curve is smallest up to where the search for this item alone would have ended."""
+    for end in range(_WORSE + 1, len(curve) + 1):
+        best = int(curve[:end].argmin())
+        if best < end - _WORSE:
+            return best
+    return int(curve.argmin())
