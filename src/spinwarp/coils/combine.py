@@ -3,10 +3,12 @@
 import torch
 from torch import Tensor
 
+from spinwarp import channels
+
 
 def root_sum_of_squares(coil_images: Tensor) -> Tensor:
     """Magnitude ``(batch, h, w)`` of ``(batch, coil, h, w)``; its gradient is finite at zero."""
-    return torch.linalg.vector_norm(coil_images, dim=1)
+    return channels.root_sum_of_squares(coil_images, dim=1)
 
 
 def with_phase_of(magnitude: Tensor, reference: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from spinwarp.acquisition import Acquisition
-from spinwarp.channels import to_channels, to_complex
+from spinwarp.channels import root_sum_of_squares, to_channels, to_complex
 from spinwarp.coils import combine
 
 
@@ -36,7 +36,7 @@ class NaiveCNN(nn.Module):
         kspace = acquisition.kspace
         b, c, h, w = kspace.shape
         # the root mean square is the same in k-space and image, so one scale serves input and output
-        scale = torch.linalg.vector_norm(kspace, dim=(1, 2, 3)) / (h * w) ** 0.5
+        scale = root_sum_of_squares(kspace.flatten(1), dim=1) / (h * w) ** 0.5
         scale = scale.clamp_min(torch.finfo(torch.float32).tiny).view(b, 1, 1, 1)
         features = self.layers(to_channels((kspace / scale).reshape(b * c, 1, h, w)))
         return combine(to_complex(features).reshape(b, c, h, w) * scale, None)

@@ -1,5 +1,8 @@
 """Differences of neighbouring pixels: the discrete gradient of total variation."""
 
+import functools
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -21,23 +24,28 @@ def finite_difference(periodic: bool = False) -> LinearOperator:
     Rudin, Osher and Fatemi, "Nonlinear total variation based noise removal algorithms", Physica D 1992.
     """
 
-    def forward(image: Tensor) -> Tensor:
-        def difference(dim: int) -> Tensor:
-            neighbour = image.narrow(dim, 0 if periodic else image.shape[dim] - 1, 1)
-            return torch.diff(image, dim=dim, append=neighbour)
+    def difference(image: Tensor, dim: int) -> Tensor:
+        neighbour = image.narrow(dim, 0 if periodic else image.shape[dim] - 1, 1)
+        return torch.diff(image, dim=dim, append=neighbour)
 
-        return torch.stack([difference(dim) for dim in range(1, image.ndim)], dim=1)
+    def negative_divergence(part: Tensor, dim: int) -> Tensor:
+        n = part.shape[dim]
+        if periodic:
+            return -torch.diff(part, dim=dim, prepend=part.narrow(dim, n - 1, 1))
+        # the last difference is zero whatever the image, so its coefficient has no say
+        zero = torch.zeros_like(part.narrow(dim, 0, 1))
+        return -torch.diff(part.narrow(dim, 0, n - 1), dim=dim, prepend=zero, append=zero)
+
+    def forward(image: Tensor) -> Tensor:
+        return torch.stack([difference(image, dim) for dim in range(1, image.ndim)], dim=1)
 
     def adjoint(differences: Tensor) -> Tensor:
-        def negative_divergence(part: Tensor, dim: int) -> Tensor:
-            n = part.shape[dim]
-            if periodic:
-                return torch.diff(part, dim=dim, prepend=part.narrow(dim, n - 1, 1)).neg_()
-            # the last difference is zero whatever the image, so its coefficient has no say
-            zero = torch.zeros_like(part.narrow(dim, 0, 1))
-            return torch.diff(part.narrow(dim, 0, n - 1), dim=dim, prepend=zero, append=zero).neg_()
+        return sum_of(negative_divergence(part, dim) for dim, part in enumerate(differences.unbind(1), start=1))
 
-        parts = differences.unbind(1)
-        return torch.stack([negative_divergence(part, dim) for dim, part in enumerate(parts, start=1)]).sum(0)
+    def gram(image: Tensor) -> Tensor:
+        return sum_of(negative_divergence(difference(image, dim), dim) for dim in range(1, image.ndim))
 
-    return LinearOperator(forward=forward, adjoint=adjoint)
+    def sum_of(parts: Iterable[Tensor]) -> Tensor:
+        return functools.reduce(torch.add, parts)
+
+    return LinearOperator(forward=forward, adjoint=adjoint, gram=gram)

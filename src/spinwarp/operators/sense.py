@@ -52,7 +52,8 @@ def coil_maps(acquisition: Acquisition) -> Tensor:
 
 def squared_norm_bound(acquisition: Acquisition) -> Tensor:
     """Bound ``(batch,)`` of |A|^2, at most the largest sum over coils of |S|^2: one, for normalised maps."""
-    return coil_maps(acquisition).abs().square().sum(1).flatten(1).amax(1)
+    bound = coil_maps(acquisition).abs().square().sum(1).flatten(1).amax(1)
+    return torch.where(bound > 0, bound, 1.0)  # the maps of an empty slice may be zero, and steps divide by it
 
 
 def expand(image: Tensor, maps: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ def admm(
     """
     penalty = per_item(penalty, x0)
     x = x0
-    z = transform(x0)
+    z = proximal(transform(x0))  # of K x0 itself, an x0 that fits the data would stand still and look converged
     scaled_dual = torch.zeros_like(z)
     converged = Converged(tolerance)
 

@@ -29,7 +29,8 @@ def conjugate_gradient(
     rhs : ``(batch, *shape)``, real or complex.
     x0 : start; zero if None.
     iterations : at most so many.
-    tolerance : an item stops when the norm of its residual is at most ``tolerance`` times that of ``rhs``.
+    tolerance : an item stops when the norm of its residual is at most ``tolerance`` times that of ``rhs``; at rounding
+        it stops in any case.
     trace : called with the number of each iteration and its x.
 
     References
@@ -40,7 +41,8 @@ def conjugate_gradient(
     residual = rhs if x0 is None else rhs - normal(x0)
     direction = residual
     energy = inner(residual, residual)
-    enough = tolerance**2 * inner(rhs, rhs)
+    # what rounding leaves of the residual may lie where normal is singular: steps along it have no end
+    enough = max(tolerance, 10 * torch.finfo(energy.dtype).eps) ** 2 * inner(rhs, rhs)
     smallest = torch.finfo(energy.dtype).tiny
     for i in range(iterations):
         active = energy > enough

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from spinwarp.operators import LinearOperator
@@ -47,8 +46,9 @@ def primal_dual(
     """
     x = x0
     primal_step = 1 / (per_item(lipschitz, x0) / 2 + per_item(dual_step, x0) * transform_norm**2)
-    dual = torch.zeros_like(transform(x0))
-    dual_step = per_item(dual_step, dual)
+    image = transform(x0)
+    dual_step = per_item(dual_step, image)
+    dual = dual_proximal(dual_step * image)  # of zeros, an x0 that fits the data would stand still and look converged
     converged = Converged(tolerance)
     for i in range(iterations):
         new = x - primal_step * (gradient(x) + transform.adjoint(dual))

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from spinwarp.channels import root_sum_of_squares
+
 
 def soft_threshold(x: Tensor, threshold: float | Tensor, dim: int | None = None) -> Tensor:
     """Shrink magnitudes by ``threshold`` and keep the phase: the proximal map of ``threshold |x|_1``.
@@ -29,5 +31,5 @@ def project_ball(x: Tensor, radius: float | Tensor, dim: int | None = None) -> T
 
 def _at_least(smallest: float | Tensor, x: Tensor, dim: int | None) -> Tensor:
     """Magnitudes of at least ``smallest``, and never zero: the quotients above stay finite, and so do gradients."""
-    magnitude = x.abs() if dim is None else torch.linalg.vector_norm(x, dim=dim, keepdim=True)
+    magnitude = x.abs() if dim is None else root_sum_of_squares(x, dim, keepdim=True)
     return magnitude.clamp_min(smallest).clamp_min(torch.finfo(magnitude.dtype).tiny)
