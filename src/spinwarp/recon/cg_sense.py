@@ -39,8 +39,22 @@ def cg_sense(
 
 
 class CGSense(Regularised):
-    """``R(x) = 1/2 |x|^2``."""
+    """``R(x) = 1/2 |x|^2``.
 
-    def solve(self, problem: Acquisition, weight: Tensor, x0: Tensor | None, iterations: int) -> Tensor:
+    ``tolerance`` is of the residual here: a loose one stops weak weights early, and hides what they do to the noise.
+    """
+
+    def __init__(
+        self,
+        weight: float | str = "auto",
+        maps: str = "espirit",
+        whiten: bool = False,
+        virtual_coils: int | None = None,
+        iterations: int = 100,
+        tolerance: float = 1e-5,
+    ) -> None:
+        super().__init__(weight, maps, whiten, virtual_coils, iterations, tolerance)
+
+    def solve(self, problem: Acquisition, weight: Tensor) -> Tensor:
         """Solve for the image."""
-        return cg_sense(sense(problem), problem.kspace, weight, x0=x0, iterations=iterations, tolerance=self.tolerance)
+        return cg_sense(sense(problem), problem.kspace, weight, iterations=self.iterations, tolerance=self.tolerance)

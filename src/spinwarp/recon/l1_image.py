@@ -50,14 +50,13 @@ def l1_image(
 class L1Image(Regularised):
     """``R(x) = |x|_1``."""
 
-    def solve(self, problem: Acquisition, weight: Tensor, x0: Tensor | None, iterations: int) -> Tensor:
+    def solve(self, problem: Acquisition, weight: Tensor) -> Tensor:
         """Solve for the image."""
         return l1_image(
             sense(problem),
             problem.kspace,
             weight,
             lipschitz=squared_norm_bound(problem),
-            x0=x0,
-            iterations=iterations,
+            iterations=self.iterations,
             tolerance=self.tolerance,
         )

@@ -103,7 +103,7 @@ class L1Wavelet(Regularised):
         self.levels = levels
         self.shifts = shifts
 
-    def solve(self, problem: Acquisition, weight: Tensor, x0: Tensor | None, iterations: int) -> Tensor:
+    def solve(self, problem: Acquisition, weight: Tensor) -> Tensor:
         """Solve for the image."""
         return l1_wavelet(
             sense(problem),
@@ -113,7 +113,6 @@ class L1Wavelet(Regularised):
             levels=self.levels,
             shifts=self.shifts,
             lipschitz=squared_norm_bound(problem),
-            x0=x0,
-            iterations=iterations,
+            iterations=self.iterations,
             tolerance=self.tolerance,
         )

@@ -2,7 +2,6 @@
 
 from abc import abstractmethod
 from dataclasses import replace
-from functools import partial
 from typing import ClassVar
 
 import torch
@@ -28,7 +27,7 @@ class Regularised(Reconstructor):
     maps : ``espirit``, ``low_resolution`` or ``given``; see :func:`with_maps`.
     whiten : weigh the coils by the noise in the corners of k-space; see :func:`with_white_noise`.
     virtual_coils : compress to so many coils, for speed; None: as they are.
-    iterations : at most so many of the solver; the search for a weight, where each start is near, takes a third.
+    iterations : at most so many of the solver.
     tolerance : the solver stops when the image changes by at most so much of its norm; zero: never before.
 
     Raises
@@ -72,8 +71,7 @@ class Regularised(Reconstructor):
             acquisition = self.prepare(acquisition)
             scale = data_scale(acquisition).view(-1, 1, 1)
             problem = replace(acquisition, kspace=acquisition.kspace / scale[:, None])
-            weight, start = self.choose_weight(problem)
-            return Reconstruction(image=scale * self.solve(problem, weight, start, self.iterations))
+            return Reconstruction(image=scale * self.solve(problem, self.choose_weight(problem)))
 
     def prepare(self, acquisition: Acquisition) -> Acquisition:
         """Return the acquisition with coil maps, in the coils that the problem is solved with."""
@@ -85,11 +83,11 @@ class Regularised(Reconstructor):
         return acquisition
 
     @abstractmethod
-    def solve(self, problem: Acquisition, weight: Tensor, x0: Tensor | None, iterations: int) -> Tensor:
-        """Solve for the image ``(batch, h, w)``; ``weight`` is ``(batch,)``, ``x0`` a start near the solution."""
+    def solve(self, problem: Acquisition, weight: Tensor) -> Tensor:
+        """Solve for the image ``(batch, h, w)``; ``weight`` is ``(batch,)``."""
 
-    def choose_weight(self, problem: Acquisition) -> tuple[Tensor, Tensor | None]:
-        """Weight ``(batch,)`` for scaled data, and a start if one was found on the way."""
+    def choose_weight(self, problem: Acquisition) -> Tensor:
+        """Weight ``(batch,)`` for scaled data."""
         if isinstance(self.weight, str):
-            return held_out_weight(partial(self.solve, iterations=-(-self.iterations // 3)), problem, self.weights)
-        return torch.full((len(problem.kspace),), float(self.weight), device=problem.kspace.device), None
+            return held_out_weight(self.solve, problem, self.weights)
+        return torch.full((len(problem.kspace),), float(self.weight), device=problem.kspace.device)

@@ -62,8 +62,8 @@ def total_variation(
 class TotalVariation(Regularised):
     """``R(x) = TV(x)``, isotropic; each of the iterations takes five conjugate gradients."""
 
-    def solve(self, problem: Acquisition, weight: Tensor, x0: Tensor | None, iterations: int) -> Tensor:
+    def solve(self, problem: Acquisition, weight: Tensor) -> Tensor:
         """Solve for the image."""
         return total_variation(
-            sense(problem), problem.kspace, weight, x0=x0, iterations=iterations, tolerance=self.tolerance
+            sense(problem), problem.kspace, weight, iterations=self.iterations, tolerance=self.tolerance
         )

@@ -47,8 +47,8 @@ class FastMRITotalVariation(TotalVariation):
     ) -> None:
         super().__init__("auto", maps, whiten, virtual_coils, iterations, tolerance)
 
-    def choose_weight(self, problem: Acquisition) -> tuple[Tensor, Tensor | None]:
-        """Weight ``(batch,)`` from the table, and no start.
+    def choose_weight(self, problem: Acquisition) -> Tensor:
+        """Weight ``(batch,)`` from the table.
 
         Raises
         ------
@@ -64,4 +64,4 @@ class FastMRITotalVariation(TotalVariation):
                     f"only for {', '.join(table)}; use recon=tv, which chooses its weight from the data"
                 )
             weights.append(table[header.contrast][int(rate > math.sqrt(4 * 8))])
-        return torch.tensor(weights, device=problem.kspace.device), None
+        return torch.tensor(weights, device=problem.kspace.device)

@@ -10,14 +10,14 @@ from spinwarp.acquisition import Acquisition, acs_columns
 from spinwarp.errors import InputError
 from spinwarp.operators import sense
 
-Solve = Callable[[Acquisition, Tensor, Tensor | None], Tensor]
+Solve = Callable[[Acquisition, Tensor], Tensor]
 
 _SHARE = 5  # one in so many of the lines outside the centre is held out
 _WORSE = 2  # weights in a row that predict worse, after which no weaker one is tried
 
 
-def held_out_weight(solve: Solve, problem: Acquisition, weights: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """Weight ``(batch,)`` with the smallest estimated error of the whole k-space, and the image found on the way.
+def held_out_weight(solve: Solve, problem: Acquisition, weights: Sequence[float]) -> Tensor:
+    """Weight ``(batch,)`` with the smallest estimated error of the whole k-space.
 
     One in five of the sampled lines outside the centre (of the points, for a plane mask) is held out. How well the
     image from the others predicts them estimates its error wherever nothing was sampled; where something was, the
@@ -27,14 +27,9 @@ def held_out_weight(solve: Solve, problem: Acquisition, weights: Sequence[float]
 
     Parameters
     ----------
-    solve : problem, weight ``(batch,)`` and a start to the image.
+    solve : problem and weight ``(batch,)`` to the image.
     problem : scaled data with maps.
-    weights : from strong to weak; each starts from the solution of the one before.
-
-    Returns
-    -------
-    weight : ``(batch,)``.
-    image : ``(batch, h, w)``, of the kept samples and the nearest weight tried: a good start for the final solution.
+    weights : from strong to weak.
 
     Raises
     ------
@@ -52,20 +47,15 @@ def held_out_weight(solve: Solve, problem: Acquisition, weights: Sequence[float]
     share = (~kept).flatten(1).sum(1) / held.flatten(1).sum(1)
     importance = kept + held * share.view(-1, 1, 1, 1)
     errors: list[Tensor] = []
-    images: list[Tensor] = []
-    image: Tensor | None = None
     for weight in weights:
-        image = solve(training, torch.full((len(held),), weight, device=held.device), image)
+        image = solve(training, torch.full((len(held),), weight, device=held.device))
         error = (operator(image) - problem.kspace).abs().square()
         errors.append((error * importance).flatten(1).sum(1))
-        images.append(image)
         if _past_minimum(torch.stack(errors)).all():
             break
     curves = torch.stack(errors).log()
-    best = [_first_minimum(curve) for curve in curves.T]
     log_weights = torch.tensor(weights, device=held.device).log()
-    chosen = torch.stack([_refined(curve, log_weights, i) for curve, i in zip(curves.T, best, strict=True)])
-    return chosen.exp(), torch.stack([images[k][i] for i, k in enumerate(best)])
+    return torch.stack([_refined(curve, log_weights) for curve in curves.T]).exp()
 
 
 def hold_out(problem: Acquisition) -> Tensor:
@@ -101,8 +91,9 @@ def _past_minimum(errors: Tensor) -> Tensor:
     return best < len(errors) - _WORSE
 
 
-def _refined(curve: Tensor, log_weights: Tensor, i: int) -> Tensor:
+def _refined(curve: Tensor, log_weights: Tensor) -> Tensor:
     """Where the parabola through the smallest value of a curve and its neighbours is smallest, within half a step."""
+    i = _first_minimum(curve)
     if not 0 < i < len(curve) - 1:
         return log_weights[i]
     left, middle, right = curve[i - 1 : i + 2]
