@@ -23,6 +23,7 @@ CONF = Path(__file__).parents[1] / "conf" / "recon"
 
 _NORM_UNET = {"_target_": "spinwarp.models.norm_unet.NormUNet", "_partial_": True, "channels": 4, "pools": 2}
 _SENSITIVITY = {"_target_": "spinwarp.models.varnet.SensitivityNet", "_partial_": True, "network": _NORM_UNET}
+_RESIDUAL_CNN = {"_target_": "spinwarp.models.residual_cnn.ResidualCNN", "_partial_": True, "channels": 6}
 _VARNET = {"_target_": "spinwarp.models.varnet.VarNet", "n_cascades": 2, "regulariser": _NORM_UNET}
 # tiny networks of every kind, as train.py describes them in a checkpoint
 NETWORKS = {
@@ -30,6 +31,7 @@ NETWORKS = {
     "varnet_image": {**_VARNET, "sensitivity": None, "update_domain": "image"},
     "varnet_image_learned": {**_VARNET, "sensitivity": _SENSITIVITY, "update_domain": "image"},
     "unet": {"_target_": "spinwarp.models.unet.MagnitudeUNet", "channels": 4, "pools": 2},
+    "modl": {"_target_": "spinwarp.models.modl.MoDL", "n_unrolls": 3, "regulariser": _RESIDUAL_CNN},
 }
 # entries that read weights from a file, and the files that they are tried with
 FILES = {"checkpoint": list(NETWORKS), "fastmri_weights": ["varnet", "unet"]}

@@ -152,7 +152,7 @@ def _leading(matrices: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
 
     Power iteration with Chebyshev polynomials (Saad, "Numerical Methods for Large Eigenvalue Problems", chapter 7),
     each on the interval up to 0.8 of a lower bound of its pixel's largest eigenvalue: within it they do not exceed
-    one, at the largest eigenvalue they are above 7000. A full decomposition takes a hundred times as long.
+    one, at the largest eigenvalue they are above 7000.
     """
     previous = _apply(matrices, x)
     x = _apply(matrices, previous)

@@ -1,0 +1,57 @@
+"""The plain residual CNN that denoises inside a MoDL (Aggarwal, Mani and Jacob, IEEE TMI 2019)."""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from spinwarp.channels import root_sum_of_squares, to_channels, to_complex
+from spinwarp.errors import InputError
+
+
+class ResidualCNN(nn.Module):
+    """Convolutions and ReLUs on real and imaginary part; returns what is to be added to the image.
+
+    The image is brought to a root mean square of one and the result back, one factor for both parts, so that the
+    network commutes with a change of scale.
+
+    Normalisation layers are left out. The paper has batch normalisation, which a batch of one slice makes into
+    something else in training than in use; and instance normalisation would hide from every layer how strong what
+    it looks for is, which is what tells aliasing from anatomy.
+
+    Parameters
+    ----------
+    channels : feature maps of the hidden layers.
+    n_layers : number of convolutions, at least two.
+
+    Raises
+    ------
+    InputError : if there are fewer than two layers.
+    """
+
+    def __init__(self, channels: int = 64, n_layers: int = 5) -> None:
+        super().__init__()
+        if n_layers < 2:
+            raise InputError(f"a residual CNN has at least two layers; got n_layers={n_layers}")
+        widths = [2, *[channels] * (n_layers - 1)]
+        layers: list[nn.Module] = []
+        for n_in, n_out in pairwise(widths):
+            layers += [_convolution(n_in, n_out, gain=2**0.5), nn.ReLU(inplace=True)]  # a ReLU halves the square
+        # next to nothing is added at first, so that what surrounds the network has a say from the start
+        self.layers = nn.Sequential(*layers, _convolution(channels, 2, gain=0.1))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """``(batch, 1, h, w)`` complex to the same."""
+        h, w = image.shape[-2:]
+        scale = root_sum_of_squares(image.flatten(1), dim=1).view(-1, 1, 1, 1) / (h * w) ** 0.5
+        scale = scale.clamp_min(torch.finfo(scale.dtype).tiny)
+        return to_complex(self.layers(to_channels(image / scale))) * scale
+
+
+def _convolution(n_in: int, n_out: int, gain: float) -> nn.Conv2d:
+    """A convolution whose output deviates ``gain`` times as much as its input."""
+    convolution = nn.Conv2d(n_in, n_out, 3, padding=1)
+    nn.init.normal_(convolution.weight, std=gain * (9 * n_in) ** -0.5)
+    assert convolution.bias is not None
+    nn.init.zeros_(convolution.bias)
+    return convolution
