@@ -167,7 +167,7 @@ def test_help_answers_at_once_without_anything_heavy(environment: dict[str, str]
     seconds = time.monotonic() - begin
     assert done.code == 0
     assert f"spinwarp {name}" in done.out
-    group = "recon: checkpoint" if name != "train" else "model: "
+    group = "recon: cg_sense, checkpoint" if name != "train" else "model: "
     assert group in done.out
     imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.err.splitlines()}
     assert "hydra" in imported

@@ -113,8 +113,9 @@ def test_the_weight_says_whom_to_trust(make_acquisition) -> None:
     assert difference(images[2], doubled) < 1e-3
 
 
-def test_the_weight_is_learned_and_stays_positive(make_acquisition) -> None:
-    acquisition = make_acquisition()
+@pytest.mark.parametrize("acceleration", [1.0, 3.0])  # at 1 the conjugate gradients have nothing to do after one step
+def test_the_weight_is_learned_and_stays_positive(make_acquisition, acceleration: float) -> None:
+    acquisition = make_acquisition(acceleration=acceleration)
     torch.manual_seed(0)
     network = MoDL(SMALL, n_unrolls=2, weight=0.05)
     assert network.log_weight.exp().item() == pytest.approx(0.05)

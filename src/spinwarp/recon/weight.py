@@ -50,12 +50,12 @@ def held_out_weight(solve: Solve, problem: Acquisition, weights: Sequence[float]
     for weight in weights:
         image = solve(training, torch.full((len(held),), weight, device=held.device))
         error = (operator(image) - problem.kspace).abs().square()
-        errors.append((error * importance).flatten(1).sum(1))
+        errors.append((error * importance).flatten(1).sum(1, dtype=torch.float64))
         if _past_minimum(torch.stack(errors)).all():
             break
     curves = torch.stack(errors).log()
-    log_weights = torch.tensor(weights, device=held.device).log()
-    return torch.stack([_refined(curve, log_weights) for curve in curves.T]).exp()
+    log_weights = torch.tensor(weights, dtype=torch.float64, device=held.device).log()
+    return torch.stack([_refined(curve, log_weights) for curve in curves.T]).exp().float()
 
 
 def hold_out(problem: Acquisition) -> Tensor:
@@ -92,13 +92,16 @@ def _past_minimum(errors: Tensor) -> Tensor:
 
 
 def _refined(curve: Tensor, log_weights: Tensor) -> Tensor:
-    """Where the parabola through the smallest value of a curve and its neighbours is smallest, within half a step."""
+    """Where the parabola through the smallest value of a curve and its neighbours is smallest, within half a step.
+
+    Taken to a quarter of a step: finer would follow the noise, and rounding would move it.
+    """
     i = _first_minimum(curve)
     if not 0 < i < len(curve) - 1:
         return log_weights[i]
     left, middle, right = curve[i - 1 : i + 2]
     shift = 0.5 * (left - right) / (left - 2 * middle + right)
-    return log_weights[i] + shift.clamp(-0.5, 0.5) * (log_weights[i + 1] - log_weights[i])
+    return log_weights[i] + (4 * shift).round().clamp(-2, 2) / 4 * (log_weights[i + 1] - log_weights[i])
 
 
 def _first_minimum(curve: Tensor) -> int:
