@@ -68,7 +68,6 @@ def test_a_singular_system_stays_at_its_smallest_solution_however_long_it_runs(
     assert norm(x - smallest) < 1e4 * torch.finfo(dtype).eps * norm(smallest)
 
 
-@pytest.mark.xfail(reason="steps along what the system does not see have no bound", strict=True)
 @pytest.mark.parametrize(("rows", "columns", "unseen"), [(10, 20, "right side"), (1, 12, "start")])
 def test_a_large_part_that_the_system_does_not_see_is_not_followed_without_bound(
     rows: int, columns: int, unseen: str

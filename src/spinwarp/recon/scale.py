@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from spinwarp.acquisition import Acquisition, acs_columns, center_crop
+from spinwarp.acquisition import Acquisition, acs_columns
 from spinwarp.coils import root_sum_of_squares
 from spinwarp.fourier import ifftc
 
@@ -30,7 +30,8 @@ def _scale(kspace: Tensor, lines: bool, n_acs: int) -> Tensor:
     h, w = kspace.shape[-2:]
     columns = min(n_acs, _BLOCK, w)
     rows = min(_BLOCK if lines else columns, h)
-    block = center_crop(kspace, (rows, columns)) if n_acs > 1 else kspace
+    top, left = (h - rows + 1) // 2, (w - columns + 1) // 2  # where masks put their centre
+    block = kspace[:, top : top + rows, left : left + columns] if n_acs > 1 else kspace
     # the energy of an orthonormal transform spreads over as many pixels as there are samples
     gain = (block.shape[-2] * block.shape[-1] / (h * w)) ** 0.5
     magnitude = root_sum_of_squares(ifftc(block)[None]).flatten().sort().values * gain

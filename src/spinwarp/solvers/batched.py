@@ -12,7 +12,8 @@ def inner(a: Tensor, b: Tensor) -> Tensor:
 
 def norm(x: Tensor) -> Tensor:
     """Euclidean norm of each item."""
-    return inner(x, x).sqrt()
+    power = inner(x, x)
+    return power.clamp_min(torch.finfo(power.dtype).tiny).sqrt() if power.requires_grad else power.sqrt()
 
 
 def per_item(values: Tensor | float, x: Tensor) -> Tensor:

@@ -44,17 +44,24 @@ def conjugate_gradient(
     # what rounding leaves of the residual may lie where normal is singular: steps along it have no end
     enough = max(tolerance, 10 * torch.finfo(energy.dtype).eps) ** 2 * inner(rhs, rhs)
     smallest = torch.finfo(energy.dtype).tiny
+    active, length, steepest = energy > enough, energy, torch.zeros_like(energy)
     for i in range(iterations):
-        active = energy > enough
+        active = active & (energy > enough)
         if tolerance > 0 and not active.any():
             break
         image = normal(direction)
+        curvature = inner(direction, image)
+        with torch.no_grad():  # along what normal does not see the curvature is rounding, and a step has no end
+            steepest = torch.maximum(steepest, curvature / length.clamp_min(smallest))
+            active = active & (curvature > 10 * torch.finfo(energy.dtype).eps * steepest * length)
         # an item that is exactly solved has energy 0 and stays; clamping keeps 0/0 out of its gradient
-        step = active * energy / inner(direction, image).clamp_min(smallest)
+        step = active * energy / curvature.clamp_min(smallest)
         x = x + step * direction
         residual = residual - step * image
         energy, before = inner(residual, residual), energy
-        direction = residual + energy / before.clamp_min(smallest) * direction
+        ratio = energy / before.clamp_min(smallest)
+        direction = residual + ratio * direction
+        length = (energy + ratio.square() * length).detach()  # residual and direction are orthogonal
         if trace is not None:
             trace(i + 1, x)
     return x
