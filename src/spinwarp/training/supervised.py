@@ -1,29 +1,23 @@
 """Supervised training of networks that take an acquisition and return an image."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
-from lightning import LightningModule
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
-from spinwarp import __version__
 from spinwarp.acquisition import Example, center_crop
 from spinwarp.coils import root_sum_of_squares
 from spinwarp.errors import InputError
 from spinwarp.fourier import ifftc
 from spinwarp.metrics import VolumeMetrics
 from spinwarp.models.unet import statistics
-from spinwarp.training.schedule import Constant
+from spinwarp.training.base import NetworkModule
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
-CHECKPOINT_KEY = "spinwarp"
 
 
-class SupervisedModule(LightningModule):
+class SupervisedModule(NetworkModule):
     """Trains a network on the magnitude inside the target's crop, and validates volume by volume.
 
     Parameters
@@ -41,14 +35,9 @@ class SupervisedModule(LightningModule):
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         schedule: Callable[[float], float] | None = None,
     ) -> None:
-        super().__init__()
-        self.net = net
+        super().__init__(net, optimizer, schedule)
         self.loss = loss
-        self.make_optimizer = optimizer
-        self.schedule = schedule or Constant()
         self.metrics = VolumeMetrics()
-        #: plain Python that a checkpoint carries so that it can be rebuilt without any other file
-        self.record: dict[str, Any] = {}
 
     def training_loss(self, magnitude: Tensor, example: Example) -> Tensor:
         """Loss of a cropped magnitude image ``(batch, h, w)``."""
@@ -79,19 +68,6 @@ class SupervisedModule(LightningModule):
         for name, value in self.metrics.compute().items():
             self.log(f"val/{name}", value.float(), prog_bar=name == "ssim", sync_dist=True)
         self.metrics.reset()
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Make the optimizer, its learning rate following the schedule step by step."""
-        optimizer = self.make_optimizer(self.parameters())
-        n_steps = self.trainer.estimated_stepping_batches
-        if n_steps == float("inf"):
-            raise InputError("training has no end: set trainer.max_epochs or trainer.max_steps")
-        scheduler = LambdaLR(optimizer, lambda step: self.schedule(step / max(int(n_steps), 1)))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store what rebuilds the network, as plain Python."""
-        checkpoint[CHECKPOINT_KEY] = {"version": __version__, **self.record}
 
 
 class UNetModule(SupervisedModule):

@@ -1,0 +1,68 @@
+"""A score model is a denoiser: score = (D(x, sigma) - x) / sigma^2."""
+
+import torch
+from torch import Tensor, nn
+
+from spinwarp.channels import to_channels, to_complex
+from spinwarp.errors import InputError
+
+CHANNELS = {"complex": 2, "magnitude": 1}
+
+
+class Denoiser(nn.Module):
+    """``D(x, sigma)``, the mean of all images that noise of standard deviation sigma may have made x of.
+
+    ``sigma`` is that of complex noise everywhere: ``E |n|^2 = sigma^2``, so that real and imaginary parts have half
+    of its square each. The network sees inputs of variance one and predicts a mixture of noise and image that has
+    variance one at every noise level; what follows from that are the coefficients of Karras et al.
+
+    Parameters
+    ----------
+    network : ``(batch, channels, h, w)`` and the logarithm of the noise level ``(batch,)`` to the shape of the first.
+    channels : ``complex``, two channels; ``magnitude``, one: the prior of images without phase, applied to real and
+        imaginary parts apart, as score-MRI does. Whoever samples takes the phase out before (:mod:`recon.posterior`).
+    sigma_data : root mean square of the images; that of :func:`spinwarp.recon.scale.prior_scale` is about one.
+
+    Raises
+    ------
+    InputError : if the channels are neither of the two.
+
+    References
+    ----------
+    Karras et al., "Elucidating the design space of diffusion-based generative models" (EDM), arXiv 2206.00364, table 1.
+    Chung and Ye, "Score-based diffusion models for accelerated MRI" (score-MRI), arXiv 2110.05243.
+    """
+
+    def __init__(self, network: nn.Module, channels: str = "complex", sigma_data: float = 1.0) -> None:
+        super().__init__()
+        if channels not in CHANNELS:
+            raise InputError(f"channels={channels!r} is not one of {', '.join(CHANNELS)}")
+        self.network = network
+        self.channels = channels
+        self.sigma_data = sigma_data
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """Denoise images.
+
+        Parameters
+        ----------
+        x : ``(batch, h, w)`` complex; real for the real images of a prior without phase.
+        sigma : ``(batch,)`` or one number for all.
+        """
+        sigma = sigma.to(x.real.dtype).expand(len(x))
+        if not x.is_complex():
+            return self._denoise(x[:, None], sigma, self.sigma_data)[:, 0]
+        if self.channels == "complex":
+            # real and imaginary part each have half of the variance of noise and image
+            return to_complex(self._denoise(to_channels(x[:, None]), sigma / 2**0.5, self.sigma_data / 2**0.5))[:, 0]
+        parts = torch.cat([x.real, x.imag])[:, None]
+        real, imag = self._denoise(parts, sigma.repeat(2) / 2**0.5, self.sigma_data)[:, 0].chunk(2)
+        return torch.complex(real.contiguous(), imag.contiguous())
+
+    def _denoise(self, x: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
+        """Denoise real channels ``(batch, channel, h, w)``, ``sigma`` and ``sigma_data`` those of one channel."""
+        sigma = sigma.view(-1, 1, 1, 1)
+        total = (sigma.square() + sigma_data**2).sqrt()
+        skip, out = sigma_data**2 / total.square(), sigma * sigma_data / total
+        # under autocast the network's output is of half precision; the sum is float32 again
+        return skip * x + out * self.network(x / total, sigma.flatten().log())

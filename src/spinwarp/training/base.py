@@ -1,0 +1,53 @@
+"""What every training has: a network, its optimizer and schedule, and a checkpoint that rebuilds it."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from spinwarp import __version__
+from spinwarp.errors import InputError
+from spinwarp.training.schedule import Constant
+
+CHECKPOINT_KEY = "spinwarp"
+
+
+class NetworkModule(LightningModule):
+    """A network in training.
+
+    Parameters
+    ----------
+    net : the network.
+    optimizer : makes the optimizer of the parameters.
+    schedule : factor on the learning rate as a function of training progress; None: constant.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        schedule: Callable[[float], float] | None = None,
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self.make_optimizer = optimizer
+        self.schedule = schedule or Constant()
+        #: plain Python that a checkpoint carries so that it can be rebuilt without any other file
+        self.record: dict[str, Any] = {}
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Make the optimizer, its learning rate following the schedule step by step."""
+        optimizer = self.make_optimizer(self.net.parameters())
+        n_steps = self.trainer.estimated_stepping_batches
+        if n_steps == float("inf"):
+            raise InputError("training has no end: set trainer.max_epochs or trainer.max_steps")
+        scheduler = LambdaLR(optimizer, lambda step: self.schedule(step / max(int(n_steps), 1)))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store what rebuilds the network, as plain Python."""
+        checkpoint[CHECKPOINT_KEY] = {"version": __version__, **self.record}

@@ -1,0 +1,128 @@
+"""Training of score models: a denoiser that knows the noise level, learned from images alone."""
+
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.optim import Optimizer
+
+from spinwarp.acquisition import Example
+from spinwarp.errors import InputError
+from spinwarp.metrics import VolumeMetrics
+from spinwarp.models.denoiser import Denoiser
+from spinwarp.recon.scale import prior_scale
+from spinwarp.training.base import NetworkModule
+from spinwarp.training.images import full_images
+
+#: noise levels of the validation loss; the metrics are those of images denoised at the middle one
+LEVELS = (0.1, 0.4, 1.6)
+
+
+class ScoreModule(NetworkModule):
+    """Trains a :class:`Denoiser` by denoising score matching on whole complex images.
+
+    What is validated, drawn and sampled from is the exponential moving average of the weights, kept as ``average``.
+    Images are divided by :func:`spinwarp.recon.scale.prior_scale`, which reconstruction does by itself.
+
+    Parameters
+    ----------
+    net : the denoiser.
+    optimizer : makes the optimizer of the parameters.
+    schedule : factor on the learning rate as a function of training progress.
+    log_sigma_mean, log_sigma_std : of the normal distribution of the logarithm of the noise level.
+    scale_jitter : standard deviation of a random factor's logarithm, by which each image is scaled: the brightness of
+        an unknown image is known so well only.
+    ema_decay : of the moving average, per step; less in the first steps.
+
+    Raises
+    ------
+    InputError : if a number cannot be, or ``net`` is no denoiser.
+
+    References
+    ----------
+    Karras et al., "Elucidating the design space of diffusion-based generative models" (EDM), arXiv 2206.00364, whose
+    weights of the levels and distribution these are, theirs having a ``sigma_data`` of one half.
+    Vincent, "A connection between score matching and denoising autoencoders", Neural Computation 2011.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        schedule: Callable[[float], float] | None = None,
+        log_sigma_mean: float = -1.0,
+        log_sigma_std: float = 1.3,
+        scale_jitter: float = 0.05,
+        ema_decay: float = 0.999,
+    ) -> None:
+        super().__init__(net, optimizer, schedule)
+        if not isinstance(net, Denoiser):
+            raise InputError(f"a score model's net is a spinwarp.models.denoiser.Denoiser; got {type(net).__name__}")
+        if log_sigma_std <= 0 or scale_jitter < 0 or not 0 <= ema_decay < 1:
+            raise InputError(
+                f"log_sigma_std={log_sigma_std} is above 0, scale_jitter={scale_jitter} at least 0, "
+                f"ema_decay={ema_decay} in [0, 1)"
+            )
+        self.average = copy.deepcopy(net).requires_grad_(False)
+        self.log_sigma_mean = log_sigma_mean
+        self.log_sigma_std = log_sigma_std
+        self.scale_jitter = scale_jitter
+        self.ema_decay = ema_decay
+        self.metrics = VolumeMetrics()
+
+    def images(self, example: Example) -> Tensor:
+        """Images ``(batch, h, w)`` in the units of the prior: complex, or magnitudes."""
+        images = full_images(example)
+        return images.abs() if self.net.channels == "magnitude" else images
+
+    def training_step(self, example: Example, batch_idx: int) -> Tensor:  # noqa: ARG002
+        """One step."""
+        images = self.images(example)
+        jitter = torch.randn(len(images), device=images.device) * self.scale_jitter
+        images = images * jitter.exp().view(-1, 1, 1)
+        # one uniform number spread evenly over the batch: every batch has its share of strong and of weak noise
+        share = torch.arange(len(images), device=images.device) + torch.rand((), device=images.device)
+        normal = torch.special.ndtri(((share / len(images)) % 1).clamp(1e-4, 1 - 1e-4))
+        sigma = (self.log_sigma_mean + self.log_sigma_std * normal).exp()
+        loss = self.matching_loss(self.net, images, sigma, torch.randn_like(images))
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(example))
+        return loss
+
+    def matching_loss(self, net: Denoiser, images: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
+        """Weighted squared error of the denoised images; about one for a network that has learned nothing."""
+        sigma = sigma.view(-1, 1, 1)
+        # sigma is that of complex noise; of a real image only the noise's real part counts, half of its variance
+        per_part = sigma if images.is_complex() else sigma / 2**0.5
+        noisy = images + per_part * noise
+        error = (net(noisy, per_part.flatten()) - images).abs().square()
+        weight = (per_part.square() + net.sigma_data**2) / (per_part * net.sigma_data).square()
+        return (weight * error).mean()
+
+    def on_train_batch_end(self, outputs: Tensor | Mapping[str, Any] | None, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
+        """Let the average follow the weights."""
+        step = self.trainer.global_step
+        decay = min(self.ema_decay, (1 + step) / (10 + step))
+        with torch.no_grad():
+            for mean, value in zip(self.average.parameters(), self.net.parameters(), strict=True):
+                mean.lerp_(value, 1 - decay)
+
+    def validation_step(self, example: Example, batch_idx: int) -> Tensor:
+        """Denoise at fixed levels with noise that is always the same; returns the magnitude, in the data's units."""
+        images = self.images(example)
+        scale = prior_scale(example.acquisition).view(-1, 1, 1)
+        generator = Generator(images.device).manual_seed(batch_idx)
+        noise = torch.randn(images.shape, dtype=images.dtype, device=images.device, generator=generator)
+        levels = [torch.full((len(images),), level, device=images.device) for level in LEVELS]
+        loss = torch.stack([self.matching_loss(self.average, images, sigma, noise) for sigma in levels]).mean()
+        self.log("val/loss", loss, batch_size=len(example), sync_dist=True)
+        denoised = self.average(images + LEVELS[1] * noise, levels[1]).abs() * scale
+        self.metrics.update(denoised, images.abs() * scale, example.data_range, example.volume, example.slice)
+        return denoised
+
+    def on_validation_epoch_end(self) -> None:
+        """Log how well the validation images are denoised, over volumes."""
+        for name, value in self.metrics.compute().items():
+            self.log(f"val/{name}", value.float(), prog_bar=name == "ssim", sync_dist=True)
+        self.metrics.reset()
