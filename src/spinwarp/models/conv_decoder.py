@@ -1,0 +1,74 @@
+"""ConvDecoder: an untrained convolutional decoder whose structure alone prefers images."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from spinwarp.errors import InputError
+
+
+class ConvDecoder(nn.Module):
+    """G_theta(z): blocks of nearest upsampling, 3x3 convolution, ReLU and batch normalisation from a fixed random z.
+
+    The last block does not upsample; a 1x1 convolution makes the outputs. z is a buffer, so that the module is one
+    picture: it takes no argument, and to fit it is to fit theta. Weights and z come from torch's generator when it is
+    made.
+
+    Parameters
+    ----------
+    size : (h, w) of the output.
+    out_channels : of the output; two for a complex image.
+    channels : of every block. The paper: 160, or 256 in the authors' notebook.
+    layers : number of blocks.
+    input_size : (h, w) of z, drawn from U[0, 1].
+
+    Raises
+    ------
+    InputError : on fewer than two layers.
+
+    References
+    ----------
+    Darestani and Heckel, "Accelerated MRI with un-trained neural networks", IEEE TCI 2021.
+    """
+
+    z: Tensor
+
+    def __init__(
+        self,
+        size: Sequence[int],
+        out_channels: int,
+        channels: int = 64,
+        layers: int = 8,
+        input_size: Sequence[int] = (8, 4),
+    ) -> None:
+        super().__init__()
+        if layers < 2:
+            raise InputError(f"a ConvDecoder has at least two layers; got layers={layers}")
+        blocks: list[nn.Module] = []
+        for inner in [*decoder_sizes(input_size, size, layers - 1), None]:
+            blocks += [
+                nn.Upsample(inner, mode="nearest") if inner else nn.Identity(),
+                nn.Conv2d(channels, channels, kernel_size=3, padding=1, bias=False),
+                nn.ReLU(inplace=True),
+                nn.BatchNorm2d(channels, track_running_stats=False),
+            ]
+        self.body = nn.Sequential(*blocks)
+        self.head = nn.Conv2d(channels, out_channels, kernel_size=1, bias=False)
+        self.register_buffer("z", torch.rand(1, channels, *input_size))
+
+    def forward(self) -> Tensor:
+        """Return the picture ``(1, out_channels, h, w)``."""
+        out: Tensor = self.head(self.body(self.z))
+        return out
+
+
+def decoder_sizes(first: Sequence[int], last: Sequence[int], steps: int) -> list[tuple[int, int]]:
+    """Sizes after each of ``steps`` upsamplings by one factor, from ``first`` (left out) to exactly ``last``.
+
+    The n-th is ``ceil(first * (last / first)^(n / steps))``, as the authors compute it.
+    """
+    factors = [(b / a) ** (1 / steps) for a, b in zip(first, last, strict=True)]
+    inner = [tuple(math.ceil(f**n * a) for f, a in zip(factors, first, strict=True)) for n in range(1, steps)]
+    return [(h, w) for h, w in [*inner, tuple(last)]]

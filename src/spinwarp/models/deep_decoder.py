@@ -1,0 +1,62 @@
+"""Deep Decoder: an untrained decoder without spatial convolutions; only the upsampling couples pixels."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from spinwarp.errors import InputError
+from spinwarp.models.conv_decoder import decoder_sizes
+
+
+class DeepDecoder(nn.Module):
+    """G_theta(z): blocks of 1x1 convolution, bilinear upsampling, ReLU and batch normalisation from a fixed random z.
+
+    Takes no argument: z is a buffer, drawn with the weights from torch's generator.
+
+    Parameters
+    ----------
+    size : (h, w) of the output.
+    out_channels : of the output; two for a complex image.
+    channels : of every block. The MRI comparison of the ConvDecoder's authors: 368.
+    layers : number of blocks. There: 10.
+    input_size : (h, w) of z, drawn from U[0, 1].
+
+    Raises
+    ------
+    InputError : on fewer than one layer.
+
+    References
+    ----------
+    Heckel and Hand, "Deep Decoder: concise image representations from untrained non-convolutional networks", ICLR 2019.
+    """
+
+    z: Tensor
+
+    def __init__(
+        self,
+        size: Sequence[int],
+        out_channels: int,
+        channels: int = 64,
+        layers: int = 6,
+        input_size: Sequence[int] = (16, 16),
+    ) -> None:
+        super().__init__()
+        if layers < 1:
+            raise InputError(f"a Deep Decoder has at least one layer; got layers={layers}")
+        blocks: list[nn.Module] = []
+        for inner in decoder_sizes(input_size, size, layers):
+            blocks += [
+                nn.Conv2d(channels, channels, kernel_size=1, bias=False),
+                nn.Upsample(inner, mode="bilinear", align_corners=False),
+                nn.ReLU(inplace=True),
+                nn.BatchNorm2d(channels, track_running_stats=False),
+            ]
+        self.body = nn.Sequential(*blocks)
+        self.head = nn.Conv2d(channels, out_channels, kernel_size=1, bias=False)
+        self.register_buffer("z", torch.rand(1, channels, *input_size))
+
+    def forward(self) -> Tensor:
+        """Return the picture ``(1, out_channels, h, w)``."""
+        out: Tensor = self.head(self.body(self.z))
+        return out

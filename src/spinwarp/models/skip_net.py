@@ -1,0 +1,95 @@
+"""The hourglass of the deep image prior: an untrained encoder and decoder with narrow skip connections."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from spinwarp.errors import InputError
+
+
+class SkipNet(nn.Module):
+    """G_theta(z): z, of the size of the output, is halved ``levels`` times and brought back, bilinearly.
+
+    Each level normalises the joined skip and deeper features, then convolves 3x3 and 1x1. Odd sizes are halved upwards
+    and brought back exactly. Takes no argument: z is a buffer, drawn with the weights from torch's generator.
+
+    Parameters
+    ----------
+    size : (h, w) of the output; a side of at least ``2^(levels - 1) + 1``.
+    out_channels : of the output; two for a complex image.
+    channels : of every level. The MRI comparison of the ConvDecoder's authors: 256; with 8 levels and a kernel of 5 the
+        31.5 million parameters that they state.
+    levels : number of halvings.
+    skip_channels : of each skip connection.
+    kernel_down : size of the kernels on the way down.
+    input_channels : of z, drawn from U[0, 0.1].
+
+    Raises
+    ------
+    InputError : on fewer than one level, an even kernel or a size too small for the levels.
+
+    References
+    ----------
+    Ulyanov, Vedaldi and Lempitsky, "Deep image prior", CVPR 2018.
+    """
+
+    z: Tensor
+
+    def __init__(
+        self,
+        size: Sequence[int],
+        out_channels: int,
+        channels: int = 64,
+        levels: int = 4,
+        skip_channels: int = 4,
+        kernel_down: int = 3,
+        input_channels: int = 32,
+    ) -> None:
+        super().__init__()
+        if levels < 1 or kernel_down % 2 == 0:
+            raise InputError(
+                f"a skip net has at least one level and odd kernels; got levels={levels}, kernel_down={kernel_down}"
+            )
+        if min(size) <= 2 ** (levels - 1):  # normalising a single pixel would leave nothing
+            raise InputError(
+                f"an image of {size[0]}x{size[1]} is too small for a skip net of {levels} levels; take fewer levels"
+            )
+        inputs = [input_channels] + [channels] * (levels - 1)
+        self.skip = nn.ModuleList(_conv(n, skip_channels, 1) for n in inputs)
+        self.down = nn.ModuleList(
+            nn.Sequential(_conv(n, channels, kernel_down, stride=2), _conv(channels, channels, kernel_down))
+            for n in inputs
+        )
+        joined = channels + skip_channels
+        self.up = nn.ModuleList(
+            nn.Sequential(_norm(joined), _conv(joined, channels, 3), _conv(channels, channels, 1)) for _ in inputs
+        )
+        self.head = nn.Conv2d(channels, out_channels, kernel_size=1)
+        self.register_buffer("z", 0.1 * torch.rand(1, input_channels, *size))
+
+    def forward(self) -> Tensor:
+        """Return the picture ``(1, out_channels, h, w)``."""
+        x, skips = self.z, []
+        for skip, down in zip(self.skip, self.down, strict=True):
+            skips.append(skip(x))
+            x = down(x)
+        for up in self.up:
+            beside = skips.pop()
+            x = F.interpolate(x, size=beside.shape[-2:], mode="bilinear", align_corners=False)
+            x = up(torch.cat([beside, x], dim=1))
+        out: Tensor = self.head(x)
+        return out
+
+
+def _conv(n_in: int, n_out: int, kernel: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(n_in, n_out, kernel, stride, padding=kernel // 2),
+        _norm(n_out),
+        nn.LeakyReLU(0.2, inplace=True),
+    )
+
+
+def _norm(channels: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, track_running_stats=False)
