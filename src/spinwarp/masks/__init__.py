@@ -3,6 +3,7 @@
 from spinwarp.masks.base import CenteredMask, LineMask, Mask, PlaneMask, seed_of
 from spinwarp.masks.equispaced import EquispacedMask, LiteralEquispacedMask
 from spinwarp.masks.gaussian import GaussianLineMask, GaussianPlaneMask
+from spinwarp.masks.held_out import hold_out
 from spinwarp.masks.magic import MagicFractionMask, MagicMask
 from spinwarp.masks.poisson import PoissonDiscMask
 from spinwarp.masks.random import RandomMask
@@ -20,5 +21,6 @@ __all__ = [
     "PlaneMask",
     "PoissonDiscMask",
     "RandomMask",
+    "hold_out",
     "seed_of",
 ]
