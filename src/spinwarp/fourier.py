@@ -42,6 +42,11 @@ def circular_filter(x: Tensor, response: Tensor, dims: Sequence[int]) -> Tensor:
     return torch.fft.ifftn(torch.fft.fftn(x, dim=tuple(dims)).mul_(shifted), dim=tuple(dims))
 
 
+def fft_order(response: Tensor) -> Tensor:
+    """Bring what belongs to centred k-space ``(..., h, w)``, such as a mask, into the order of ``torch.fft``."""
+    return torch.fft.ifftshift(response, dim=(-2, -1))
+
+
 def _transform(x: Tensor, dims: tuple[int, ...], inverse: bool) -> Tensor:
     transform = torch.fft.ifftn if inverse else torch.fft.fftn
     sizes = tuple(x.shape[d] for d in dims)
