@@ -17,7 +17,7 @@ class SkipNet(nn.Module):
 
     Parameters
     ----------
-    size : (h, w) of the output; a side of at least ``2^(levels - 1) + 1``.
+    size : (h, w) of the output; both more than ``2^levels``.
     out_channels : of the output; two for a complex image.
     channels : of every level. The MRI comparison of the ConvDecoder's authors: 256; with 8 levels and a kernel of 5 the
         31.5 million parameters that they state.
@@ -52,7 +52,7 @@ class SkipNet(nn.Module):
             raise InputError(
                 f"a skip net has at least one level and odd kernels; got levels={levels}, kernel_down={kernel_down}"
             )
-        if min(size) <= 2 ** (levels - 1):  # normalising a single pixel would leave nothing
+        if min(size) <= 2**levels:  # normalising a single pixel would leave nothing
             raise InputError(
                 f"an image of {size[0]}x{size[1]} is too small for a skip net of {levels} levels; take fewer levels"
             )

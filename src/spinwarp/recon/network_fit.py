@@ -99,7 +99,7 @@ def fit(
             now = (error.detach() * held).sum().item() / n_held
             smoothed = now if smoothed is None else _SMOOTHING * smoothed + (1 - _SMOOTHING) * now
         score = value if smoothed is None or rule == "authors" else smoothed
-        better = rule == "fixed" or score * (1.005 if rule == "authors" else 1) < best
+        better = number == 1 or rule == "fixed" or score * (1.005 if rule == "authors" else 1) < best
         if better:
             kept, best, best_at = output.detach(), score, number
         if on_iterate is not None:

@@ -115,7 +115,8 @@ class UntrainedNetwork(Reconstructor):
             kspace, mask = acquisition.kspace.clone(), acquisition.mask.clone()
             maps = None if acquisition.maps is None else acquisition.maps.clone()
             scale = _brightness(combine(ifftc(kspace), maps)) / self.amplitude
-            scaled = replace(acquisition, kspace=kspace / scale, mask=mask, maps=maps)
+            # an acquisition of zeros stays one, and its image is the network's times a scale of zero
+            scaled = replace(acquisition, kspace=kspace * (1 / scale).nan_to_num(posinf=1), mask=mask, maps=maps)
             through = coil_maps(scaled) if self.output == "image" else None
             sample = sampler(mask)
 
@@ -174,5 +175,5 @@ def _fresh(factory: Factory, kspace: Tensor, n_images: int, seed: int) -> nn.Mod
 
 
 def _brightness(image: Tensor) -> Tensor:
-    """What all but a hundredth of an image is darker than; never zero."""
-    return torch.quantile(image.abs(), 0.99).clamp_min(torch.finfo(torch.float32).tiny)
+    """What all but a hundredth of an image is darker than."""
+    return torch.quantile(image.abs(), 0.99)
