@@ -34,7 +34,7 @@ NETWORKS = {
     "modl": {"_target_": "spinwarp.models.modl.MoDL", "n_unrolls": 3, "regulariser": _RESIDUAL_CNN},
 }
 # methods that iterate longer than a test can wait; they are held to the contract after as many iterations as this
-SHORT = {"convdecoder": 5, "deep_decoder": 5, "dip": 5}
+SHORT = {"convdecoder": 3, "deep_decoder": 3, "dip": 3}
 # entries that read weights from a file, and the files that they are tried with
 FILES = {"checkpoint": list(NETWORKS), "fastmri_weights": ["varnet", "unet"]}
 ENTRIES = [

@@ -9,9 +9,9 @@ from spinwarp.acquisition import acs_columns
 def hold_out(mask: Tensor, share: float = 0.1, n_acs: Tensor | None = None) -> Tensor:
     """Choose which measured samples are held out: the same ones for the same mask.
 
-    Of a line mask whole columns are taken, evenly spread over the sampled ones outside the autocalibration lines. Of a
-    plane mask points are taken, drawn by a fixed seed outside the central block as high as the autocalibration columns
-    are many.
+    Of a line mask whole columns outside the autocalibration lines are taken, evenly spread over their order of distance
+    from the centre: k-space decays, and far columns alone would say little of the image. Of a plane mask points are
+    taken, drawn by a fixed seed outside the central block as high as the autocalibration columns are many.
 
     Parameters
     ----------
@@ -25,7 +25,7 @@ def hold_out(mask: Tensor, share: float = 0.1, n_acs: Tensor | None = None) -> T
     """
     n_center = acs_columns(mask) if n_acs is None else n_acs
     rows, columns = mask.shape[-2:]
-    held = torch.zeros_like(mask)
+    held = torch.zeros(mask.shape, dtype=torch.bool, device=mask.device)
     for i, n in enumerate(n_center.tolist()):
         outside = mask[i, 0].clone()
         top, left = max((rows - n + 1) // 2, 0), max((columns - n + 1) // 2, 0)
@@ -33,8 +33,10 @@ def hold_out(mask: Tensor, share: float = 0.1, n_acs: Tensor | None = None) -> T
         samples = outside.flatten().nonzero()[:, 0]
         n_held = max(round(share * len(samples)), 1) if share > 0 and len(samples) > 1 else 0
         if rows > 1:
-            samples = samples[torch.randperm(len(samples), generator=torch.Generator().manual_seed(0))]
+            order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0))
+        else:
+            order = (samples - columns // 2).abs().argsort(stable=True)
         # the middle of each of n_held equal runs
         chosen = ((torch.arange(n_held) + 0.5) * len(samples) / max(n_held, 1)).long()
-        held[i, 0].view(-1)[samples[chosen.to(samples.device)]] = True
+        held[i, 0].view(-1)[samples[order.to(samples.device)[chosen]]] = True
     return held
