@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from spinwarp.errors import InputError
-from spinwarp.models.conv_decoder import decoder_sizes
+from spinwarp.models.conv_decoder import Pointwise, decoder_sizes
 
 
 class DeepDecoder(nn.Module):
@@ -47,13 +47,13 @@ class DeepDecoder(nn.Module):
         blocks: list[nn.Module] = []
         for inner in decoder_sizes(input_size, size, layers):
             blocks += [
-                nn.Conv2d(channels, channels, kernel_size=1, bias=False),
+                Pointwise(channels, channels, bias=False),
                 nn.Upsample(inner, mode="bilinear", align_corners=False),
                 nn.ReLU(inplace=True),
                 nn.BatchNorm2d(channels, track_running_stats=False),
             ]
         self.body = nn.Sequential(*blocks)
-        self.head = nn.Conv2d(channels, out_channels, kernel_size=1, bias=False)
+        self.head = Pointwise(channels, out_channels, bias=False)
         self.register_buffer("z", torch.rand(1, channels, *input_size))
 
     def forward(self) -> Tensor:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spinwarp.errors import InputError
+from spinwarp.models.conv_decoder import Pointwise
 
 
 class SkipNet(nn.Module):
@@ -66,7 +67,7 @@ class SkipNet(nn.Module):
         self.up = nn.ModuleList(
             nn.Sequential(_norm(joined), _conv(joined, channels, 3), _conv(channels, channels, 1)) for _ in inputs
         )
-        self.head = nn.Conv2d(channels, out_channels, kernel_size=1)
+        self.head = Pointwise(channels, out_channels)
         self.register_buffer("z", 0.1 * torch.rand(1, input_channels, *size))
 
     def forward(self) -> Tensor:
@@ -85,7 +86,7 @@ class SkipNet(nn.Module):
 
 def _conv(n_in: int, n_out: int, kernel: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(n_in, n_out, kernel, stride, padding=kernel // 2),
+        Pointwise(n_in, n_out) if kernel == 1 else nn.Conv2d(n_in, n_out, kernel, stride, padding=kernel // 2),
         _norm(n_out),
         nn.LeakyReLU(0.2, inplace=True),
     )

@@ -2,10 +2,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from spinwarp.errors import InputError
-from spinwarp.models.conv_decoder import ConvDecoder, decoder_sizes
+from spinwarp.models.conv_decoder import ConvDecoder, Pointwise, decoder_sizes
 from spinwarp.models.deep_decoder import DeepDecoder
 from spinwarp.models.skip_net import SkipNet
 
@@ -67,16 +68,23 @@ def test_every_weight_takes_part_and_the_input_is_fixed(make) -> None:
 def test_the_layers_of_the_conv_decoder_are_those_of_the_paper() -> None:
     network = ConvDecoder((64, 48), 30, channels=160, layers=8)
     convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
-    # seven blocks that upsample, one that does not, and the outputs
-    assert [m.kernel_size for m in convolutions] == [(3, 3)] * 8 + [(1, 1)]
-    assert sum(m.weight.numel() for m in convolutions) == 8 * 9 * 160**2 + 160 * 30
+    # seven blocks that upsample and one that does not, then the outputs
+    assert [m.kernel_size for m in convolutions] == [(3, 3)] * 8
+    assert sum(p.numel() for p in network.parameters()) == 8 * (9 * 160**2 + 2 * 160) + 160 * 30
     assert network.z.shape == (1, 160, 8, 4)
     assert 0 <= network.z.min() < network.z.max() <= 1
 
 
 def test_the_deep_decoder_couples_pixels_by_upsampling_alone() -> None:
-    convolutions = [m for m in DeepDecoder((20, 24), 2).modules() if isinstance(m, nn.Conv2d)]
-    assert {m.kernel_size for m in convolutions} == {(1, 1)}
+    network = DeepDecoder((20, 24), 2, channels=7, layers=3)
+    assert sum(p.numel() for p in network.parameters()) == 3 * (7 * 7 + 2 * 7) + 7 * 2
+    assert not any(isinstance(m, nn.Conv2d) for m in network.modules())
+
+
+def test_the_pointwise_convolution_is_torch_s_own() -> None:
+    torch.manual_seed(0)
+    layer, x = Pointwise(5, 3), torch.randn(2, 5, 6, 7)
+    torch.testing.assert_close(layer(x), F.conv2d(x, layer.weight[..., None, None], layer.bias))
 
 
 def test_the_skip_net_at_the_size_of_the_mri_comparison_has_its_number_of_parameters() -> None:

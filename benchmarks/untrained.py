@@ -1,0 +1,139 @@
+"""One iteration of the ConvDecoder beside deepinv's: same network, coils, mask and threads, alternating in one run.
+
+    python -m venv PEER
+    PEER/bin/pip install torch==2.13.0 torchvision==0.28.0 deepinv==0.5.0
+    python benchmarks/untrained.py --peer PEER/bin/python
+
+Prints the median time of each, and the median and range of the ratios of neighbouring runs: machines drift, ratios
+hold. Both fit one complex image through given coil maps; deepinv has no fit of coil images.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+# coils, h, w; channels; layers; size of z
+SIZES = {
+    "8x320x320, 64 channels": ((8, 320, 320), 64, 8, (8, 4)),
+    "8x256x256, 16 channels": ((8, 256, 256), 16, 8, (8, 4)),
+}
+WORKERS = ("ours", "ours_bf16", "deepinv")
+
+
+def ours(size: str, precision: str = "32") -> Callable[[int], object]:
+    """Return a function that runs our fit for a number of iterations."""
+    from functools import partial
+
+    from spinwarp.acquisition import Acquisition
+    from spinwarp.models.conv_decoder import ConvDecoder
+    from spinwarp.recon.untrained import UntrainedNetwork
+
+    shape, channels, layers, input_size = SIZES[size]
+    kspace, mask, maps = problem(shape)
+    network = partial(ConvDecoder, channels=channels, layers=layers, input_size=input_size)
+    acquisition = Acquisition(kspace=kspace[None], mask=mask[None, None, None], maps=maps[None])
+    return lambda n: UntrainedNetwork(network, iterations=n, patience=n, precision=precision)(acquisition)
+
+
+def deepinv(size: str) -> Callable[[int], object]:
+    """Return a function that runs deepinv's fit for a number of iterations."""
+    import torch
+    from deepinv.models import ConvDecoder, DeepImagePrior
+    from deepinv.physics import MultiCoilMRI
+
+    shape, channels, layers, input_size = SIZES[size]
+    kspace, mask, maps = problem(shape)
+    physics = MultiCoilMRI(mask=mask.float().expand(shape[1:]).clone(), coil_maps=maps[None], img_size=shape[1:])
+    y = torch.view_as_real(kspace).permute(3, 0, 1, 2)[None].contiguous()  # (1, 2, coil, h, w)
+    network = ConvDecoder(img_size=(2, *shape[1:]), in_size=input_size, layers=layers, channels=channels)
+    z_size = (channels, *input_size)
+    return lambda n: DeepImagePrior(network, img_size=z_size, iterations=n, learning_rate=0.008)(y, physics)
+
+
+def problem(shape: tuple[int, int, int]) -> tuple:
+    """Return random k-space under a random line mask with a full centre, and random maps."""
+    import torch
+
+    generator = torch.manual_seed(0)
+    width = shape[-1]
+    mask = torch.rand(width, generator=generator) < 0.18
+    center = round(width * 0.08)
+    mask[(width - center + 1) // 2 :][:center] = True
+    maps = torch.randn(shape, dtype=torch.complex64, generator=generator)
+    maps = maps / torch.linalg.vector_norm(maps, dim=0)
+    return torch.randn(shape, dtype=torch.complex64, generator=generator) * mask, mask, maps
+
+
+def work(which: str) -> None:
+    """Answer requests (a JSON line each) with the seconds of one iteration, set-up left out."""
+    run: dict[str, Callable[[int], object]] = {}
+    for line in sys.stdin:
+        size, n = json.loads(line)
+        if size not in run:
+            run[size] = deepinv(size) if which == "deepinv" else ours(size, "bf16" if which == "ours_bf16" else "32")
+        seconds = []
+        for iterations in (1, n + 1):
+            start = time.perf_counter()
+            run[size](iterations)
+            seconds.append(time.perf_counter() - start)
+        print(json.dumps((seconds[1] - seconds[0]) / n), flush=True)
+
+
+def main() -> None:
+    """Run the comparison."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer", help="Python of the environment that has deepinv")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--iterations", type=int, default=4, help="of each run")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--sizes", nargs="*", default=list(SIZES), choices=list(SIZES))
+    parser.add_argument("--worker", choices=WORKERS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        work(options.worker)
+        return
+    if not options.peer:
+        parser.error("--peer is the Python that has deepinv; see --help")
+    workers = {
+        name: subprocess.Popen(
+            [options.peer if name == "deepinv" else sys.executable, __file__, "--worker", name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": str(options.threads)},
+        )
+        for name in WORKERS
+    }
+
+    def ask(name: str, size: str, iterations: int) -> float:
+        worker = workers[name]
+        assert worker.stdin and worker.stdout
+        worker.stdin.write(json.dumps([size, iterations]) + "\n")
+        worker.stdin.flush()
+        answer = worker.stdout.readline()
+        if not answer:
+            sys.exit(f"the {name} worker stopped; its reason is above")
+        return float(json.loads(answer))
+
+    for size in options.sizes:
+        for name in workers:
+            ask(name, size, 1)  # the first call allocates
+        times = [{name: ask(name, size, options.iterations) for name in workers} for _ in range(options.repeats)]
+        medians = {name: statistics.median(t[name] for t in times) for name in workers}
+        print(f"{size}: " + ", ".join(f"{name} {1000 * s:.0f} ms" for name, s in medians.items()))
+        for name in WORKERS[:2]:
+            ratios = [t[name] / t["deepinv"] for t in times]
+            median = statistics.median(ratios)
+            print(f"  {name} over deepinv {median:.2f} ({min(ratios):.2f} to {max(ratios):.2f})", flush=True)
+    for worker in workers.values():
+        assert worker.stdin
+        worker.stdin.close()
+
+
+if __name__ == "__main__":
+    main()
