@@ -38,4 +38,5 @@ def in_samples(choice: Tensor, mask: Tensor) -> Tensor:
 
 
 def _index(mask: Tensor) -> Tensor:
-    return fft_order(mask).flatten().nonzero()[:, 0]
+    (plane,) = mask[:, 0]  # slices of a batch may have different numbers of samples
+    return fft_order(plane).flatten().nonzero()[:, 0]

@@ -45,7 +45,7 @@ def fit(
     iterations: int,
     learning_rate: float = 0.008,
     stop: str = "fixed",
-    patience: int = 150,
+    patience: int = 250,
     precision: str = "32",
     on_iterate: OnIterate | None = None,
 ) -> Tensor:

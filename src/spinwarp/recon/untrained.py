@@ -66,7 +66,7 @@ class UntrainedNetwork(Reconstructor):
         iterations: int = 800,
         learning_rate: float = 0.008,
         stop: str = "held_out",
-        patience: int = 150,
+        patience: int = 250,
         share: float = 0.1,
         n_seeds: int = 1,
         data_consistency: bool = True,
