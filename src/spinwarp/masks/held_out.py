@@ -1,42 +1,49 @@
-"""Measured samples that a fit does not see, so that it can be judged without a reference."""
+"""Measured samples that a method does not see, so that it can be judged without a reference."""
 
 import torch
 from torch import Tensor
 
-from spinwarp.acquisition import acs_columns
+from spinwarp.acquisition import Acquisition, acs_columns
+from spinwarp.errors import InputError
 
 
-def hold_out(mask: Tensor, share: float = 0.1, n_acs: Tensor | None = None) -> Tensor:
-    """Choose which measured samples are held out: the same ones for the same mask.
+def hold_out(acquisition: Acquisition, one_in: int = 5) -> Tensor:
+    """Choose which measured samples are held out: whole lines of a line mask, points of a plane mask.
 
-    Of a line mask whole columns outside the autocalibration lines are taken, evenly spread over their order of distance
-    from the centre: k-space decays, and far columns alone would say little of the image. Of a plane mask points are
-    taken, drawn by a fixed seed outside the central block as high as the autocalibration columns are many.
+    Of the samples outside the centre, in the order in which they lie, every ``one_in``-th, so that near and far ones on
+    both sides are among them. The choice depends on the mask alone, and on that of each item by itself.
 
     Parameters
     ----------
-    mask : ``(batch, 1, 1 or h, w)`` bool, True where k-space was measured.
-    share : of the samples outside the centre; at least one is held out where there is more than one.
-    n_acs : ``(batch,)`` number of central columns; None: read off the mask.
+    acquisition : its mask and number of central columns are looked at.
+    one_in : one sample of so many; at least two.
 
     Returns
     -------
-    held : like ``mask``, True where held out; nowhere True where there is nothing to spare.
+    held : bool, shaped as the sampling mask, True where held out.
+
+    Raises
+    ------
+    InputError : if there are too few samples outside the centre.
     """
-    n_center = acs_columns(mask) if n_acs is None else n_acs
-    rows, columns = mask.shape[-2:]
-    held = torch.zeros(mask.shape, dtype=torch.bool, device=mask.device)
-    for i, n in enumerate(n_center.tolist()):
-        outside = mask[i, 0].clone()
-        top, left = max((rows - n + 1) // 2, 0), max((columns - n + 1) // 2, 0)
-        outside[top : top + n, left : left + n] = False
-        samples = outside.flatten().nonzero()[:, 0]
-        n_held = max(round(share * len(samples)), 1) if share > 0 and len(samples) > 1 else 0
-        if rows > 1:
-            order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0))
+    n_acs = acquisition.n_acs if acquisition.n_acs is not None else acs_columns(acquisition.mask)
+    held = torch.zeros_like(acquisition.mask)
+    rows, columns = acquisition.mask.shape[-2:]
+    for item, mask, n in zip(held, acquisition.mask, n_acs.tolist(), strict=True):
+        # of a long calibration block, as where everything is sampled, only the middle is always kept
+        center = min(n, max(8, columns // 10))
+        outside = mask[0].clone()
+        first = (columns - center + 1) // 2
+        if rows == 1:
+            outside[:, first : first + center] = False
         else:
-            order = (samples - columns // 2).abs().argsort(stable=True)
-        # the middle of each of n_held equal runs
-        chosen = ((torch.arange(n_held) + 0.5) * len(samples) / max(n_held, 1)).long()
-        held[i, 0].view(-1)[samples[order.to(samples.device)[chosen]]] = True
+            top = (rows - center + 1) // 2
+            outside[top : top + center, first : first + center] = False
+        positions = outside.nonzero()[one_in // 2 :: one_in]
+        if not len(positions):
+            raise InputError(
+                "choosing by prediction holds out sampled lines, and outside the centre there are too few; give the "
+                "weight as a number, recon.weight=0.01, or the number of iterations, recon.stop=fixed"
+            )
+        item[0, positions[:, 0], positions[:, 1]] = True
     return held

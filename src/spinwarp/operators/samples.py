@@ -9,19 +9,21 @@ from spinwarp.fourier import fft_order
 
 
 def sampler(mask: Tensor) -> Callable[[Tensor], Tensor]:
-    """Build the map from coil images of one slice to its measured samples, for comparing them and nothing else.
+    """Build the map from coil images to their measured samples, for comparing them and nothing else.
 
-    ``|sampler(mask)(x) - sampler(mask)(ifftc(y))| = |M F x - y|`` for y zero where nothing was measured. A line mask is
-    constant along the readout, so that no transform along it is taken; what is not measured is dropped, not zeroed; and
-    the phases that centre the transform, which are the same on both sides, are left out.
+    ``|sampler(mask)(x) - sampler(mask)(ifftc(y))| = |M F x - y|`` for y zero where nothing was measured, and x zero
+    where another item of the batch was measured. A line mask is constant along the readout, so that no transform along
+    it is taken; what no item measured is dropped, not zeroed; and the phases that centre the transform, which are the
+    same on both sides, are left out.
 
     Parameters
     ----------
-    mask : ``(1, 1, 1 or h, w)`` bool.
+    mask : ``(batch, 1, 1 or h, w)`` bool.
 
     Returns
     -------
-    sample : takes coil images ``(..., h, w)`` complex to ``(..., h, columns)``, or ``(..., points)`` of a plane mask.
+    sample : takes coil images ``(batch, coil, h, w)`` complex to ``(batch, coil, h, n)``, n the columns that any item
+        sampled; of a plane mask to ``(batch, coil, n)``.
     """
     dims = (-1,) if mask.shape[-2] == 1 else (-2, -1)
     index = _index(mask)
@@ -33,10 +35,16 @@ def sampler(mask: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 def in_samples(choice: Tensor, mask: Tensor) -> Tensor:
-    """Bring a choice of measured samples, shaped like ``mask``, into the order of :func:`sampler`: ``(n,)`` bool."""
-    return fft_order(choice).flatten()[_index(mask)]
+    """Bring a choice of samples, shaped as ``mask``, into the order of :func:`sampler`.
+
+    Returns
+    -------
+    chosen : bool, ``(batch, 1, 1, n)``, or ``(batch, 1, n)`` of a plane mask.
+    """
+    chosen = fft_order(choice).flatten(-2).index_select(-1, _index(mask))
+    return chosen[:, :, None] if mask.shape[-2] == 1 else chosen
 
 
 def _index(mask: Tensor) -> Tensor:
-    (plane,) = mask[:, 0]  # slices of a batch may have different numbers of samples
-    return fft_order(plane).flatten().nonzero()[:, 0]
+    """Flat positions that any item of the batch sampled."""
+    return fft_order(mask[:, 0].any(0)).flatten().nonzero()[:, 0]

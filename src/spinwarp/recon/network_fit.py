@@ -1,16 +1,20 @@
-"""Fit the picture that a network makes to what was measured of it."""
+"""Fit the pictures that networks make to what was measured of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from math import inf
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state, vmap
 
 from spinwarp.errors import InputError
+from spinwarp.solvers import per_item
 
 STOPS = ("held_out", "authors", "fixed")
 _SMOOTHING = 0.9  # weight of the past in the running mean of the held-out error
+_AUTHORS = 1.005  # a loss must be so many times smaller than that of the picture kept before
 
 
 @dataclass(frozen=True)
@@ -20,20 +24,50 @@ class Iterate:
     Parameters
     ----------
     number : from one.
-    loss : mean squared error of the fitted samples.
-    held_out : that of the held-out samples, smoothed over iterations; None where there are none.
-    output : what the network made.
-    kept : whether it is the best so far by the rule of the fit.
+    loss : ``(batch,)`` mean squared error of the fitted samples.
+    held_out : ``(batch,)`` that of the held-out samples, smoothed over iterations; None where there are none.
+    picture : ``(batch, channels, h, w)``, what the networks made.
+    kept : ``(batch,)`` bool, whether it is the best so far by the rule of the fit.
     """
 
     number: int
-    loss: float
-    held_out: float | None
-    output: Tensor
-    kept: bool
+    loss: Tensor
+    held_out: Tensor | None
+    picture: Tensor
+    kept: Tensor
 
 
 OnIterate = Callable[[Iterate], None]
+
+
+class SideBySide(nn.Module):
+    """Networks of one architecture as one that makes all their pictures in one call.
+
+    Each has weights of its own, so that their fits do not meet; the work is done as one, which is faster where a single
+    small picture leaves a processor idle.
+
+    Parameters
+    ----------
+    networks : at least one; each makes its picture ``(1, channels, h, w)`` without an argument.
+    """
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        weights, buffers = stack_module_state(list(networks))
+        self._names = list(weights)
+        self._weights = nn.ParameterList(weights.values())
+        self._buffers_by_name = buffers
+        self._one = [deepcopy(networks[0])]  # in a list, so that its own weights are not among the parameters
+
+    def forward(self) -> Tensor:
+        """Return the pictures ``(networks, channels, h, w)``."""
+        weights = dict(zip(self._names, self._weights, strict=True))
+        pictures: Tensor = vmap(self._picture)((weights, self._buffers_by_name))
+        return pictures[:, 0]
+
+    def _picture(self, state: object) -> Tensor:
+        picture: Tensor = functional_call(self._one[0], state, ())  # type: ignore[arg-type]
+        return picture
 
 
 def fit(
@@ -42,6 +76,7 @@ def fit(
     measured: Tensor,
     held_out: Tensor | None = None,
     *,
+    sampled: Tensor | None = None,
     iterations: int,
     learning_rate: float = 0.008,
     stop: str = "fixed",
@@ -52,62 +87,77 @@ def fit(
     """Minimise the mean of ``|operator(network()) - measured|^2`` over the network's weights, with Adam.
 
     Knows nothing of MRI: with the identity, a mask or a mean over blocks for operator it denoises, inpaints and
-    superresolves. The weights change; a network that comes fitted to the slice before is a warm start.
+    superresolves. Of a batch of pictures each has its own loss and its own stop. The weights change, and are those of
+    the last iteration in the end; a network that comes fitted to the slice before is a warm start.
 
     Parameters
     ----------
-    network : makes its picture without an argument.
-    operator : from the picture to what is measured; differentiable.
-    measured : real or complex.
+    network : makes its pictures ``(batch, channels, h, w)`` without an argument; each from weights of its own.
+    operator : from the pictures to what is measured of each; differentiable.
+    measured : ``(batch, ...)`` real or complex.
     held_out : bool, broadcastable to ``measured``: what the loss does not see.
+    sampled : bool, broadcastable to ``measured``: False where an item was not measured; None: it was everywhere.
     iterations : at most.
     learning_rate : of Adam.
     stop : ``held_out`` keeps the picture with the least smoothed error on the held-out samples and ends when
-        ``patience`` iterations brought none better (without such samples it is ``fixed``); ``authors`` keeps one
-        whenever the loss is half a percent below that of the last one kept; ``fixed`` keeps the last.
+        ``patience`` iterations brought none better; ``authors`` keeps one whenever the loss is half a percent below
+        that of the last one kept; ``fixed`` keeps the last.
     patience : iterations.
     precision : ``32``, or ``bf16`` for the network's inside.
     on_iterate : called after every iteration.
 
     Returns
     -------
-    picture : the one that was kept, without a gradient.
+    pictures : those that were kept, without a gradient.
 
     Raises
     ------
-    InputError : on an unknown rule, or if everything is held out.
+    InputError : on an unknown rule, if it asks for held-out samples and there are none, or nothing is left to fit.
     """
     if stop not in STOPS:
         raise InputError(f"stop={stop!r} is not one of {', '.join(STOPS)}")
-    held = torch.zeros_like(measured, dtype=torch.bool) if held_out is None else held_out.expand_as(measured)
-    n_held = int(held.sum())
-    if n_held == held.numel():
+    seen = torch.ones(1, dtype=torch.bool, device=measured.device) if sampled is None else sampled
+    held = torch.zeros_like(seen) if held_out is None else held_out & seen
+    weights, held_weights = _mean_weights(seen & ~held, measured), _mean_weights(held, measured)
+    if not weights.isfinite().all():
         raise InputError("nothing is left to fit: every sample is held out")
-    rule = "fixed" if stop == "held_out" and not n_held else stop
+    watch = bool(held_weights.isfinite().all())
+    if stop == "held_out" and not watch:
+        raise InputError("stop=held_out, but nothing is held out; choose stop=fixed")
     optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate, fused=True)
-    kept, best, best_at, smoothed = measured, inf, 0, None
+    kept, smoothed = measured, None
+    best = torch.full((len(measured),), inf, device=measured.device)
+    best_at = torch.zeros_like(best)
     for number in range(1, iterations + 1):
         with torch.autocast(measured.device.type, torch.bfloat16, enabled=precision == "bf16"):
-            output = network()
-        error = _squared(operator(output) - measured)
-        loss = error.masked_fill(held, 0).sum() / (held.numel() - n_held)
+            picture = network()
+        error = _squared(operator(picture) - measured)
+        loss = (error * weights).flatten(1).sum(1)
         optimizer.zero_grad()
-        loss.backward()
+        loss.sum().backward()
         optimizer.step()
-        value = loss.item()
-        if n_held:
-            now = (error.detach() * held).sum().item() / n_held
+        loss, picture = loss.detach(), picture.detach()
+        if watch:
+            now = (error.detach() * held_weights).flatten(1).sum(1)
             smoothed = now if smoothed is None else _SMOOTHING * smoothed + (1 - _SMOOTHING) * now
-        score = value if smoothed is None or rule == "authors" else smoothed
-        better = number == 1 or rule == "fixed" or score * (1.005 if rule == "authors" else 1) < best
-        if better:
-            kept, best, best_at = output.detach(), score, number
+        running = number - best_at <= patience if stop == "held_out" else torch.ones_like(best, dtype=torch.bool)
+        score = smoothed if stop == "held_out" and smoothed is not None else loss
+        lower = score * (_AUTHORS if stop == "authors" else 1) < best
+        better = (running if stop == "fixed" else running & lower) | (best_at == 0)
+        best, best_at = torch.where(better, score, best), torch.where(better, number, best_at)
+        kept = picture if number == 1 else torch.where(better.view(-1, *[1] * (picture.ndim - 1)), picture, kept)
         if on_iterate is not None:
-            on_iterate(Iterate(number, value, smoothed, output.detach(), better))
-        if rule == "held_out" and number - best_at >= patience:
+            on_iterate(Iterate(number, loss, smoothed, picture, better))
+        if stop == "held_out" and not (number - best_at < patience).any():
             break
     return kept
 
 
 def _squared(error: Tensor) -> Tensor:
     return torch.view_as_real(error).square().sum(-1) if error.is_complex() else error.square()
+
+
+def _mean_weights(chosen: Tensor, measured: Tensor) -> Tensor:
+    """By which a product sums to the mean over the chosen of each item; not finite where none is."""
+    n = chosen.expand_as(measured).flatten(1).sum(1, dtype=torch.float32)
+    return chosen / per_item(n, measured)

@@ -18,6 +18,24 @@ from spinwarp.errors import InputError
 MAPS = ("espirit", "low_resolution", "given")
 
 
+def check_preparation(maps: str, virtual_coils: int | None) -> None:
+    """Raise an :class:`InputError` unless :func:`prepared` takes these options."""
+    if maps not in MAPS:
+        raise InputError(f"maps={maps!r} is not one of {', '.join(MAPS)}")
+    if virtual_coils is not None and virtual_coils < 1:
+        raise InputError(f"virtual_coils={virtual_coils} cannot be; give at least 1, or null to keep all coils")
+
+
+def prepared(acquisition: Acquisition, maps: str, whiten: bool, virtual_coils: int | None) -> Acquisition:
+    """Return the acquisition with coil maps, in the coils that its problem is solved with."""
+    acquisition = with_maps(acquisition, maps)
+    if whiten:
+        acquisition = with_white_noise(acquisition)
+    if virtual_coils is not None:
+        acquisition = with_virtual_coils(acquisition, virtual_coils)
+    return acquisition
+
+
 def with_maps(acquisition: Acquisition, maps: str) -> Acquisition:
     """Return the acquisition with coil maps; the input is left as it was.
 

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 from spinwarp.acquisition import Acquisition, Reconstruction
 from spinwarp.errors import InputError
 from spinwarp.recon.base import Reconstructor
-from spinwarp.recon.preparation import MAPS, with_maps, with_virtual_coils, with_white_noise
+from spinwarp.recon.preparation import check_preparation, prepared
 from spinwarp.recon.scale import data_scale
 from spinwarp.recon.weight import held_out_weight
 
@@ -50,10 +50,7 @@ class Regularised(Reconstructor):
     ) -> None:
         if weight != "auto" and not (isinstance(weight, int | float) and 0 <= weight < float("inf")):
             raise InputError(f"weight={weight!r} is neither auto nor a number of at least zero")
-        if maps not in MAPS:
-            raise InputError(f"maps={maps!r} is not one of {', '.join(MAPS)}")
-        if virtual_coils is not None and virtual_coils < 1:
-            raise InputError(f"virtual_coils={virtual_coils} cannot be; give at least 1, or null to keep all coils")
+        check_preparation(maps, virtual_coils)
         if iterations < 1 or tolerance < 0:
             raise InputError(
                 f"a solver takes at least 1 iteration and a tolerance of at least 0; got {iterations} and {tolerance}"
@@ -75,12 +72,7 @@ class Regularised(Reconstructor):
 
     def prepare(self, acquisition: Acquisition) -> Acquisition:
         """Return the acquisition with coil maps, in the coils that the problem is solved with."""
-        acquisition = with_maps(acquisition, self.maps)
-        if self.whiten:
-            acquisition = with_white_noise(acquisition)
-        if self.virtual_coils is not None:
-            acquisition = with_virtual_coils(acquisition, self.virtual_coils)
-        return acquisition
+        return prepared(acquisition, self.maps, self.whiten, self.virtual_coils)
 
     @abstractmethod
     def solve(self, problem: Acquisition, weight: Tensor) -> Tensor:

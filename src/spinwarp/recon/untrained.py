@@ -1,21 +1,26 @@
 """Untrained networks: the structure of a network is the prior, and its weights are fitted to one acquisition."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Generator, Tensor, nn
 
-from spinwarp.acquisition import Acquisition, Reconstruction, item_acquisition
+from spinwarp.acquisition import Acquisition, Reconstruction
 from spinwarp.channels import to_complex
 from spinwarp.coils import combine
 from spinwarp.errors import InputError
 from spinwarp.fourier import fftc, ifftc
 from spinwarp.masks import hold_out
+from spinwarp.operators import sense
 from spinwarp.operators.samples import in_samples, sampler
 from spinwarp.operators.sense import coil_maps, expand
+from spinwarp.progress import report
 from spinwarp.recon.base import Reconstructor
-from spinwarp.recon.network_fit import STOPS, OnIterate, fit
+from spinwarp.recon.network_fit import STOPS, Iterate, OnIterate, SideBySide, fit
+from spinwarp.recon.preparation import check_preparation, prepared
+from spinwarp.recon.scale import data_scale
+from spinwarp.solvers import per_item
 
 OUTPUTS = ("image", "coils")
 PRECISIONS = ("32", "bf16")
@@ -33,19 +38,24 @@ class UntrainedNetwork(Reconstructor):
     ----------
     network : makes a module that without an argument gives its picture ``(1, channels, h, w)``; called with the size
         and the number of channels, such as :class:`spinwarp.models.conv_decoder.ConvDecoder`.
-    output : ``image``, one complex image seen through the coil maps, or ``coils``, one for every coil, as the
-        ConvDecoder's authors do; that needs no maps.
+    output : ``image``, one complex image seen through the coil maps, or ``coils``, one for every coil, joined by the
+        root of their sum of squares, as the ConvDecoder's authors do; that needs no maps.
+    maps, whiten, virtual_coils : of ``image``; see :class:`spinwarp.recon.regularised.Regularised`.
     iterations : of Adam, at most.
     learning_rate : of Adam.
-    stop : ``held_out`` keeps the iterate with the least error on measured samples that were not fitted and ends when
+    stop : ``held_out`` keeps the iterate with the least error on measured lines that were not fitted and ends when
         ``patience`` iterations brought none better; ``authors`` goes by the fitted ones; ``fixed`` keeps the last. See
         :func:`spinwarp.recon.network_fit.fit`.
     patience : iterations.
-    share : of the samples outside the autocalibration lines, held out where ``stop`` asks for it.
+    one_in : of so many lines outside the centre one is held out, where ``stop`` asks for it.
     n_seeds : fits from so many random weights; more than one: their mean, and their standard deviation beside it.
+    warm_start : iterations, at most, of the slices of a batch after the first, each of which starts from the weights of
+        the one before, a neighbour where the batch is of one volume. None: every slice starts afresh.
+    at_once : slices and seeds that are fitted as one batched problem.
     data_consistency : put the measured k-space back in the end, what was held out too.
-    amplitude : brightness of the picture in the network's own units, of which it starts near 0.1. One far above makes
-        the last layer, which has the way to go, slow beside the others, and they find the structure meanwhile.
+    amplitude : level of the bright parts of the image in the network's own units, of which it starts near 0.1. One far
+        above makes the last layer, which has the way to go, slow beside the others, and they find the structure
+        meanwhile.
     precision : ``32``, or ``bf16`` for the network's inside, faster where the processor has it.
 
     Raises
@@ -63,100 +73,169 @@ class UntrainedNetwork(Reconstructor):
         self,
         network: Factory,
         output: str = "image",
+        maps: str = "espirit",
+        whiten: bool = False,
+        virtual_coils: int | None = None,
         iterations: int = 800,
         learning_rate: float = 0.008,
         stop: str = "held_out",
         patience: int = 250,
-        share: float = 0.1,
+        one_in: int = 5,
         n_seeds: int = 1,
+        warm_start: int | None = None,
+        at_once: int = 1,
         data_consistency: bool = True,
         amplitude: float = 30.0,
         precision: str = "32",
     ) -> None:
         self.network = network
         self.output = output
+        self.maps = maps
+        self.whiten = whiten
+        self.virtual_coils = virtual_coils
         self.iterations = iterations
         self.learning_rate = learning_rate
         self.stop = stop
         self.patience = patience
-        self.share = share
+        self.one_in = one_in
         self.n_seeds = n_seeds
+        self.warm_start = warm_start
+        self.at_once = at_once
         self.data_consistency = data_consistency
         self.amplitude = amplitude
         self.precision = str(precision)  # YAML reads 32 as a number
         self._check()
 
     def __call__(self, acquisition: Acquisition, *, generator: Generator | None = None) -> Reconstruction:
-        """Reconstruct a batch, one item after the other."""
+        """Reconstruct a batch."""
         source = generator or torch.Generator().manual_seed(0)
         seeds = torch.randint(2**62, (self.n_seeds,), generator=source, device=source.device).tolist()
-        items = [item_acquisition(acquisition, i) for i in range(len(acquisition.kspace))]
-        images = torch.stack([torch.cat([self.reconstruct(item, seed) for item in items]) for seed in seeds])
+        images = self.reconstruct(acquisition, seeds)
         if self.n_seeds == 1:
             return Reconstruction(image=images[0])
         return Reconstruction(image=images.mean(0), std=images.std(0), samples=images)
 
-    def reconstruct(self, acquisition: Acquisition, seed: int = 0, on_iterate: OnIterate | None = None) -> Tensor:
-        """Reconstruct a batch of one from one draw of random weights.
+    def reconstruct(
+        self, acquisition: Acquisition, seeds: Sequence[int] = (0,), on_iterate: OnIterate | None = None
+    ) -> Tensor:
+        """Reconstruct a batch from several draws of random weights.
 
         Parameters
         ----------
-        acquisition : a batch of one.
-        seed : of the weights and of z.
-        on_iterate : called after every iteration with its :class:`spinwarp.recon.network_fit.Iterate`, whose output is
-            the finished image in the units of the data: draws the error against the iteration, the stop marked.
+        acquisition : a batch.
+        seeds : of the weights and of z.
+        on_iterate : called after every iteration of every fit with its :class:`spinwarp.recon.network_fit.Iterate`,
+            whose picture is the finished image in the units of the data: draws the error against the iteration.
 
         Returns
         -------
-        image : ``(1, h, w)`` complex.
+        images : ``(seeds, batch, h, w)`` complex.
         """
-        # evaluation may run in inference mode, whose tensors know no gradient: clones made outside of it do
+        # a caller may be in inference mode, whose tensors know no gradient: copies made outside of it do
         with torch.inference_mode(False), torch.enable_grad():
-            kspace, mask = acquisition.kspace.clone(), acquisition.mask.clone()
-            maps = None if acquisition.maps is None else acquisition.maps.clone()
-            scale = _brightness(combine(ifftc(kspace), maps)) / self.amplitude
-            # an acquisition of zeros stays one, and its image is the network's times a scale of zero
-            scaled = replace(acquisition, kspace=kspace * (1 / scale).nan_to_num(posinf=1), mask=mask, maps=maps)
-            through = coil_maps(scaled) if self.output == "image" else None
-            sample = sampler(mask)
+            problem = self._problem(acquisition.to(acquisition.kspace.device, copy=True))
+            scale = data_scale(problem) / self.amplitude
+            problem = replace(problem, kspace=problem.kspace / per_item(scale, problem.kspace))
+            pairs = [(seed, i) for seed in seeds for i in range(len(scale))]
+            images: list[Tensor] = []
+            network: nn.Module | None = None
+            for start in range(0, len(pairs), self.at_once):
+                chunk = pairs[start : start + self.at_once]
+                part = _pick(problem, [i for _, i in chunk])
+                warm = self.warm_start if chunk[0][1] > 0 else None
+                if network is None or warm is None:
+                    network = self._fresh(part, [seed for seed, _ in chunk])
+                images += self._fit(network, part, warm or self.iterations, on_iterate, (start, len(pairs)))
+            # what a network makes of nothing measured is not an image
+            scale = scale * (problem.kspace != 0).flatten(1).any(1)
+            return torch.stack(images).view(len(seeds), len(scale), *images[0].shape) * scale.view(-1, 1, 1)
 
-            def coil_images(output: Tensor) -> Tensor:
-                images = to_complex(output)  # (1, 1 or coil, h, w)
-                return images if through is None else expand(images[:, 0], through)
+    def _problem(self, acquisition: Acquisition) -> Acquisition:
+        """Prepare the acquisition; images of single coils need no maps, but take their phase from given ones."""
+        if self.output == "image":
+            return prepared(acquisition, self.maps, self.whiten, self.virtual_coils)
+        return acquisition
 
-            @torch.no_grad()
-            def finish(output: Tensor) -> Tensor:
-                images = coil_images(output)
-                return combine(put_back(images, scaled) if self.data_consistency else images, maps) * scale
+    def _fresh(self, problem: Acquisition, seeds: Sequence[int]) -> nn.Module:
+        """Make a network of each seed, the same on every device; torch's own generator stays as it was."""
+        h, w = problem.kspace.shape[-2:]
+        n_images = 1 if self.output == "image" else problem.kspace.shape[1]
+        networks = []
+        with torch.random.fork_rng(devices=[]):
+            for seed in seeds:
+                torch.default_generator.manual_seed(seed)
+                made = self.network((h, w), 2 * n_images).to(problem.kspace.device)
+                # channels last: the layout of the fast convolutions
+                networks.append(made.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+        return networks[0] if len(networks) == 1 else SideBySide(networks)
 
-            held_out = hold_out(mask, self.share if self.stop == "held_out" else 0, acquisition.n_acs)
-            picture = fit(
-                _fresh(self.network, kspace, kspace.shape[1] if through is None else 1, seed),
-                lambda output: sample(coil_images(output)),
-                sample(ifftc(scaled.kspace)),
-                in_samples(held_out, mask),
-                iterations=self.iterations,
-                learning_rate=self.learning_rate,
-                stop=self.stop,
-                patience=self.patience,
-                precision=self.precision,
-                on_iterate=None if on_iterate is None else lambda i: on_iterate(replace(i, output=finish(i.output))),
-            )
-            return finish(picture)
+    def _fit(
+        self,
+        network: nn.Module,
+        problem: Acquisition,
+        iterations: int,
+        on_iterate: OnIterate | None,
+        progress: tuple[int, int],
+    ) -> Tensor:
+        """Fit one batched problem; ``progress`` is the number of slices done before and of all of them."""
+        done, total = progress
+        sample = sampler(problem.mask)
+        held = hold_out(problem, self.one_in) if self.stop == "held_out" else torch.zeros_like(problem.mask)
+        report(done / total)
+
+        def follow(iterate: Iterate) -> None:
+            report((done + len(problem.kspace) * iterate.number / iterations) / total)
+            if on_iterate is not None:
+                on_iterate(replace(iterate, picture=self._finish(iterate.picture, problem)))
+
+        pictures = fit(
+            network,
+            lambda picture: sample(self._coil_images(picture, problem)),
+            sample(ifftc(problem.kspace)),
+            in_samples(held, problem.mask),
+            sampled=in_samples(problem.mask, problem.mask),
+            iterations=iterations,
+            learning_rate=self.learning_rate,
+            stop=self.stop,
+            patience=self.patience,
+            precision=self.precision,
+            on_iterate=follow,
+        )
+        return self._finish(pictures, problem)
+
+    def _coil_images(self, picture: Tensor, problem: Acquisition) -> Tensor:
+        images = to_complex(picture)  # (b, 1 or coil, h, w)
+        return images if self.output == "coils" else expand(images[:, 0], coil_maps(problem))
+
+    @torch.no_grad()
+    def _finish(self, picture: Tensor, problem: Acquisition) -> Tensor:
+        """Make the image ``(batch, h, w)`` of the networks' pictures."""
+        if self.output == "image":
+            image, operator = to_complex(picture)[:, 0], sense(problem)
+            return image + operator.adjoint(problem.kspace - operator(image)) if self.data_consistency else image
+        images = to_complex(picture)
+        return combine(put_back(images, problem) if self.data_consistency else images, problem.maps)
 
     def _check(self) -> None:
+        check_preparation(self.maps, self.virtual_coils)
         choices = {"output": OUTPUTS, "stop": STOPS, "precision": PRECISIONS}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise InputError(f"{name}={getattr(self, name)!r} is not one of {', '.join(allowed)}")
-        for name in ("iterations", "patience", "n_seeds"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}={getattr(self, name)} must be at least 1")
+        least = {"iterations": 1, "patience": 1, "one_in": 2, "n_seeds": 1, "at_once": 1}
+        for name, number in least.items():
+            if getattr(self, name) < number:
+                raise InputError(f"{name}={getattr(self, name)} must be at least {number}")
         for name in ("learning_rate", "amplitude"):
             if getattr(self, name) <= 0:
                 raise InputError(f"{name}={getattr(self, name)} must be above 0")
-        if not 0 <= self.share < 1:
-            raise InputError(f"share={self.share} must be at least 0 and below 1")
+        if self.output == "coils" and (self.whiten or self.virtual_coils is not None):
+            raise InputError("output=coils fits the coils as they are; whiten and virtual_coils need output=image")
+        if self.warm_start is not None and (self.warm_start < 1 or self.at_once > 1):
+            raise InputError(
+                f"warm_start={self.warm_start} with at_once={self.at_once} cannot be: a slice that starts from the one "
+                "before takes at least 1 iteration and at_once=1"
+            )
 
 
 def put_back(images: Tensor, acquisition: Acquisition) -> Tensor:
@@ -164,16 +243,12 @@ def put_back(images: Tensor, acquisition: Acquisition) -> Tensor:
     return ifftc(torch.where(acquisition.mask, acquisition.kspace, fftc(images)))
 
 
-def _fresh(factory: Factory, kspace: Tensor, n_images: int, seed: int) -> nn.Module:
-    """Make a network with the weights of ``seed``, the same on every device; torch's own generator stays as it was."""
-    h, w = kspace.shape[-2:]
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        network = factory((h, w), 2 * n_images)
-    # channels last: the layout of the fast convolutions
-    return network.to(kspace.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def _brightness(image: Tensor) -> Tensor:
-    """What all but a hundredth of an image is darker than."""
-    return torch.quantile(image.abs(), 0.99)
+def _pick(acquisition: Acquisition, indices: list[int]) -> Acquisition:
+    """Items of a batch, some perhaps several times."""
+    n_acs, maps = acquisition.n_acs, acquisition.maps
+    return Acquisition(
+        kspace=acquisition.kspace[indices],
+        mask=acquisition.mask[indices],
+        maps=None if maps is None else maps[indices],
+        n_acs=None if n_acs is None else n_acs[indices],
+    )

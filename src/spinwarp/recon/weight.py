@@ -6,20 +6,19 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from spinwarp.acquisition import Acquisition, acs_columns
-from spinwarp.errors import InputError
+from spinwarp.acquisition import Acquisition
+from spinwarp.masks import hold_out
 from spinwarp.operators import sense
 
 Solve = Callable[[Acquisition, Tensor], Tensor]
 
-_SHARE = 5  # one in so many of the lines outside the centre is held out
 _WORSE = 2  # weights in a row that predict worse, after which no weaker one is tried
 
 
 def held_out_weight(solve: Solve, problem: Acquisition, weights: Sequence[float]) -> Tensor:
     """Weight ``(batch,)`` with the smallest estimated error of the whole k-space.
 
-    One in five of the sampled lines outside the centre (of the points, for a plane mask) is held out. How well the
+    One in five of the sampled lines outside the centre is held out (:func:`spinwarp.masks.hold_out`). How well the
     image from the others predicts them estimates its error wherever nothing was sampled; where something was, the
     residual shows what a strong prior has bent away from the data. The noise of the held-out samples adds to all
     weights alike, so no noise level is needed and coloured noise does no harm. The minimum is refined by a parabola
@@ -56,31 +55,6 @@ def held_out_weight(solve: Solve, problem: Acquisition, weights: Sequence[float]
     curves = torch.stack(errors).log()
     log_weights = torch.tensor(weights, dtype=torch.float64, device=held.device).log()
     return torch.stack([_refined(curve, log_weights) for curve in curves.T]).exp().float()
-
-
-def hold_out(problem: Acquisition) -> Tensor:
-    """Bool mask, shaped as the sampling mask, of the samples to hold out; the same for the same mask."""
-    n_acs = problem.n_acs if problem.n_acs is not None else acs_columns(problem.mask)
-    held = torch.zeros_like(problem.mask)
-    rows, columns = problem.mask.shape[-2:]
-    for item, mask, n in zip(held, problem.mask, n_acs.tolist(), strict=True):
-        # of a long calibration block, as where everything is sampled, only the middle is always kept
-        center = min(n, max(8, columns // 10))
-        outside = mask[0].clone()
-        first = (columns - center + 1) // 2
-        if rows == 1:
-            outside[:, first : first + center] = False
-        else:
-            top = (rows - center + 1) // 2
-            outside[top : top + center, first : first + center] = False
-        positions = outside.nonzero()[_SHARE // 2 :: _SHARE]
-        if not len(positions):
-            raise InputError(
-                "weight=auto holds out sampled lines, and outside the centre there are too few; give the weight as a "
-                "number, recon.weight=0.01"
-            )
-        item[0, positions[:, 0], positions[:, 1]] = True
-    return held
 
 
 def _past_minimum(errors: Tensor) -> Tensor:
