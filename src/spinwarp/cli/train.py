@@ -38,6 +38,11 @@ def train(config: DictConfig) -> float | None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     data = build_data(config)
     module = instantiate(config.model)
+    if module.whole_images and data.mask is not None:
+        raise InputError(
+            f"model={HydraConfig.get().runtime.choices['model']} learns from whole images and knows nothing of masks; "
+            f"leave mask= out, and give it when you reconstruct"
+        )
     _check_resume(config.ckpt_path, module)
     data.prepare_data()
     for split in ("train", "val"):  # one that is missing is better known before training than after

@@ -31,15 +31,25 @@ def low_resolution_maps(kspace: Tensor, n_acs: Tensor) -> Tensor:
     ----------
     McKenzie et al., "Self-calibrating parallel imaging with automatic coil sensitivity extraction", MRM 2002.
     """
+    images = low_resolution_images(kspace, n_acs)
+    return images / root_sum_of_squares(images).clamp_min(torch.finfo(torch.float32).tiny)[:, None]
+
+
+def low_resolution_images(kspace: Tensor, n_acs: Tensor) -> Tensor:
+    """Coil images ``(batch, coil, h, w)`` of the autocalibration block under the window of :func:`low_resolution_maps`.
+
+    Raises
+    ------
+    InputError : if an item has fewer than two autocalibration columns.
+    """
     if int(n_acs.min()) < 2:
         raise InputError(
-            f"coil maps need autocalibration lines: the mask has {int(n_acs.min())} fully sampled central columns; "
-            f"use a mask with a larger center_fraction, or data.maps=none and a method that needs no maps"
+            f"coil maps and phase need autocalibration lines: the mask has {int(n_acs.min())} fully sampled central "
+            f"columns; use a mask with a larger center_fraction, or data.maps=none and a method that needs no maps"
         )
     h, w = kspace.shape[-2:]
     window = torch.stack([_hann(h, max(int(n), 8))[:, None] * _hann(w, int(n)) for n in n_acs]).to(kspace.device)
-    images = ifftc(kspace * window[:, None])
-    return images / root_sum_of_squares(images).clamp_min(torch.finfo(torch.float32).tiny)[:, None]
+    return ifftc(kspace * window[:, None])
 
 
 def _hann(size: int, width: int) -> Tensor:

@@ -1,5 +1,6 @@
 """Noise that is correlated between the coils, and its removal from the model."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -62,20 +63,41 @@ def border_covariance(kspace: Tensor, mask: Tensor, fraction: float = 0.1) -> Te
     InputError : if that are fewer than ten positions for each coil, if values are not finite, or if ``fraction`` is
         not above zero and at most one.
     """
+    return torch.stack([noise_covariance(samples) for samples in border_samples(kspace, mask, fraction)])
+
+
+def border_samples(kspace: Tensor, mask: Tensor, fraction: float = 0.1) -> Iterator[Tensor]:
+    """Yield the samples ``(coil, n)`` of each item that :func:`border_covariance` takes for noise.
+
+    Raises
+    ------
+    InputError : if ``fraction`` is not above zero and at most one.
+    """
     if not 0 < fraction <= 1:
         raise InputError(f"fraction={fraction} of the samples cannot be taken; use a share above 0 and at most 1")
     h, w = kspace.shape[-2:]
     sampled = mask[:, 0].expand(-1, h, -1)
     rows = (torch.arange(h, device=kspace.device) - h // 2).abs()[:, None] * sampled
     columns = (torch.arange(w, device=kspace.device) - w // 2).abs() * sampled
-    covariances = []
     for k, s, row, column in zip(kspace, sampled, rows, columns, strict=True):
         # relative to the highest that was sampled, so that zero padding does not count
         frequency = torch.minimum(row / row.max().clamp_min(1), column / column.max().clamp_min(1))
         n = int(fraction * s.sum())
         lowest = frequency[s].topk(n).values[-1] if n else torch.inf
-        covariances.append(noise_covariance(k[:, s & (frequency >= lowest)]))
-    return torch.stack(covariances)
+        yield k[:, s & (frequency >= lowest)]
+
+
+def noise_level(kspace: Tensor, mask: Tensor) -> Tensor:
+    """Standard deviation ``(batch,)`` of the complex noise of one sample, from the corners of k-space.
+
+    The root of the mean over coils; what can make it wrong is what makes :func:`border_covariance` wrong. An item
+    without samples in the corners has a level of zero.
+    """
+    power = [
+        samples.abs().square().mean() if samples.numel() else kspace.real.new_zeros(())
+        for samples in border_samples(kspace, mask)
+    ]
+    return torch.stack(power).sqrt()
 
 
 def whiten(acquisition: Acquisition, covariance: Tensor) -> Acquisition:

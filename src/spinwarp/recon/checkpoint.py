@@ -29,27 +29,9 @@ class Checkpoint(NetworkReconstructor):
     """
 
     def __init__(self, path: str, trusted: Sequence[str] = ()) -> None:
-        content = load_plain(path)
-        record = content.get("spinwarp")
-        state = content.get("state_dict")
-        if not isinstance(record, dict) or "net" not in record or not _is_state(state):
-            raise InputError(
-                f"{path} is not a checkpoint of spinwarp's train.py; for weights that fastMRI published use "
-                f"recon=fastmri_weights"
-            )
-        network = build_network(record["net"], ("spinwarp.models", *trusted))
-        if not isinstance(network, torch.nn.Module):
-            raise InputError(f"{path} does not say of what class its network is; train again with this version")
-        weights = {k.removeprefix("net."): v for k, v in state.items() if k.startswith("net.")}
-        try:
-            network.load_state_dict(weights)
-        except RuntimeError as error:
-            reason = str(error).splitlines()[-1].strip()
-            raise InputError(
-                f"the weights in {path} are those of another network than it describes: {reason}"
-            ) from error
+        network, record = load_network(path, trusted)
         super().__init__(network)
-        self.record: dict[str, Any] = record
+        self.record = record
 
 
 class FastMRIWeights(NetworkReconstructor):
@@ -72,6 +54,40 @@ class FastMRIWeights(NetworkReconstructor):
         if not _is_state(state):
             raise InputError(f"{path} holds no state dict: names and tensors are expected")
         super().__init__(network_from_fastmri(state))
+
+
+def load_network(path: str, trusted: Sequence[str] = ()) -> tuple[torch.nn.Module, dict[str, Any]]:
+    """Rebuild the network of a checkpoint of ``train.py``; returns it with its weights and the record of its training.
+
+    Parameters
+    ----------
+    path : the ``.ckpt`` file.
+    trusted : packages beside spinwarp from which the file may build its network.
+
+    Raises
+    ------
+    InputError : if the file is missing, damaged, not one of ours, or its weights do not fit its own description.
+    """
+    content = load_plain(path)
+    record = content.get("spinwarp")
+    state = content.get("state_dict")
+    if not isinstance(record, dict) or "net" not in record or not _is_state(state):
+        raise InputError(
+            f"{path} is not a checkpoint of spinwarp's train.py; for weights that fastMRI published use "
+            f"recon=fastmri_weights"
+        )
+    network = build_network(record["net"], ("spinwarp.models", *trusted))
+    if not isinstance(network, torch.nn.Module):
+        raise InputError(f"{path} does not say of what class its network is; train again with this version")
+    # score models are used with the moving average of their weights
+    prefix = "average." if any(k.startswith("average.") for k in state) else "net."
+    weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise InputError(f"the weights in {path} are those of another network than it describes: {reason}") from error
+    return network, record
 
 
 def load_plain(path: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from spinwarp.acquisition import Acquisition, acs_columns
 from spinwarp.coils import (
@@ -10,10 +11,12 @@ from spinwarp.coils import (
     compress,
     compression_matrix,
     espirit_maps,
+    low_resolution_images,
     low_resolution_maps,
     whiten,
 )
 from spinwarp.errors import InputError
+from spinwarp.operators.sense import coil_maps, expand, reduce
 
 MAPS = ("espirit", "low_resolution", "given")
 
@@ -77,7 +80,7 @@ def with_white_noise(acquisition: Acquisition) -> Acquisition:
     """
     covariance = border_covariance(acquisition.kspace, acquisition.mask)
     level = covariance.diagonal(dim1=-2, dim2=-1).real.mean(-1).sqrt()
-    return whiten(acquisition, covariance / level.square().view(-1, 1, 1))
+    return replace(whiten(acquisition, covariance / level.square().view(-1, 1, 1)), noise_std=level)
 
 
 def with_virtual_coils(acquisition: Acquisition, n_virtual: int) -> Acquisition:
@@ -86,3 +89,22 @@ def with_virtual_coils(acquisition: Acquisition, n_virtual: int) -> Acquisition:
     matrix = compression_matrix(acquisition.kspace, acquisition.mask, acquisition.n_acs, n)
     maps = None if acquisition.maps is None else compress(acquisition.maps, matrix)
     return replace(acquisition, kspace=compress(acquisition.kspace, matrix), maps=maps)
+
+
+def with_image_phase(acquisition: Acquisition) -> tuple[Acquisition, Tensor]:
+    """Move the phase of the low-resolution image into the maps, so that the image that is left is nearly positive.
+
+    Returns
+    -------
+    The acquisition with these maps, and the phase ``(batch, h, w)`` as complex numbers of magnitude one, by which the
+    image has to be multiplied in the end.
+
+    Raises
+    ------
+    InputError : if there are no autocalibration lines or several coils and no maps.
+    """
+    n_acs = acquisition.n_acs if acquisition.n_acs is not None else acs_columns(acquisition.mask)
+    maps = coil_maps(acquisition)
+    image = reduce(low_resolution_images(acquisition.kspace, n_acs), maps)
+    phase = torch.where(image == 0, 1, torch.sgn(image))
+    return replace(acquisition, maps=expand(phase, maps)), phase

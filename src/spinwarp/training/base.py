@@ -1,7 +1,7 @@
 """What every training has: a network, its optimizer and schedule, and a checkpoint that rebuilds it."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -26,6 +26,9 @@ class NetworkModule(LightningModule):
     schedule : factor on the learning rate as a function of training progress; None: constant.
     """
 
+    #: whether it learns from whole images, whatever the mask
+    whole_images: ClassVar[bool] = False
+
     def __init__(
         self,
         net: nn.Module,
@@ -39,9 +42,13 @@ class NetworkModule(LightningModule):
         #: plain Python that a checkpoint carries so that it can be rebuilt without any other file
         self.record: dict[str, Any] = {}
 
+    def trained_parameters(self) -> Iterable[nn.Parameter]:
+        """Return what the optimizer gets: the weights of the network."""
+        return self.net.parameters()
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Make the optimizer, its learning rate following the schedule step by step."""
-        optimizer = self.make_optimizer(self.net.parameters())
+        optimizer = self.make_optimizer(self.trained_parameters())
         n_steps = self.trainer.estimated_stepping_batches
         if n_steps == float("inf"):
             raise InputError("training has no end: set trainer.max_epochs or trainer.max_steps")

@@ -1,9 +1,10 @@
 """What happens beside training: pictures of the validation set, the learning rate."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
@@ -58,13 +59,51 @@ class ExamplePanel(Callback):
         if not self._rows or trainer.sanity_checking:
             return
         figure = panel(self._rows, self._titles, columns=3)
-        path = self.folder / f"step_{trainer.global_step:06d}.png"
-        save(figure, path)
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_figure("validation", figure, trainer.global_step)
-            elif isinstance(logger, WandbLogger):
-                logger.log_image("validation", [str(path)], step=trainer.global_step)
+        _publish(trainer, figure, "validation", self.folder)
+
+
+class SamplePanel(Callback):
+    """After each validation, draws what a prior makes of nothing but noise; of other models it draws nothing.
+
+    The noise is the same every time, so that the pictures show how one image grows.
+
+    Parameters
+    ----------
+    folder : where the PNG files go.
+    n_samples : images a picture.
+    """
+
+    def __init__(self, folder: str, n_samples: int = 4) -> None:
+        self.folder = Path(folder)
+        self.n_samples = n_samples
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw and log the picture."""
+        if not isinstance(pl_module, Prior) or trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        generator = torch.Generator(pl_module.device).manual_seed(0)
+        images = pl_module.sample(self.n_samples, generator).abs().float().cpu().numpy()
+        _publish(trainer, panel(images, columns=min(self.n_samples, 4)), "samples", self.folder)
+
+
+@runtime_checkable
+class Prior(Protocol):
+    """A module that can draw images."""
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw ``(n, h, w)`` complex images."""
+        ...
+
+
+def _publish(trainer: Trainer, figure: Any, name: str, folder: Path) -> None:
+    """Save a picture and hand it to the loggers that take pictures."""
+    path = folder / f"step_{trainer.global_step:06d}.png"
+    save(figure, path)
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_figure(name, figure, trainer.global_step)
+        elif isinstance(logger, WandbLogger):
+            logger.log_image(name, [str(path)], step=trainer.global_step)
 
 
 class LearningRateWhenLogged(LearningRateMonitor):

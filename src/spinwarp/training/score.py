@@ -13,6 +13,7 @@ from spinwarp.errors import InputError
 from spinwarp.metrics import VolumeMetrics
 from spinwarp.models.denoiser import Denoiser
 from spinwarp.recon.scale import prior_scale
+from spinwarp.samplers import ChainNoise, chain_generators, unconditional
 from spinwarp.training.base import NetworkModule
 from spinwarp.training.images import full_images
 
@@ -47,6 +48,9 @@ class ScoreModule(NetworkModule):
     Vincent, "A connection between score matching and denoising autoencoders", Neural Computation 2011.
     """
 
+    whole_images = True
+    net: Denoiser
+
     def __init__(
         self,
         net: nn.Module,
@@ -71,6 +75,7 @@ class ScoreModule(NetworkModule):
         self.scale_jitter = scale_jitter
         self.ema_decay = ema_decay
         self.metrics = VolumeMetrics()
+        self._size: tuple[int, ...] | None = None  # of the images validated last, which samples take
 
     def images(self, example: Example) -> Tensor:
         """Images ``(batch, h, w)`` in the units of the prior: complex, or magnitudes."""
@@ -118,6 +123,7 @@ class ScoreModule(NetworkModule):
         loss = torch.stack([self.matching_loss(self.average, images, sigma, noise) for sigma in levels]).mean()
         self.log("val/loss", loss, batch_size=len(example), sync_dist=True)
         denoised = self.average(images + LEVELS[1] * noise, levels[1]).abs() * scale
+        self._size = tuple(images.shape[1:])
         self.metrics.update(denoised, images.abs() * scale, example.data_range, example.volume, example.slice)
         return denoised
 
@@ -126,3 +132,16 @@ class ScoreModule(NetworkModule):
         for name, value in self.metrics.compute().items():
             self.log(f"val/{name}", value.float(), prog_bar=name == "ssim", sync_dist=True)
         self.metrics.reset()
+
+    @torch.no_grad()
+    def sample(self, n: int, generator: Generator | None = None) -> Tensor:
+        """Draw ``n`` images ``(n, h, w)`` complex of the size validated last, in the units of the prior.
+
+        Raises
+        ------
+        InputError : if no image has been validated yet.
+        """
+        if self._size is None:
+            raise InputError("the size of the samples is that of the validation images; validate first")
+        seeds = torch.randint(2**62, (n,), generator=generator, device=self.device).tolist()
+        return unconditional(self.average, ChainNoise(chain_generators(seeds, self.device)), self._size)

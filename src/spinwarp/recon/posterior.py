@@ -1,0 +1,144 @@
+"""Reconstruction with a score model: images drawn from the posterior, their mean and their spread."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Self
+
+import torch
+from torch import Generator, Tensor
+
+from spinwarp.acquisition import Acquisition, Reconstruction, item_acquisition
+from spinwarp.coils import noise_level
+from spinwarp.errors import InputError
+from spinwarp.models.denoiser import Denoiser
+from spinwarp.operators import sense
+from spinwarp.progress import report
+from spinwarp.recon.base import Reconstructor
+from spinwarp.recon.checkpoint import load_network
+from spinwarp.recon.preparation import check_preparation, prepared, with_image_phase
+from spinwarp.recon.samples import from_samples
+from spinwarp.recon.scale import prior_scale
+from spinwarp.samplers import ChainNoise, Problem, chain_generators
+
+Sampler = Callable[..., Tensor]
+
+#: the noise is never taken to be less than this share of the image's root mean square: no data are exact
+LEAST_NOISE = 1e-3
+
+
+class Posterior(Reconstructor):
+    """Draws images that the prior deems likely and that explain the data, by one of :mod:`spinwarp.samplers`.
+
+    The image is the mean of the draws, the posterior mean, whose expected squared error is the least possible; ``std``
+    says how far they lie apart. That is the spread of the posterior only for samplers that claim to be exact, and for
+    images like those that the prior was trained on.
+
+    Every chain has a seed of its own, drawn from the generator; all items of a batch use the same ones, so that an item
+    does not depend on its neighbours.
+
+    Parameters
+    ----------
+    path : a checkpoint of ``train.py model=score``.
+    sampler : ``sampler(problem, noise, advance=...)`` to draws ``(chain, h, w)``.
+    n_samples : draws of each slice, at most.
+    chains_at_once : draws that run as one batch, which bounds the memory.
+    tolerance : no more are drawn once the mean's own standard error, over the pixels, is at most this share of its
+        norm; looked at when ``chains_at_once`` are done. Zero: all are drawn.
+    noise_std : of the complex noise of a k-space sample, in the units of the data; None: that of the acquisition or, if
+        it has none, estimated from the corners of k-space (:func:`spinwarp.coils.noise_level`).
+    maps, whiten, virtual_coils : see :class:`spinwarp.recon.regularised.Regularised`.
+    trusted : packages beside spinwarp from which the checkpoint may build its network.
+
+    Raises
+    ------
+    InputError : if an option cannot be, or the file holds no score model.
+
+    References
+    ----------
+    Jalal et al., "Robust compressed sensing MRI with deep generative priors", NeurIPS 2021, arXiv 2108.01368.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        sampler: Sampler,
+        n_samples: int = 8,
+        chains_at_once: int = 8,
+        tolerance: float = 0.0,
+        noise_std: float | None = None,
+        maps: str = "espirit",
+        whiten: bool = False,
+        virtual_coils: int | None = None,
+        trusted: Sequence[str] = (),
+    ) -> None:
+        check_preparation(maps, virtual_coils)
+        if n_samples < 1 or chains_at_once < 1 or tolerance < 0:
+            raise InputError(
+                f"n_samples={n_samples} and chains_at_once={chains_at_once} are at least 1, tolerance={tolerance} at "
+                f"least 0"
+            )
+        if noise_std is not None and not 0 < noise_std < float("inf"):
+            raise InputError(f"noise_std={noise_std} is no noise level; give one above 0, or null to estimate it")
+        denoiser, record = load_network(path, trusted)
+        if not isinstance(denoiser, Denoiser):
+            raise InputError(f"{path} holds no score model but a {type(denoiser).__name__}; train one with model=score")
+        self.denoiser = denoiser.eval().requires_grad_(False)
+        self.record = {key: value for key, value in record.items() if key != "name"}  # the sampler names the method
+        self.sampler = sampler
+        self.n_samples = n_samples
+        self.chains_at_once = chains_at_once
+        self.tolerance = tolerance
+        self.noise_std = noise_std
+        self.maps = maps
+        self.whiten = whiten
+        self.virtual_coils = virtual_coils
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move the denoiser."""
+        self.denoiser.to(device)
+        return self
+
+    def __call__(self, acquisition: Acquisition, *, generator: Generator | None = None) -> Reconstruction:
+        """Draw from the posterior of every item of a batch."""
+        device = generator.device if generator is not None else None
+        seeds = torch.randint(2**62, (self.n_samples,), generator=generator, device=device).tolist()
+        with torch.no_grad():
+            acquisition = prepared(acquisition, self.maps, self.whiten, self.virtual_coils)
+            phase = torch.ones_like(acquisition.kspace[:, 0])
+            if self.denoiser.channels == "magnitude":
+                acquisition, phase = with_image_phase(acquisition)
+            scale = prior_scale(acquisition)
+            noise = (self.noise(acquisition) / scale).clamp_min(LEAST_NOISE).tolist()
+            problem = replace(acquisition, kspace=acquisition.kspace / scale.view(-1, 1, 1, 1))
+            n = len(noise)
+            factor = scale.view(-1, 1, 1) * phase
+            drawn = [self.draw(item_acquisition(problem, i), noise[i], seeds, i, n) * factor[i] for i in range(n)]
+        return from_samples(drawn)
+
+    def noise(self, acquisition: Acquisition) -> Tensor:
+        """Noise level ``(batch,)`` in the units of the data."""
+        if self.noise_std is not None:
+            return torch.full((len(acquisition.kspace),), self.noise_std, device=acquisition.kspace.device)
+        if acquisition.noise_std is not None:
+            return acquisition.noise_std
+        return noise_level(acquisition.kspace, acquisition.mask)
+
+    def draw(self, item: Acquisition, noise_std: float, seeds: Sequence[int], i: int, n: int) -> Tensor:
+        """Draws ``(n_samples or fewer, h, w)`` of item ``i`` of ``n``, in the units of the prior."""
+        device = item.kspace.device
+        problem = Problem(self.denoiser, sense(item), item.kspace, noise_std, tuple(item.kspace.shape[-2:]))
+        drawn: list[Tensor] = []
+        for first in range(0, len(seeds), self.chains_at_once):
+            group = seeds[first : first + self.chains_at_once]
+
+            def advance(done: int, total: int, before: int = first, chains: int = len(group)) -> None:
+                report((i + (before + chains * done / total) / len(seeds)) / n)
+
+            noise = ChainNoise(chain_generators(group, device))
+            drawn.append(self.sampler(problem, noise, advance=advance))
+            samples = torch.cat(drawn)
+            if len(samples) > 1 and self.tolerance > 0:
+                error = samples.std(0).square().sum() / len(samples)
+                if error <= (self.tolerance * samples.mean(0).abs()).square().sum():
+                    break
+        return torch.cat(drawn)

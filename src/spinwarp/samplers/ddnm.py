@@ -1,0 +1,74 @@
+"""Denoising diffusion with the null space of the operator."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from spinwarp.errors import InputError
+from spinwarp.samplers.data_step import solve
+from spinwarp.samplers.diffusion_step import descend, kept, new
+from spinwarp.samplers.noise import ChainNoise
+from spinwarp.samplers.problem import Advance, Problem, report
+from spinwarp.samplers.schedules import Schedule, karras
+
+LEVELS = karras(10.0, 0.01, 100)
+
+
+@torch.no_grad()
+def ddnm(
+    problem: Problem,
+    noise: ChainNoise,
+    *,
+    schedule: Schedule = LEVELS,
+    eta: float = 0.85,
+    cg_iterations: int = 10,
+    cg_tolerance: float = 1e-3,
+    advance: Advance | None = None,
+) -> Tensor:
+    """Denoise, put the data in where they were measured, and add the noise of the next level.
+
+        x0 = D(x_t) + g A^+ (y - A D(x_t)),  g = min(1, t / noise_std),  t = eta sigma' sqrt(1 - sigma'^2 / sigma^2)
+        x_t' = x0 + sqrt(sigma'^2 - t^2) (x_t - D(x_t)) / sigma + t n
+
+    DDNM+: the noise of the data counts as a part of the new noise, so n is made smaller by it in the range of A^H; and
+    where a step brings less noise than the data have, the data pull less. Exact for operators whose singular values are
+    0 or 1; others, multi-coil ones among them, amplify the noise of the data by their inverse.
+
+    Not a posterior sampler. MEASURED
+
+    Parameters
+    ----------
+    eta : how much of the noise is new in each step, above 0 and at most 1.
+    cg_iterations, cg_tolerance : of the pseudo-inverse, applied by conjugate gradients; ending early regularises it.
+    advance : called with the network evaluations done and their total.
+
+    Returns
+    -------
+    Tensor : samples ``(chain, *shape)``.
+
+    Raises
+    ------
+    InputError : if ``eta`` is out of range or the denoiser gives NaN.
+
+    References
+    ----------
+    Wang, Yu and Zhang, "Zero-shot image restoration using denoising diffusion null-space model", ICLR 2023, equations
+    13 and 17 to 19, in variance-exploding form. 100 steps and eta 0.85 are theirs.
+    """
+    if not 0 < eta <= 1:
+        raise InputError(
+            f"eta is the new part of the noise, above 0 and at most 1, not {eta}: without it no data enter"
+        )
+    x = schedule[0] * noise(problem.shape)
+    for i, sigma, lower in descend(schedule):
+        denoised = problem.denoise(x, sigma)
+        report(advance, i + 1, len(schedule))
+        x, fresh = denoised + kept(sigma, lower, eta) * (x - denoised), new(sigma, lower, eta)
+        if fresh > 0:
+            gain, draw = min(1.0, fresh / problem.noise_std), fresh * noise(problem.shape)
+            # of the new noise, what the data bring along already
+            less = 1 - math.sqrt(1 - min(1.0, problem.noise_std / fresh) ** 2)
+            against = gain * problem.backprojection - problem.operator.normal(gain * denoised + less * draw)
+            x = x + draw + solve(problem, against, 0.0, iterations=cg_iterations, tolerance=cg_tolerance)
+    return x

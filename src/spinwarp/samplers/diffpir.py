@@ -1,0 +1,67 @@
+"""Diffusion models as plug-and-play priors."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from spinwarp.errors import InputError
+from spinwarp.samplers.data_step import towards_data
+from spinwarp.samplers.diffusion_step import descend
+from spinwarp.samplers.noise import ChainNoise
+from spinwarp.samplers.problem import Advance, Problem, report
+from spinwarp.samplers.schedules import DIFFUSION, Schedule
+
+
+@torch.no_grad()
+def diffpir(
+    problem: Problem,
+    noise: ChainNoise,
+    *,
+    schedule: Schedule = DIFFUSION,
+    prior_weight: float = 8.0,
+    zeta: float = 1.0,
+    cg_iterations: int = 10,
+    cg_tolerance: float = 1e-3,
+    advance: Advance | None = None,
+) -> Tensor:
+    """Denoise, solve the proximal problem of the data, and add the noise of the next level.
+
+        x0 = argmin_x |y - A x|^2 / noise_std^2 + prior_weight |x - D(x_t)|^2 / sigma^2
+        x_t' = x0 + sigma' (sqrt(1 - zeta) (x_t - x0) / sigma + sqrt(zeta) n)
+
+    Not a posterior sampler. For a Gaussian prior the std along the measured directions is 0.8 to 1.9 times the exact
+    one, and 0.7 to 0.8 times where the data are silent; with ``prior_weight`` 1 it is 0.57 to 0.73 times in all.
+
+    Parameters
+    ----------
+    prior_weight : lambda of the paper. 1 trusts D(x_t) as far as its noise level says, more trusts it further.
+    zeta : how much of the noise is new in each step, 0 to 1.
+    cg_iterations, cg_tolerance : of the proximal problem; each iteration applies A^H A once.
+    advance : called with the network evaluations done and their total.
+
+    Returns
+    -------
+    Tensor : samples ``(chain, *shape)``.
+
+    Raises
+    ------
+    InputError : if ``zeta`` is out of range or the denoiser gives NaN.
+
+    References
+    ----------
+    Zhu et al., "Denoising diffusion models for plug-and-play image restoration", 2023, algorithm 1, in
+    variance-exploding form. InverseBench uses lambda 8 and zeta 1.
+    """
+    if not 0 <= zeta <= 1:
+        raise InputError(f"zeta is the new part of the noise, between 0 and 1, not {zeta}")
+    x = schedule[0] * noise(problem.shape)
+    for i, sigma, lower in descend(schedule):
+        denoised = problem.denoise(x, sigma)
+        report(advance, i + 1, len(schedule))
+        weight = prior_weight * (problem.noise_std / sigma) ** 2
+        image = towards_data(problem, denoised, weight, iterations=cg_iterations, tolerance=cg_tolerance)
+        x = image + math.sqrt(1 - zeta) * (lower / sigma) * (x - image)
+        if zeta > 0 and lower > 0:
+            x = x + math.sqrt(zeta) * lower * noise(problem.shape)
+    return x

@@ -1,0 +1,75 @@
+"""Predictor-corrector sampling with the data put in after each step (score-MRI)."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from spinwarp.samplers.diffusion_step import descend
+from spinwarp.samplers.noise import ChainNoise
+from spinwarp.samplers.problem import Advance, Problem, report
+from spinwarp.samplers.schedules import Schedule, geometric
+from spinwarp.solvers import norm
+
+LEVELS = geometric(10.0, 0.01, 500)
+
+
+@torch.no_grad()
+def predictor_corrector(
+    problem: Problem,
+    noise: ChainNoise,
+    *,
+    schedule: Schedule = LEVELS,
+    snr: float = 0.16,
+    data_step: float = 1.0,
+    advance: Advance | None = None,
+) -> Tensor:
+    """Step along the reverse diffusion, correct by one Langevin step, and go towards the data after both.
+
+        predict: x <- x + (sigma^2 - sigma'^2) score + sqrt(sigma^2 - sigma'^2) n
+        correct: x <- x + e score + sqrt(2 e) n,  e = 2 (snr |n| / |score|)^2
+        data:    x <- x + data_step A^H (y - A x)
+
+    For a single coil and ``data_step`` 1 the data step is the replacement of the measured lines.
+
+    Not a posterior sampler: the data are put in without regard to their noise. For a Gaussian prior and two coils the
+    std along the measured directions is anything from 0 to 4 times the exact one; where the data are silent it is 0.95
+    to 1.24 times.
+
+    Parameters
+    ----------
+    schedule : falling noise levels. Published: 2000 from 378 to 0.01; a first level beyond those the prior was trained
+        for does no good.
+    snr : of the corrector's step.
+    data_step : 0 to 1.
+    advance : called with the network evaluations done and their total.
+
+    Returns
+    -------
+    Tensor : samples ``(chain, *shape)``.
+
+    Raises
+    ------
+    InputError : if the denoiser gives NaN.
+
+    References
+    ----------
+    Chung and Ye, "Score-based diffusion models for accelerated MRI", 2022, algorithms 2 and 3. Song et al.,
+    "Score-based generative modeling through stochastic differential equations", 2021, algorithms 2 and 4.
+    """
+    total = 2 * len(schedule) - 1
+    x = schedule[0] * noise(problem.shape)
+    for i, sigma, lower in descend(schedule):
+        square = sigma**2 - lower**2
+        x = x + square * problem.score(x, sigma)
+        report(advance, 2 * i + 1, total)
+        if lower > 0:
+            x = x + math.sqrt(square) * noise(problem.shape)
+        x = x + data_step * problem.residual(x)
+        if lower > 0:
+            score, draw = problem.score(x, lower), noise(problem.shape)
+            report(advance, 2 * i + 2, total)
+            step = 2 * (snr * norm(draw) / norm(score)).square()  # (chain, 1, ...): of each chain
+            x = x + step * score + (2 * step).sqrt() * draw
+            x = x + data_step * problem.residual(x)
+    return x
