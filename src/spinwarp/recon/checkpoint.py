@@ -10,7 +10,9 @@ from typing import Any, TypeGuard
 import torch
 
 from spinwarp.errors import InputError
+from spinwarp.models.denoiser import Denoiser
 from spinwarp.models.fastmri_weights import network_from_fastmri
+from spinwarp.models.generator import ImageGenerator
 from spinwarp.recon.base import NetworkReconstructor
 
 
@@ -30,6 +32,10 @@ class Checkpoint(NetworkReconstructor):
 
     def __init__(self, path: str, trusted: Sequence[str] = ()) -> None:
         network, record = load_network(path, trusted)
+        if isinstance(network, Denoiser):
+            raise InputError(f"{path} holds a score model; use recon=posterior")
+        if isinstance(network, ImageGenerator):
+            raise InputError(f"{path} holds a generator of images; use recon=latent")
         super().__init__(network)
         self.record = record
 

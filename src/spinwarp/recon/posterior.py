@@ -15,6 +15,7 @@ from spinwarp.operators import sense
 from spinwarp.progress import report
 from spinwarp.recon.base import Reconstructor
 from spinwarp.recon.checkpoint import load_network
+from spinwarp.recon.network_fit import PRECISIONS
 from spinwarp.recon.preparation import check_preparation, prepared, with_image_phase
 from spinwarp.recon.samples import from_samples
 from spinwarp.recon.scale import prior_scale
@@ -47,6 +48,7 @@ class Posterior(Reconstructor):
     noise_std : of the complex noise of a k-space sample, in the units of the data; None: that of the acquisition or, if
         it has none, estimated from the corners of k-space (:func:`spinwarp.coils.noise_level`).
     maps, whiten, virtual_coils : see :class:`spinwarp.recon.regularised.Regularised`.
+    precision : ``32``, or ``bf16`` for the network's inside, faster where the processor has it.
     trusted : packages beside spinwarp from which the checkpoint may build its network.
 
     Raises
@@ -69,6 +71,7 @@ class Posterior(Reconstructor):
         maps: str = "espirit",
         whiten: bool = False,
         virtual_coils: int | None = None,
+        precision: str = "32",
         trusted: Sequence[str] = (),
     ) -> None:
         check_preparation(maps, virtual_coils)
@@ -77,6 +80,8 @@ class Posterior(Reconstructor):
                 f"n_samples={n_samples} and chains_at_once={chains_at_once} are at least 1, tolerance={tolerance} at "
                 f"least 0"
             )
+        if precision not in PRECISIONS:
+            raise InputError(f"precision={precision!r} is not one of {', '.join(PRECISIONS)}")
         if noise_std is not None and not 0 < noise_std < float("inf"):
             raise InputError(f"noise_std={noise_std} is no noise level; give one above 0, or null to estimate it")
         denoiser, record = load_network(path, trusted)
@@ -92,6 +97,7 @@ class Posterior(Reconstructor):
         self.maps = maps
         self.whiten = whiten
         self.virtual_coils = virtual_coils
+        self.precision = precision
 
     def to(self, device: torch.device | str) -> Self:
         """Move the denoiser."""
@@ -115,6 +121,12 @@ class Posterior(Reconstructor):
             drawn = [self.draw(item_acquisition(problem, i), noise[i], seeds, i, n) * factor[i] for i in range(n)]
         return from_samples(drawn)
 
+    def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """Run the denoiser in the precision asked for."""
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            image: Tensor = self.denoiser(x, sigma)
+        return image
+
     def noise(self, acquisition: Acquisition) -> Tensor:
         """Noise level ``(batch,)`` in the units of the data."""
         if self.noise_std is not None:
@@ -126,7 +138,7 @@ class Posterior(Reconstructor):
     def draw(self, item: Acquisition, noise_std: float, seeds: Sequence[int], i: int, n: int) -> Tensor:
         """Draws ``(n_samples or fewer, h, w)`` of item ``i`` of ``n``, in the units of the prior."""
         device = item.kspace.device
-        problem = Problem(self.denoiser, sense(item), item.kspace, noise_std, tuple(item.kspace.shape[-2:]))
+        problem = Problem(self.denoise, sense(item), item.kspace, noise_std, tuple(item.kspace.shape[-2:]))
         drawn: list[Tensor] = []
         for first in range(0, len(seeds), self.chains_at_once):
             group = seeds[first : first + self.chains_at_once]
