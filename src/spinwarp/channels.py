@@ -7,6 +7,9 @@ leaves a network comes back to float32 here and nowhere else.
 import torch
 from torch import Tensor
 
+#: of the inside of a network, where a method offers the choice
+PRECISIONS = ("32", "bf16")
+
 
 def to_channels(x: Tensor) -> Tensor:
     """Complex ``(batch, coil, h, w)`` to real ``(batch, 2 * coil, h, w)``: all real parts, then all imaginary ones."""

@@ -8,6 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from spinwarp.acquisition import Acquisition, Reconstruction, item_acquisition
+from spinwarp.channels import PRECISIONS
 from spinwarp.coils import noise_level
 from spinwarp.errors import InputError
 from spinwarp.models.denoiser import Denoiser
@@ -15,7 +16,6 @@ from spinwarp.operators import sense
 from spinwarp.progress import report
 from spinwarp.recon.base import Reconstructor
 from spinwarp.recon.checkpoint import load_network
-from spinwarp.recon.network_fit import PRECISIONS
 from spinwarp.recon.preparation import check_preparation, prepared, with_image_phase
 from spinwarp.recon.samples import from_samples
 from spinwarp.recon.scale import prior_scale
