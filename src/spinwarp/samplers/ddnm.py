@@ -32,10 +32,12 @@ def ddnm(
         x_t' = x0 + sqrt(sigma'^2 - t^2) (x_t - D(x_t)) / sigma + t n
 
     DDNM+: the noise of the data counts as a part of the new noise, so n is made smaller by it in the range of A^H; and
-    where a step brings less noise than the data have, the data pull less. Exact for operators whose singular values are
+    where a step brings less noise than the data have, the data pull less. Right for operators whose singular values are
     0 or 1; others, multi-coil ones among them, amplify the noise of the data by their inverse.
 
-    Not a posterior sampler. MEASURED
+    Not a posterior sampler: the data are fitted noise and all. For a Gaussian prior and two coils the std along the
+    measured directions is below 0.01 times the exact one; where the data are silent it is 0.97 to 1.02 times at data
+    noise .01 and .05, and 0.85 times at .2.
 
     Parameters
     ----------

@@ -12,6 +12,10 @@ from spinwarp.samplers.problem import Advance, Problem, report
 from spinwarp.samplers.schedules import LANGEVIN, Schedule
 from spinwarp.solvers.batched import Converged
 
+# (noise_std / sigma)^2 below which a step takes three iterations at most. With eight coils, 4x and noise .01 that saved
+# a third of the applications of A^H A, and changed the error of the mean by less than 1 %.
+FAR = 1e-3
+
 
 @torch.no_grad()
 def pula(
@@ -41,8 +45,13 @@ def pula(
     - The chains start from CN(0, sigma_max^2) p(y|x), not from noise: one solve, no network.
 
     For a Gaussian prior and 100 network evaluations, at data noise .01, .05 and .2, the std is within 1 % of the exact
-    one where the data decide and 3 % above it where they are silent. The published update is 7 and 10 % above with
-    gamma .5, and 2 and 80 % with gamma .1.
+    one where the data decide and 1 to 3 % above it where they are silent, and the mean is within 0.2 std. The squared
+    error of the mean is 0.1 dB above that of the exact mean, with 50 evaluations 0.2 dB and with 25 0.4 dB. The
+    published update at noise .01 has a std 7 and 10 % too large with gamma .5, and 2 and 80 % with gamma .1.
+
+    Modes of the prior that are further apart than they are wide keep the weights they have when sigma has fallen to
+    their distance: what the data say about them counts as it does at that level, and more levels mend it slowly. Modes
+    about which the data say nothing get their weights right.
 
     Parameters
     ----------
@@ -51,8 +60,9 @@ def pula(
     gamma : step, above 0 and below 2. At 1 what the data or the noise level decide forgets its past in one step.
     denoise_last : return D(x, sigma_min): one network evaluation more, without which the sample keeps noise of the
         level sigma_min wherever the data are silent.
-    cg_iterations : at most so many applications of A^H A for the one solve of a step. At high noise the system is badly
-        conditioned; a solve that ends early leaves to the prior what the data see weakly, and lower levels mend it.
+    cg_iterations : at most so many applications of A^H A for the one solve of a step, and three where sigma is far
+        above noise_std. A solve that ends early leaves to the prior what the data see weakly, and lower levels mend it.
+        With eight coils at 4x and data noise .01, 5 instead of 10 made the error of the image 0.9 dB larger.
     cg_tolerance : of the solve, roughly as a part of the std that a step's noise has; for each chain.
     tolerance : a chain ends when its denoised image changes by at most so much of its norm from level to level. It then
         is that image, which lacks the spread of the levels left out. Zero: never.
@@ -100,8 +110,11 @@ def pula(
         step = (gamma + drop) * (denoised - x) + spread * e_image
         against = gamma * problem.backprojection - problem.operator.normal(gamma * x + step) + (spread * s) * e_data
         accuracy = cg_tolerance * min(1.0, math.sqrt(weight))  # M is smallest where the right-hand side is largest
-        x = x + step + solve(problem, against, weight, iterations=cg_iterations, tolerance=accuracy)
+        # far above the noise of the data no solve converges, and what is left undone there is done again below
+        most = cg_iterations if weight > FAR else min(cg_iterations, 3)
+        x = x + step + solve(problem, against, weight, iterations=most, tolerance=accuracy)
         old_data, old_image = new_data, new_image
-    last = problem.denoise(x, levels[-1]) if denoise_last else x
-    report(advance, total, total)
-    return converged.hold(last, final)
+    if denoise_last:
+        x = problem.denoise(x, levels[-1])
+        report(advance, total, total)
+    return converged.hold(x, final)
