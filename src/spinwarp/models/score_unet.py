@@ -100,6 +100,8 @@ class _NoiseEmbedding(nn.Module):
     The logarithm runs from about -6 to 5; the frequencies, 1/16 to 4 turns a unit, tell levels a tenth apart.
     """
 
+    frequencies: Tensor
+
     def __init__(self, n: int) -> None:
         super().__init__()
         self.register_buffer("frequencies", 2 * torch.pi * torch.logspace(-4, 2, 16, base=2.0), persistent=False)
