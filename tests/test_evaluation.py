@@ -3,7 +3,7 @@
 import csv
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -42,8 +42,9 @@ def zero_filled(example: Example) -> Tensor:
 class Fixed(Reconstructor):
     """Returns what it is told, and remembers what it was given."""
 
-    def __init__(self, image: Tensor | None = None) -> None:
+    def __init__(self, image: Tensor | None = None, std: Tensor | None = None) -> None:
         self.image = image
+        self.std = std
         self.given: list[Acquisition] = []
         self.draws: list[Tensor] = []
 
@@ -51,7 +52,22 @@ class Fixed(Reconstructor):
         self.given.append(acquisition)
         self.draws.append(torch.rand(3, generator=generator))
         b, _, h, w = acquisition.kspace.shape
-        return Reconstruction(torch.zeros(b, h, w, dtype=torch.complex64) if self.image is None else self.image)
+        image = torch.zeros(b, h, w, dtype=torch.complex64) if self.image is None else self.image
+        return Reconstruction(image, self.std)
+
+
+class Claiming(Reconstructor):
+    """Zero-filled, with a claimed deviation that depends on the image alone."""
+
+    def __call__(self, acquisition: Acquisition, *, generator: Generator | None = None) -> Reconstruction:
+        image = ZeroFilled()(acquisition).image
+        return Reconstruction(image, 0.05 * image.abs())
+
+
+def claimed(example: Example) -> Tensor:
+    std = Claiming()(example.acquisition).std
+    assert std is not None
+    return center_crop(std, CROP)
 
 
 def by_volume(rows: Sequence[Row]) -> dict[str, Row]:
@@ -90,7 +106,8 @@ def test_a_row_says_what_was_done(tmp_path: Path) -> None:
     assert (row.method, row.dataset, row.split, row.mask) == ("zero_filled", "memory", "test", "random_4x")
     assert (row.acceleration_nominal, row.n_slices, row.target_type, row.crop) == (4.0, 3, "rss", "24x20")
     assert row.provenance == "phantom"
-    assert read_rows(tmp_path / RESULTS) == list(rows.values())
+    written = [astuple(row) for row in read_rows(tmp_path / RESULTS)]
+    np.testing.assert_equal(written, [astuple(row) for row in rows.values()])  # here nan equals nan
 
 
 def test_the_table_has_the_promised_columns(tmp_path: Path) -> None:
@@ -212,6 +229,55 @@ def test_no_more_examples_are_kept_than_asked_for(tmp_path: Path, n_examples: in
 def test_data_without_targets_are_refused_with_the_way_out(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"f\.h5 has no reference image.*use reconstruct\.py"):
         evaluate(ZeroFilled(), batches(has_targets=False), PROTOCOL, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_claimed_deviations_are_compared_with_the_errors_of_the_whole_volume(tmp_path: Path, batch_size: int) -> None:
+    def bright(size: int) -> list[Example]:  # the memory source has no air, so that its darker half stands for it
+        return [replace(e, data_range=8 * e.data_range) for e in batches(size)]
+
+    rows = by_volume(evaluate(Claiming(), bright(batch_size), PROTOCOL, tmp_path))
+    for name, row in rows.items():
+        slices = [e for e in bright(1) if e.volume == (name,)]
+        target = torch.cat([e.target for e in slices if e.target is not None])
+        error = (torch.cat([zero_filled(e) for e in slices]) - target).abs()
+        std = torch.cat([claimed(e) for e in slices])
+        tissue = target > 0.05 * slices[0].data_range
+        assert 0.1 < tissue.double().mean() < 0.9
+        # batched FFTs may round otherwise: one pixel of some thousand may change sides, its value by one part in 1e6
+        assert row.coverage == pytest.approx(float((error <= 2 * std)[tissue].double().mean()), abs=1e-3)
+        assert row.error_correlation == pytest.approx(np.corrcoef(error[tissue], std[tissue])[0, 1], abs=1e-5)
+        assert 0.1 < row.coverage < 0.9
+
+
+def test_claimed_deviations_are_written_beside_the_images(tmp_path: Path) -> None:
+    evaluate(Claiming(), batches()[::-1], PROTOCOL, tmp_path)
+    for name in N_SLICES:
+        expected = torch.cat([claimed(e) for e in batches() if e.volume == (name,)])
+        with h5py.File(tmp_path / "reconstructions" / name) as file:
+            assert sorted(file) == ["reconstruction", "std"]
+            assert file["std"].dtype == np.float32
+            np.testing.assert_array_equal(file["std"][()], expected)
+    (found, _) = read_examples(tmp_path / EXAMPLES)
+    (source,) = [e for e in batches() if (e.volume[0], e.slice[0]) == ("f.h5", 1)]
+    np.testing.assert_array_equal(found.std, claimed(source)[0])
+
+
+def test_a_method_that_claims_nothing_is_not_judged_by_it(tmp_path: Path) -> None:
+    for row in evaluate(ZeroFilled(), batches(), PROTOCOL, tmp_path):
+        assert math.isnan(row.coverage) and math.isnan(row.error_correlation)
+    with h5py.File(tmp_path / "reconstructions" / "f.h5") as file:
+        assert list(file) == ["reconstruction"]
+    assert all(example.std is None for example in read_examples(tmp_path / EXAMPLES))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_deviation_that_is_not_finite_is_refused_with_its_slice(tmp_path: Path, bad: float) -> None:
+    std = torch.ones(1, 32, 40)
+    std[0, 16, 20] = bad
+    with pytest.raises(InputError, match=r"NaN or infinite standard deviations for f\.h5, slice 0"):
+        evaluate(Fixed(std=std), batches(), PROTOCOL, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

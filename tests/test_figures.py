@@ -93,6 +93,52 @@ def test_nothing_overlaps_in_a_comparison(h: int, w: int, n: int) -> None:
     assert_tidy(comparison(None, images))
 
 
+@pytest.mark.parametrize(("h", "w"), [(48, 48), (128, 196), (100, 30), (16, 128)])
+@pytest.mark.parametrize("n", [1, 3])
+def test_nothing_overlaps_where_methods_claim_deviations(h: int, w: int, n: int) -> None:
+    target, images, numbers, mask = case(h, w, n)
+    std = dict.fromkeys(list(images)[::-1][:2], 0.1 * target)
+    for truth in (target, None):
+        assert_tidy(comparison(truth, images, data_range=3e-4, std=std, numbers=numbers, mask=mask, title="knee"))
+        assert_tidy(comparison(truth, images, std=std, numbers=numbers))
+        assert_tidy(comparison(truth, images, std=std, mask=mask))
+
+
+def test_twice_the_deviation_stands_under_the_error_on_its_scale() -> None:
+    target, images, numbers, mask = case(48, 40, 3)
+    first, _, third = images
+    std = {first: 0.1 * target, third: 0.2 * target}
+    figure = comparison(target, images, std=std, numbers=numbers, mask=mask)
+    assert "2 std" in texts(figure)
+    maps = [axes for axes in figure.axes if axes.images and axes.images[0].get_cmap().name == "inferno"]
+    assert len(maps) == 5 and len({axes.images[0].get_clim() for axes in maps}) == 1
+    errors, claims = dict(zip(images, maps[:3], strict=True)), dict(zip((first, third), maps[3:], strict=True))
+    for name, axes in claims.items():
+        np.testing.assert_array_equal(axes.images[0].get_array(), 2 * std[name])
+        assert axes.get_position().x0 == errors[name].get_position().x0
+        assert axes.get_position().y1 < errors[name].get_position().y0
+    # the scale is that of the same figure without claims, however large they are
+    plain = comparison(target, images)
+    (window,) = {a.images[0].get_clim() for a in plain.axes if a.images and a.images[0].get_cmap().name == "inferno"}
+    assert maps[0].images[0].get_clim() == window
+
+
+def test_without_a_claim_a_comparison_is_what_it_was() -> None:
+    target, images, numbers, mask = case(48, 40, 2)
+    bare, empty = (comparison(target, images, std=std, numbers=numbers, mask=mask) for std in (None, {}))
+    assert "2 std" not in texts(bare)
+    assert len(bare.axes) == len(empty.axes) and tuple(bare.get_size_inches()) == tuple(empty.get_size_inches())
+
+
+def test_a_claim_without_a_target_has_a_scale_of_its_own() -> None:
+    _, images, _, _ = case(48, 40, 1)
+    ((name, image),) = images.items()
+    figure = comparison(None, images, std={name: 0.01 * image})
+    (claim,) = [axes for axes in figure.axes if axes.images and axes.images[0].get_cmap().name == "inferno"]
+    # 2 % of the image at the most, so that it is shown from 20 to 50 times brighter
+    assert 0.4 < claim.images[0].get_array().max() / claim.images[0].get_clim()[1] < 1.5
+
+
 def test_a_comparison_has_a_picture_a_zoom_and_an_error_of_each_method() -> None:
     target, images, numbers, mask = case(48, 40, 2)
     figure = comparison(target, images, data_range=3e-4, numbers=numbers, mask=mask)
@@ -143,6 +189,8 @@ def test_empty_and_diverged_images_are_drawn_without_a_warning() -> None:
     assert_tidy(comparison(zero, {"zero": zero, "bad": bad, "lost": np.full((20, 24), np.nan)}))
     assert_tidy(comparison(bad, {"bad": bad}))
     assert_tidy(comparison(None, {"lost": np.full((20, 24), np.nan)}))
+    assert_tidy(comparison(None, {"zero": zero}, std={"zero": zero}))
+    assert_tidy(comparison(zero, {"zero": zero, "bad": bad}, std={"zero": zero, "bad": bad}))
 
 
 def test_complex_images_are_shown_by_their_magnitude() -> None:
@@ -156,6 +204,8 @@ def test_complex_images_are_shown_by_their_magnitude() -> None:
 def test_shapes_that_do_not_fit_are_input_errors() -> None:
     with pytest.raises(InputError, match="target 20x24, a 20x20"):
         comparison(np.zeros((20, 24)), {"a": np.zeros((20, 20))})
+    with pytest.raises(InputError, match="a 20x24, deviation of a 20x20"):
+        comparison(None, {"a": np.zeros((20, 24))}, std={"a": np.zeros((20, 20))})
     with pytest.raises(InputError, match="one slice"):
         comparison(None, {"a": np.zeros((3, 20, 20))})
     with pytest.raises(InputError, match="got none"):

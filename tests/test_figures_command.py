@@ -7,9 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from spinwarp.figures.__main__ import main
-from spinwarp.results import EXAMPLES, RESULTS, ExampleSlice, Row, read_rows, write_examples, write_rows
+from spinwarp.results import (
+    EXAMPLES,
+    RESULTS,
+    ExampleSlice,
+    Row,
+    read_examples,
+    read_rows,
+    write_examples,
+    write_rows,
+)
 
 
 def rows(method: str, quality: float, **values: object) -> list[Row]:
@@ -50,6 +60,22 @@ def test_the_command_joins_folders_into_a_table_and_figures(tmp_path: Path, caps
     assert "varnet" in (tmp_path / "out" / "results.md").read_text()
     out, err = capsys.readouterr()
     assert "tv (b)" in out and "1 more slice with --slices 2" in out and err == ""
+
+
+def test_claimed_deviations_reach_the_table_and_the_figures(tmp_path: Path) -> None:
+    plain = write_folder(tmp_path / "a", "tv", 1, n_slices=1)
+    claiming = write_folder(tmp_path / "b", "dps", 2, n_slices=1, coverage=0.9, error_correlation=0.5)
+    figure = "knee_val_equispaced_4x_file0_000.png"
+    heights = []
+    for name in ("without", "with"):
+        assert main([str(plain), str(claiming), "--out", str(tmp_path / name)]) == 0
+        with Image.open(tmp_path / name / figure) as picture:
+            heights.append(picture.height)
+        examples = read_examples(claiming / EXAMPLES)
+        write_examples(claiming / EXAMPLES, [dataclasses.replace(e, std=0.1 * e.target) for e in examples])
+    assert heights[1] > heights[0]  # by the row of deviations
+    assert "| coverage | corr. |" in (tmp_path / "with" / "results.md").read_text()
+    assert [row.coverage for row in read_rows(tmp_path / "with" / RESULTS)][6:] == [0.9] * 6
 
 
 def test_the_command_ends_with_one_sentence_where_the_input_is_wrong(

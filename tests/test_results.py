@@ -44,6 +44,8 @@ ROW = Row(
     ssim=0.875,
     seconds_per_slice=0.25,
     input_sha256="0123456789abcdef",
+    coverage=0.9375,  # set, since nan would make a row differ from itself
+    error_correlation=0.1 + 0.2,
 )
 
 
@@ -73,6 +75,16 @@ def test_numpy_numbers_are_written_as_plain_ones(tmp_path: Path) -> None:
 def test_a_nominal_acceleration_that_is_unknown_stays_nan(tmp_path: Path) -> None:
     write_rows(tmp_path / RESULTS, [change(acceleration_nominal=math.nan)])
     assert math.isnan(read_rows(tmp_path / RESULTS)[0].acceleration_nominal)
+
+
+def test_a_file_of_an_older_version_may_lack_what_came_later(tmp_path: Path) -> None:
+    write_rows(tmp_path / RESULTS, [ROW])
+    lines = (tmp_path / RESULTS).read_text().splitlines()
+    assert lines[0].endswith(",version,coverage,error_correlation")
+    (tmp_path / RESULTS).write_text("".join(line.rsplit(",", 2)[0] + "\n" for line in lines))
+    (row,) = read_rows(tmp_path / RESULTS)
+    assert math.isnan(row.coverage) and math.isnan(row.error_correlation)
+    assert dataclasses.replace(row, coverage=ROW.coverage, error_correlation=ROW.error_correlation) == ROW
 
 
 def test_a_column_of_a_later_version_is_left_out(tmp_path: Path) -> None:
@@ -137,6 +149,19 @@ def test_a_reconstruction_that_fits_no_submission_is_refused(tmp_path: Path) -> 
         write_reconstruction(tmp_path, "../a", np.zeros((2, 3, 4)))
 
 
+def test_the_deviation_stands_beside_the_images_and_fits_them(tmp_path: Path) -> None:
+    images = np.arange(24, dtype=np.float64).reshape(2, 3, 4)
+    write_reconstruction(tmp_path, "a", images, images / 8)
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert sorted(file) == ["reconstruction", "std"]
+        assert file["std"].dtype == np.float32
+        np.testing.assert_array_equal(file["std"][()], images / 8)
+    for bad in (images[:1], images.astype(np.complex64)):
+        with pytest.raises(InputError, match=r"the deviation of b is .* expected real numbers of shape \(2, 3, 4\)"):
+            write_reconstruction(tmp_path, "b", images, bad)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]
+
+
 def test_examples_come_back_as_they_were_in_the_order_of_slices(tmp_path: Path) -> None:
     plain = dataclasses.replace(example(index=10), mask=None, std=np.full((32, 24), 0.5, np.float32))
     write_examples(tmp_path / EXAMPLES, [plain, example(index=2), example(volume="sub/a", scale=0.5)])
@@ -195,17 +220,49 @@ def test_a_diverged_method_is_never_the_best() -> None:
     assert "**31.25 ± -**" in next(li for li in lines if "| good |" in li)
 
 
-def test_the_table_fits_eighty_columns_and_names_the_provenance() -> None:
-    console = Console(width=80, record=True, quiet=True)
-    rows = [change(method=m, mask=k) for k in ("equispaced_4x", "random_8x") for m in ("zero-filled", "x" * 40)]
-    console.print(table(rows))
+def test_columns_of_claims_appear_with_the_first_claim_and_are_never_bold() -> None:
+    silent = [change(method=m, coverage=math.nan, error_correlation=math.nan) for m in ("tv", "zero-filled")]
+    for text in (markdown_table(silent), printed(silent, 120)):
+        assert "coverage" not in text and "corr." not in text
+    rows = [*silent, change(method="best", coverage=0.954, error_correlation=0.7, psnr=40.0), change(method="dps")]
+    lines = markdown_table(rows).splitlines()
+    assert "| s/slice | coverage | corr. |" in lines[2] and lines[3].count("--:") == 7
+    assert next(li for li in lines if "| best |" in li).endswith("| 0.25 | 0.95 | 0.70 |")
+    assert "**40.00" in next(li for li in lines if "| best |" in li)
+    assert next(li for li in lines if "| tv |" in li).endswith("| 0.25 | - | - |")
+    assert "within 2 std" in lines[-1] and "within 2 std" in printed(rows, 120)
+
+
+def test_the_mean_of_claims_leaves_out_volumes_where_nothing_was_measured() -> None:
+    numbers = [0.25, math.nan, 0.5]
+    (summary,) = summarise([change(volume=str(i), coverage=c, error_correlation=c) for i, c in enumerate(numbers)])
+    assert (summary.n_volumes, summary.coverage.mean, summary.error_correlation.mean) == (3, 0.375, 0.375)
+    (silent,) = summarise([change(volume=str(i), coverage=math.nan) for i in range(3)])
+    assert math.isnan(silent.coverage.mean)
+
+
+def printed(rows: list[Row], width: int) -> str:
+    console = Console(width=width)
     with console.capture() as capture:
-        console.quiet = False
         console.print(table(rows))
-    text = capture.get()
+    return capture.get()
+
+
+@pytest.mark.parametrize("claims", [math.nan, 0.9375])
+@pytest.mark.parametrize("n_volumes", [1, 2])
+def test_the_table_fits_eighty_columns_and_names_the_provenance(claims: float, n_volumes: int) -> None:
+    methods = ("zero-filled", "x" * 40)
+    rows = [
+        change(method=m, mask=k, volume=str(i), coverage=claims, error_correlation=claims)
+        for k in ("equispaced_4x", "random_8x")
+        for m in methods
+        for i in range(n_volumes)
+    ]
+    text = printed(rows, 80)
     assert "provenance simulated" in text and "random_8x" in text.replace("\n", "")
     assert "…" not in text and max(map(len, text.splitlines())) <= 80
-    assert text.count("0.8750 ± -") == 4
+    assert "zero-filled" in text and text.count("x") > 2 * 40  # no name is cut
+    assert text.count("0.8750 ±") == 4
 
 
 def test_a_vertical_bar_in_a_name_does_not_break_the_markdown() -> None:

@@ -57,6 +57,18 @@ def test_folders_are_joined_and_a_repeated_method_gets_the_name_of_its_folder(tm
     assert joined.warnings == []
 
 
+def test_methods_with_and_without_claims_may_be_joined(tmp_path: Path) -> None:
+    claim = np.full((32, 24), 0.5, np.float32)
+    silent = write_folder(tmp_path / "tv", [change(method="tv")], [example("tv")])
+    claims = [change(coverage=0.9, error_correlation=0.5)]
+    claiming = write_folder(tmp_path / "dps", claims, [dataclasses.replace(example(), std=claim)])
+    joined = combine([silent, claiming])
+    assert [row.coverage for row in joined.rows][1] == 0.9
+    (picture,) = joined.pictures
+    assert picture.examples["tv"].std is None
+    np.testing.assert_array_equal(picture.examples["varnet"].std, claim)
+
+
 @pytest.mark.parametrize(
     ("other", "message"),
     [

@@ -1,7 +1,8 @@
 """One protocol for every method: reconstruct a split volume by volume, measure, and write the result folder.
 
 The protocol is fastMRI's: magnitudes, cropped to the target, metrics over whole volumes with the volume's maximum as
-the data range, then the mean over volumes. Nothing is kept in memory but the volumes under way.
+the data range, then the mean over volumes. A method that claims a standard deviation is also asked how well it agrees
+with the errors. Nothing is kept in memory but the volumes under way.
 """
 
 import hashlib
@@ -19,6 +20,7 @@ from spinwarp.errors import InputError
 from spinwarp.metrics import VolumeMetrics
 from spinwarp.recon.base import Reconstructor
 from spinwarp.results import EXAMPLES, RESULTS, ExampleSlice, Row, write_examples, write_reconstruction, write_rows
+from spinwarp.uncertainty import Calibration, foreground
 
 _TARGET_TYPES = {True: "rss", False: "esc"}
 
@@ -47,7 +49,9 @@ class _Volume:
     """A volume under way: what its row needs."""
 
     metrics: VolumeMetrics = field(default_factory=VolumeMetrics)
+    calibration: Calibration = field(default_factory=Calibration)
     images: dict[int, np.ndarray] = field(default_factory=dict)
+    stds: dict[int, np.ndarray] = field(default_factory=dict)
     accelerations: list[float] = field(default_factory=list)
     seconds: float = 0.0
     digest: "hashlib._Hash" = field(default_factory=hashlib.sha256)
@@ -77,7 +81,7 @@ def evaluate(
     protocol : names for the results.
     folder : the result folder.
     n_examples : volumes whose middle slice is kept with its target for the figures.
-    save_reconstructions : write the images of each volume in fastMRI's submission layout.
+    save_reconstructions : write the images of each volume in fastMRI's submission layout, with claimed deviations.
     device : where the method computes.
     seed : of the method's own randomness, with the volume and the slice.
     advance : called with the number of slices done.
@@ -92,11 +96,12 @@ def evaluate(
     rows: list[Row] = []
     examples: list[ExampleSlice] = []
     for example in batches:
-        measured, seconds = _reconstruct(method, example, device, seed)
+        measured, stds, seconds = _reconstruct(method, example, device, seed)
         for i in range(len(example)):
             one, name = item(example, i), example.volume[i]
             volume = under_way.setdefault(name, _Volume())
-            _add(volume, one, measured[i], seconds / len(example), name in chosen, protocol)
+            std = None if stds is None else stds[i]
+            _add(volume, one, measured[i], std, seconds / len(example), name in chosen, protocol)
             if len(volume.images) == protocol.n_slices[name]:
                 rows.append(_row(volume, one, protocol))
                 _finish(under_way.pop(name), rows, examples, folder, name, save_reconstructions)
@@ -113,8 +118,10 @@ def slice_generator(seed: int, example: Example, device: str) -> torch.Generator
     return torch.Generator(device).manual_seed(int.from_bytes(hashlib.sha256(key).digest()[:7], "big"))
 
 
-def _reconstruct(method: Reconstructor, example: Example, device: str, seed: int) -> tuple[torch.Tensor, float]:
-    """Magnitudes on the CPU, cropped to the target, and the seconds that the method alone took."""
+def _reconstruct(
+    method: Reconstructor, example: Example, device: str, seed: int
+) -> tuple[torch.Tensor, torch.Tensor | None, float]:
+    """Magnitudes and their deviations on the CPU, cropped to the target, and the seconds that the method alone took."""
     if example.target is None:
         raise InputError(
             f"{example.volume[0]} has no reference image, so there is nothing to evaluate against; use reconstruct.py"
@@ -123,25 +130,37 @@ def _reconstruct(method: Reconstructor, example: Example, device: str, seed: int
     generator = slice_generator(seed, example, device)
     _synchronise(device)
     start = time.perf_counter()
-    image = method(acquisition, generator=generator).image
+    result = method(acquisition, generator=generator)
     _synchronise(device)
     seconds = time.perf_counter() - start
-    magnitude = center_crop(image.abs(), (example.target.shape[-2], example.target.shape[-1])).cpu()
-    if not torch.isfinite(magnitude).all():
-        raise InputError(
-            f"the method returned NaN or infinite pixels for {example.volume[0]}, slice {example.slice[0]}"
-        )
-    return magnitude, seconds
+    size = (example.target.shape[-2], example.target.shape[-1])
+    magnitude = center_crop(result.image.abs(), size).cpu()
+    std = None if result.std is None else center_crop(result.std, size).cpu()
+    for part, what in ((magnitude, "pixels"), (std, "standard deviations")):
+        if part is not None and not torch.isfinite(part).all():
+            raise InputError(
+                f"the method returned NaN or infinite {what} for {example.volume[0]}, slice {example.slice[0]}"
+            )
+    return magnitude, std, seconds
 
 
 def _add(
-    volume: _Volume, one: Example, magnitude: torch.Tensor, seconds: float, keep: bool, protocol: Protocol
+    volume: _Volume,
+    one: Example,
+    magnitude: torch.Tensor,
+    std: torch.Tensor | None,
+    seconds: float,
+    keep: bool,
+    protocol: Protocol,
 ) -> None:
     assert one.target is not None
     name, index = one.volume[0], one.slice[0]
     image = magnitude[None]
     volume.metrics.update(image, one.target, one.data_range, [name], [index])
     volume.images[index] = magnitude.numpy()
+    if std is not None:
+        volume.calibration.update(image - one.target, std[None], foreground(one.target, one.data_range))
+        volume.stds[index] = std.numpy()
     volume.seconds += seconds
     volume.accelerations.append(float(one.acquisition.acceleration()[0]))
     volume.digest.update(one.acquisition.kspace.numpy().tobytes())
@@ -157,6 +176,7 @@ def _add(
             data_range=float(one.data_range[0]),
             provenance=_provenance(one),
             acceleration=volume.accelerations[-1],
+            std=volume.stds.get(index),
             mask=one.acquisition.mask[0, 0].numpy(),
             **_numbers(single),
         )
@@ -179,6 +199,8 @@ def _row(volume: _Volume, one: Example, protocol: Protocol) -> Row:
         crop=f"{one.target.shape[-2]}x{one.target.shape[-1]}",
         seconds_per_slice=volume.seconds / n_slices,
         input_sha256=volume.digest.hexdigest()[:16],
+        coverage=volume.calibration.coverage,
+        error_correlation=volume.calibration.correlation,
         **_numbers(volume.metrics),
     )
 
@@ -196,12 +218,16 @@ def _finish(
     save_reconstructions: bool,
 ) -> None:
     if save_reconstructions:
-        stack = np.stack([image for _, image in sorted(volume.images.items())])
-        write_reconstruction(folder / "reconstructions", name, stack)
+        stds = _stack(volume.stds) if volume.stds else None
+        write_reconstruction(folder / "reconstructions", name, _stack(volume.images), stds)
     if volume.example is not None:
         examples.append(volume.example)
         write_examples(folder / EXAMPLES, examples)
     write_rows(folder / RESULTS, rows)
+
+
+def _stack(slices: dict[int, np.ndarray]) -> np.ndarray:
+    return np.stack([image for _, image in sorted(slices.items())])
 
 
 def _spread(names: Sequence[str], n: int) -> set[str]:

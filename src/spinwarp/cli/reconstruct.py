@@ -16,7 +16,10 @@ def main() -> None:
 
 
 def reconstruct(config: DictConfig) -> None:
-    """Reconstruct a file; write ``<name>.h5`` in fastMRI's submission layout and ``<name>.png``."""
+    """Reconstruct a file; write ``<name>.h5`` in fastMRI's submission layout and ``<name>.png``.
+
+    Both hold the standard deviation too where the method claims one.
+    """
     import numpy as np
     from hydra.core.hydra_config import HydraConfig
     from hydra.utils import instantiate
@@ -50,15 +53,18 @@ def reconstruct(config: DictConfig) -> None:
     indices = list(range(measurement.n_slices)) if config.slices is None else [int(i) for i in config.slices]
     if not indices:
         raise InputError("slices=[] names no slice; leave it out for all, or give indices such as slices=[3,4]")
-    images, rates = [], []
+    images, stds, rates = [], [], []
     with slices_progress(len(indices), choices["recon"]) as advance:
         for full in measurement.slices(indices):
             example = undersample(full, RandomState(seed_of(measurement.path.name)))
             acquisition = example.acquisition
             rates.append(float(acquisition.acceleration()[0]))
             generator = slice_generator(config.seed, example, config.device)
-            image = method(acquisition.to(config.device), generator=generator).image.cpu()
-            images.append(center_crop(image.abs(), reconstruction_size(acquisition))[0].numpy())
+            result = method(acquisition.to(config.device), generator=generator)
+            size = reconstruction_size(acquisition)
+            images.append(center_crop(result.image.abs(), size)[0].cpu().numpy())
+            if result.std is not None:
+                stds.append(center_crop(result.std, size)[0].cpu().numpy())
             advance(1)
     log.info(
         "%s: %d coils, realised R %.2f, %d central columns",
@@ -67,9 +73,10 @@ def reconstruct(config: DictConfig) -> None:
         np.mean(rates),
         int(acs_columns(acquisition.mask)[0]),
     )
-    written = write_reconstruction(folder, measurement.path.stem, np.stack(images))
+    written = write_reconstruction(folder, measurement.path.stem, np.stack(images), np.stack(stds) if stds else None)
     picture = written.with_suffix(".png")
     middle = len(images) // 2
     title = f"{measurement.path.name}, slice {indices[middle]}, R {np.mean(rates):.2f}"
-    save(comparison(None, {choices["recon"]: images[middle]}, title=title), picture)
+    std = {choices["recon"]: stds[middle]} if stds else None
+    save(comparison(None, {choices["recon"]: images[middle]}, std=std, title=title), picture)
     log.info("images %s, picture %s", written, picture)

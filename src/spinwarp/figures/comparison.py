@@ -1,4 +1,4 @@
-"""The comparison of methods on one slice: images, a zoom, errors, numbers."""
+"""The comparison of methods on one slice: images, a zoom, errors, what methods claim of them, numbers."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -36,11 +36,14 @@ def comparison(
     images: Mapping[str, np.ndarray],
     *,
     data_range: float | None = None,
+    std: Mapping[str, np.ndarray] | None = None,
     numbers: Mapping[str, Mapping[str, float]] | None = None,
     mask: np.ndarray | None = None,
     title: str | None = None,
 ) -> "Figure":
     """Show one slice by several methods: images in one grey window, a zoom, and the errors on one scale.
+
+    Where a method claims a standard deviation, twice that is shown below, on the scale of the errors.
 
     Values that are not finite are drawn in magenta.
 
@@ -49,6 +52,7 @@ def comparison(
     target : ``(h, w)``; None where there is no truth, which leaves the row of errors out.
     images : method -> ``(h, w)`` in the units of the target; of complex ones the magnitude is shown.
     data_range : what the error scale counts as 100 %; None: the top of the grey window.
+    std : method -> ``(h, w)`` claimed standard deviation; a method without one has no picture there.
     numbers : method -> any of ``psnr``, ``ssim``, ``nmse``, printed below; the best of each is bold.
     mask : ``(1 or h, w)`` sampling mask on the k-space grid.
     title : over the whole figure.
@@ -59,22 +63,30 @@ def comparison(
     """
     shown = {name: magnitude(image, name) for name, image in images.items()}
     truth = None if target is None else magnitude(target, "the target")
+    claims = {name: 2 * magnitude(std[name], f"the deviation of {name}") for name in shown if std and name in std}
     pictures = [*([] if truth is None else [("target", truth)]), *shown.items()]
-    if not shown or len({image.shape for _, image in pictures}) > 1:
-        listed = ", ".join(f"{name} {image.shape[0]}x{image.shape[1]}" for name, image in pictures) or "none"
+    sizes = [*pictures, *((f"deviation of {name}", claim) for name, claim in claims.items())]
+    if not shown or len({image.shape for _, image in sizes}) > 1:
+        listed = ", ".join(f"{name} {image.shape[0]}x{image.shape[1]}" for name, image in sizes) or "none"
         raise InputError(f"a comparison needs images of one shape, got {listed}; crop them alike first")
     shape = pictures[0][1].shape
     width, height = cell(*shape)
     names = [wrapped(name, width, NAME) for name, _ in pictures]
     columns_width = len(pictures) * (width + GAP) - GAP
-    scale_width = 0.0 if truth is None else _SCALE
+    colored: dict[str, dict[str, np.ndarray]] = {}
+    if truth is not None:
+        with np.errstate(invalid="ignore"):  # where both are infinite
+            colored["error"] = {name: np.abs(image - truth) for name, image in shown.items()}
+    if claims:
+        colored["2 std"] = claims
+    scale_width = _SCALE if colored else 0.0
     heading = wrapped(title or "", columns_width + scale_width, TITLE, bold=True)
 
     left = EDGE + _LABEL
     top = EDGE + text_height(heading, TITLE) + 0.06 + max(text_height(name, NAME) for name in names)
-    foot = top + (2 if truth is None else 3) * (height + GAP)
+    foot = top + (2 + len(colored)) * (height + GAP)
     n_lines = max(len((numbers or {}).get(name, {})) for name in shown)
-    # With a target the mask fills the cell that has no error map; without one it is a strip below everything.
+    # With a target the mask fills the last cell under it, which is empty; without one it is a strip below everything.
     strip = (foot + n_lines * _LINE + 2 * GAP, _STRIP) if truth is None else (foot - height - GAP, height)
     under = max(foot + n_lines * _LINE, sum(strip) + 0.06 + _LINE if mask is not None else 0.0)
     sheet = Sheet(left + columns_width + scale_width + EDGE, under + EDGE)
@@ -91,17 +103,18 @@ def comparison(
         _outline(axes, zoom)
         draw(sheet.axes(x, top + height + GAP, width, height), image[zoom], (0, grey))
     labels = ["image", "zoom"]
-    if truth is not None:
+    if colored:
+        # The errors set the scale, so that a claim out of all proportion shows as one.
+        factor = _error_factor([*next(iter(colored.values())).values()], grey)
+        labels += [f"error × {factor}" if label == "error" else label for label in colored]
+        columns = dict(zip(shown, lefts[-len(shown) :], strict=True))
         y = top + 2 * (height + GAP)
-        with np.errstate(invalid="ignore"):  # where both are infinite
-            errors = [np.abs(image - truth) for image in shown.values()]
-        factor = _error_factor(errors, grey)
-        labels.append(f"error × {factor}")
-        for x, error in zip(lefts[1:], errors, strict=True):
-            axes = sheet.axes(x, y, width, height)
-            draw(axes, error, (0, grey / factor), cmap="inferno")
-        whole = data_range or grey
-        _color_bar(sheet, axes, (lefts[-1] + width + 0.07, y, 0.09, height), whole)
+        for i, maps in enumerate(colored.values()):
+            for name, values in maps.items():
+                axes = sheet.axes(columns[name], y + i * (height + GAP), width, height)
+                draw(axes, values, (0, grey / factor), cmap="inferno")
+        tall = len(colored) * (height + GAP) - GAP
+        _color_bar(sheet, axes, (lefts[-1] + width + 0.07, y, 0.09, tall), data_range or grey)
     for i, label in enumerate(labels):
         middle = top + i * (height + GAP) + height / 2
         sheet.text(left - 0.05 - SMALL / 144, middle, label, SMALL, anchor="center", upright=True, color="0.3")

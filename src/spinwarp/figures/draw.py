@@ -39,6 +39,7 @@ def _figure(picture: Picture) -> "Figure":
         first.target,
         {method: example.reconstruction for method, example in examples.items()},
         data_range=first.data_range,
+        std={method: example.std for method, example in examples.items() if example.std is not None},
         numbers={m: {"psnr": e.psnr, "ssim": e.ssim, "nmse": e.nmse} for m, e in examples.items()},
         mask=masks[0] if masks else None,
         title=title,

@@ -49,7 +49,7 @@ EXAMPLES = "examples.h5"
 _EXAMPLE_ATTRIBUTES = ("method", "data_range", "nmse", "psnr", "ssim", "provenance", "acceleration")
 
 
-def write_reconstruction(folder: Path, volume_name: str, images: np.ndarray) -> Path:
+def write_reconstruction(folder: Path, volume_name: str, images: np.ndarray, std: np.ndarray | None = None) -> Path:
     """Write the images of one volume in fastMRI's submission layout and return the file's path.
 
     Parameters
@@ -57,19 +57,26 @@ def write_reconstruction(folder: Path, volume_name: str, images: np.ndarray) -> 
     folder : where ``<volume>.h5`` goes.
     volume_name : with or without ``.h5``.
     images : ``(slice, h, w)`` real magnitudes.
+    std : their claimed standard deviations, of that shape; a data set ``std`` beside ``reconstruction``, which readers
+        of submissions do not look at. None: no such data set.
 
     Raises
     ------
-    InputError : if the images have another shape or are complex, or the name leads out of the folder.
+    InputError : if the images have another shape or are complex, ``std`` differs, or the name leads out of the folder.
     """
     name = Path(volume_name if volume_name.endswith(".h5") else f"{volume_name}.h5")
     if images.ndim != 3 or np.iscomplexobj(images):
         found = f"{images.dtype} of shape {images.shape}"
         raise InputError(f"the reconstruction of {volume_name} is {found}; expected magnitudes (slice, h, w)")
+    if std is not None and (std.shape != images.shape or np.iscomplexobj(std)):
+        found = f"{std.dtype} of shape {std.shape}"
+        raise InputError(f"the deviation of {volume_name} is {found}; expected real numbers of shape {images.shape}")
     if name.is_absolute() or ".." in name.parts:
         raise InputError(f"volume {volume_name} names a file outside {folder}; rename it to a plain name")
     with whole_file(folder / name) as temporary, h5py.File(temporary, "w") as file:
         file["reconstruction"] = images.astype(np.float32, copy=False)
+        if std is not None:
+            file["std"] = std.astype(np.float32, copy=False)
     return folder / name
 
 

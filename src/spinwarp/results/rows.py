@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,9 @@ class Row:
     seconds_per_slice : wall-clock time of the method alone.
     input_sha256 : the first 16 hexadecimal digits of the hash of what the method was given.
     version : of spinwarp.
+    coverage : share of the foreground whose error lies within two claimed standard deviations; nan where the method
+        claims none. See :class:`spinwarp.uncertainty.Calibration`.
+    error_correlation : Pearson correlation of absolute error and claimed deviation over the foreground, or nan.
     """
 
     method: str
@@ -50,6 +54,8 @@ class Row:
     seconds_per_slice: float
     input_sha256: str
     version: str = __version__
+    coverage: float = math.nan
+    error_correlation: float = math.nan
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
@@ -63,6 +69,8 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
 
 def read_rows(path: Path) -> list[Row]:
     """Read what :func:`write_rows` wrote; columns it does not know are left out.
+
+    A file of an older version may lack the columns that came later: those with a default.
 
     Raises
     ------
@@ -78,12 +86,12 @@ def read_rows(path: Path) -> list[Row]:
         raise InputError(f"{path} does not exist; evaluate.py writes it, give the folder of a finished run") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} cannot be read as a table of results ({error}); evaluate again") from error
-    if absent := [f.name for f in fields if f.name not in header]:
+    if absent := [f.name for f in fields if f.default is dataclasses.MISSING and f.name not in header]:
         raise InputError(f"{path} has no column {', '.join(absent)}; expected a table that evaluate.py wrote")
     rows = []
     for number, line in enumerate(lines, start=2):
         values: dict[str, Any] = {}
-        for f in fields:
+        for f in (f for f in fields if f.name in header):
             try:
                 values[f.name] = _as(f.type, line[f.name])
             except (TypeError, ValueError):

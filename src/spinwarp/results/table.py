@@ -1,6 +1,7 @@
 """The table of a comparison: means over volumes per method, in groups that may be compared."""
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
 _METRICS = {"psnr": (2, True), "ssim": (4, True), "nmse": (4, False)}
 _HEADER = ["method", "R", "PSNR / dB", "SSIM", "NMSE", "s/slice"]
 _CAPTION = "mean ± standard error over volumes; best mean in bold"
+# Shown once a method claims a deviation, never bold: the best coverage is that which was claimed, not the most.
+_CLAIMS = {"coverage": "coverage", "error_correlation": "corr."}
+_CLAIMS_CAPTION = "coverage: foreground errors within 2 std; corr.: of their size with the std"
+# Lines of 15 letters at most, broken after spaces and the joints of names if there are any, else anywhere.
+_FOLDED = re.compile(r".{1,15}$|.{0,14}[\s_/-]|.{1,15}")
 
 
 class Group(NamedTuple):
@@ -62,6 +68,8 @@ class Summary:
     ssim: Estimate
     acceleration: Estimate
     seconds_per_slice: Estimate
+    coverage: Estimate
+    error_correlation: Estimate
 
 
 def summarise(rows: Sequence[Row]) -> list[Summary]:
@@ -81,6 +89,7 @@ def summarise(rows: Sequence[Row]) -> list[Summary]:
             ssim=_estimate([row.ssim for row in part]),
             acceleration=_estimate([row.acceleration for row in part]),
             seconds_per_slice=_estimate([row.seconds_per_slice for row in part]),
+            **{name: _estimate(_measured(getattr(row, name) for row in part)) for name in _CLAIMS},
         )
         for group, methods in groups.items()
         for method, part in methods.items()
@@ -93,35 +102,43 @@ def table(rows: Sequence[Row]) -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    title, lines = _lines(summarise(rows))
-    result = Table(title=Text(title), caption=_CAPTION, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for i, name in enumerate(_HEADER):
-        result.add_column(name, justify="right" if i else "left", no_wrap=i > 0, overflow="fold")
+    title, header, caption, lines = _lines(summarise(rows))
+    result = Table(title=Text(title), caption=caption, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    # A narrow terminal folds long names. Claims leave too little for that: names fold early, numbers break at their ±.
+    claims = len(header) > len(_HEADER)
+    for i, name in enumerate(header):
+        fixed = i - 2 not in range(len(_METRICS)) if claims else i > 0
+        result.add_column(name, justify="right" if i else "left", no_wrap=fixed, overflow="fold")
     last = ""
     for heading, line in lines:
         if heading != last:
             result.add_section()
-            result.add_row(Text(heading, style="italic"))
+            result.add_row(Text(_folded(heading) if claims else heading, style="italic"))
             last = heading
-        result.add_row(*(Text(cell, style="bold" if best else "") for cell, best in line))
+        (method, _), *numbers = line
+        cells = (Text(cell, style="bold" if best else "") for cell, best in numbers)
+        result.add_row(Text(_folded(method) if claims else method), *cells)
     return result
 
 
 def markdown_table(rows: Sequence[Row]) -> str:
     """Return the comparison as Markdown, with the cells of :func:`table`."""
-    title, lines = _lines(summarise(rows))
+    title, header, caption, lines = _lines(summarise(rows))
     grouped = any(heading for heading, _ in lines)
-    text = [title, "", "| " + " | ".join(["data"] * grouped + _HEADER) + " |"]
-    text.append("|:--" * grouped + "|:--" + "|--:" * (len(_HEADER) - 1) + "|")
+    text = [title, "", "| " + " | ".join(["data"] * grouped + header) + " |"]
+    text.append("|:--" * grouped + "|:--" + "|--:" * (len(header) - 1) + "|")
     for heading, line in lines:
         cells = [(heading, False)] * grouped + line
         escaped = [(cell.replace("|", "\\|"), best) for cell, best in cells]
         text.append("| " + " | ".join(f"**{cell}**" if best else cell for cell, best in escaped) + " |")
-    return "\n".join([*text, "", _CAPTION, ""])
+    return "\n".join([*text, "", caption, ""])
 
 
-def _lines(summaries: Sequence[Summary]) -> tuple[str, list[tuple[str, list[tuple[str, bool]]]]]:
-    """Return what all lines share, and per line what it does not share and its cells (text, is it the best)."""
+def _lines(summaries: Sequence[Summary]) -> tuple[str, list[str], str, list[tuple[str, list[tuple[str, bool]]]]]:
+    """Return what all lines share, the header, the caption, and the lines.
+
+    Of each line that is what it does not share, and its cells (text, is it the best).
+    """
     context = [
         {
             "dataset": s.group.dataset,
@@ -135,14 +152,17 @@ def _lines(summaries: Sequence[Summary]) -> tuple[str, list[tuple[str, list[tupl
     ]
     shared = {name for name in (context or [{}])[0] if len({c[name] for c in context}) == 1}
     title = ", ".join(f"{name} {value}" for name, value in (context or [{}])[0].items() if name in shared)
+    claims = {} if all(math.isnan(s.coverage.mean) for s in summaries) else _CLAIMS
     lines = []
     for s, values in zip(summaries, context, strict=True):
         rivals = [r for r in summaries if r.group == s.group]
         cells = [(s.method, False), (f"{s.acceleration.mean:.2f}", False)]
         cells += [(getattr(s, name).text(digits), _is_best(s, rivals, name)) for name, (digits, _) in _METRICS.items()]
         cells.append((f"{s.seconds_per_slice.mean:.3g}", False))
+        means = [getattr(s, name).mean for name in claims]
+        cells += [("-" if math.isnan(mean) else f"{mean:.2f}", False) for mean in means]
         lines.append((", ".join(f"{name} {value}" for name, value in values.items() if name not in shared), cells))
-    return title, lines
+    return title, _HEADER + list(claims.values()), f"{_CAPTION};\n{_CLAIMS_CAPTION}" if claims else _CAPTION, lines
 
 
 def _is_best(summary: Summary, rivals: Sequence[Summary], metric: str) -> bool:
@@ -159,6 +179,15 @@ def _estimate(values: Sequence[float]) -> Estimate:
         return Estimate(float(np.mean(values)), None)
     with np.errstate(invalid="ignore"):  # the PSNR of a perfect volume is infinite
         return Estimate(float(np.mean(values)), float(np.std(values, ddof=1) / math.sqrt(len(values))))
+
+
+def _measured(values: Iterable[float]) -> list[float]:
+    """Leave out volumes where there was nothing to measure, such as one without foreground; nan if that is all."""
+    return [value for value in values if not math.isnan(value)] or [math.nan]
+
+
+def _folded(text: str) -> str:
+    return "\n".join(line.strip() for line in _FOLDED.findall(text))
 
 
 def _names(values: Iterable[str]) -> str:
