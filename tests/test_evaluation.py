@@ -4,6 +4,7 @@ import csv
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,10 +19,12 @@ from torch import Generator, Tensor
 from spinwarp.acquisition import Acquisition, Example, Reconstruction, center_crop, collate
 from spinwarp.data.module import FastMRIDataModule
 from spinwarp.errors import InputError
-from spinwarp.evaluation import Protocol, evaluate
+from spinwarp.evaluation import UNFINISHED, Protocol, evaluate
 from spinwarp.masks import RandomMask
 from spinwarp.metrics import VolumeMetrics
+from spinwarp.models.conv_decoder import ConvDecoder
 from spinwarp.recon import Reconstructor, ZeroFilled
+from spinwarp.recon.untrained import UntrainedNetwork
 from spinwarp.results import EXAMPLES, RESULTS, Row, read_examples, read_rows
 
 CROP = (24, 20)
@@ -182,7 +185,33 @@ def test_an_interrupted_run_keeps_the_volumes_that_were_finished(tmp_path: Path)
     assert [row.volume for row in read_rows(tmp_path / RESULTS)] == ["f.h5"]
     assert [path.name for path in (tmp_path / "reconstructions").iterdir()] == ["f.h5"]
     assert [e.volume for e in read_examples(tmp_path / EXAMPLES)] == ["f.h5"]
-    assert sorted(p.name for p in tmp_path.iterdir()) == [EXAMPLES, "reconstructions", RESULTS]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [EXAMPLES, "reconstructions", RESULTS, UNFINISHED]
+    # the finished slices of g.h5, with the metrics of as many
+    part = tmp_path / UNFINISHED
+    (row,) = read_rows(part / RESULTS)
+    assert (row.volume, row.n_slices) == ("g.h5", 1)
+    with h5py.File(part / "reconstructions" / "g.h5") as file:
+        expected = zero_filled(batches()[3])
+        np.testing.assert_array_equal(file["reconstruction"][()], expected.numpy())
+
+
+def test_a_fit_that_is_interrupted_leaves_the_slices_that_were_finished(tmp_path: Path) -> None:
+    """Ctrl-C in the middle of the second slice of the second volume, and the bar shows it there."""
+    method = UntrainedNetwork(partial(ConvDecoder, channels=4, layers=3), iterations=4)
+    done: list[float] = []
+
+    def advance(slices: float) -> None:
+        done.append(slices)
+        if sum(done) >= 4.5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(method, batches(), PROTOCOL, tmp_path, advance=advance)
+    assert sum(done) == pytest.approx(4.5)
+    (finished,) = read_rows(tmp_path / RESULTS)
+    (part,) = read_rows(tmp_path / UNFINISHED / RESULTS)
+    assert (finished.volume, finished.n_slices, part.volume, part.n_slices) == ("f.h5", 3, "g.h5", 1)
+    assert part.seconds_per_slice > 0
 
 
 def test_reconstructions_have_the_submission_layout(tmp_path: Path) -> None:

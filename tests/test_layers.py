@@ -23,7 +23,7 @@ LAYERS = (
     {"solvers", "coils"},
     {"operators", "masks", "metrics", "losses"},
     {"acquisition", "fourier", "channels"},
-    {"errors", "files"},
+    {"errors", "files", "progress"},
 )
 # neighbours of one layer that may meet all the same: the SSIM loss is the SSIM metric
 SAME_LAYER = {("losses", "metrics")}

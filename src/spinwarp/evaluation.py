@@ -18,10 +18,12 @@ import torch
 from spinwarp.acquisition import Example, center_crop, item
 from spinwarp.errors import InputError
 from spinwarp.metrics import VolumeMetrics
+from spinwarp.progress import steps
 from spinwarp.recon.base import Reconstructor
 from spinwarp.results import EXAMPLES, RESULTS, ExampleSlice, Row, write_examples, write_reconstruction, write_rows
 from spinwarp.uncertainty import Calibration, foreground
 
+UNFINISHED = "unfinished"  # the folder of what an interrupted run had of its last volume
 _TARGET_TYPES = {True: "rss", False: "esc"}
 
 
@@ -56,6 +58,7 @@ class _Volume:
     seconds: float = 0.0
     digest: "hashlib._Hash" = field(default_factory=hashlib.sha256)
     example: ExampleSlice | None = None
+    last: Example | None = None
 
 
 def evaluate(
@@ -68,11 +71,12 @@ def evaluate(
     save_reconstructions: bool = True,
     device: str = "cpu",
     seed: int = 0,
-    advance: Callable[[int], None] | None = None,
+    advance: Callable[[float], None] = lambda _: None,
 ) -> list[Row]:
     """Reconstruct and measure every volume; write ``results.csv``, ``examples.h5`` and ``reconstructions/``.
 
-    ``results.csv`` grows with every finished volume, so that an interrupted run keeps what it has.
+    ``results.csv`` grows with every finished volume, so that an interrupted run keeps what it has; the finished slices
+    of the volume under way go to ``unfinished/``, a result folder of its own whose row counts them.
 
     Parameters
     ----------
@@ -84,7 +88,7 @@ def evaluate(
     save_reconstructions : write the images of each volume in fastMRI's submission layout, with claimed deviations.
     device : where the method computes.
     seed : of the method's own randomness, with the volume and the slice.
-    advance : called with the number of slices done.
+    advance : called with the number of slices done since the last call, parts of slices where the method reports them.
 
     Raises
     ------
@@ -95,18 +99,23 @@ def evaluate(
     under_way: dict[str, _Volume] = {}
     rows: list[Row] = []
     examples: list[ExampleSlice] = []
-    for example in batches:
-        measured, stds, seconds = _reconstruct(method, example, device, seed)
-        for i in range(len(example)):
-            one, name = item(example, i), example.volume[i]
-            volume = under_way.setdefault(name, _Volume())
-            std = None if stds is None else stds[i]
-            _add(volume, one, measured[i], std, seconds / len(example), name in chosen, protocol)
-            if len(volume.images) == protocol.n_slices[name]:
-                rows.append(_row(volume, one, protocol))
-                _finish(under_way.pop(name), rows, examples, folder, name, save_reconstructions)
-        if advance is not None:
-            advance(len(example))
+    try:
+        for example in batches:
+            with steps(len(example), advance):
+                measured, stds, seconds = _reconstruct(method, example, device, seed)
+            for i in range(len(example)):
+                one, name = item(example, i), example.volume[i]
+                volume = under_way.setdefault(name, _Volume())
+                std = None if stds is None else stds[i]
+                _add(volume, one, measured[i], std, seconds / len(example), name in chosen, protocol)
+                if len(volume.images) == protocol.n_slices[name]:
+                    rows.append(_row(volume, protocol))
+                    _finish(under_way.pop(name), rows, examples, folder, name, save_reconstructions)
+    except KeyboardInterrupt:
+        parts = [_row(volume, protocol) for volume in under_way.values()]
+        for part, volume in zip(parts, under_way.values(), strict=True):
+            _finish(volume, parts, [], folder / UNFINISHED, part.volume, save_reconstructions)
+        raise
     if not rows:
         raise InputError(f"no volume of the {protocol.split} split of {protocol.dataset} was evaluated")
     return rows
@@ -162,6 +171,7 @@ def _add(
         volume.calibration.update(image - one.target, std[None], foreground(one.target, one.data_range))
         volume.stds[index] = std.numpy()
     volume.seconds += seconds
+    volume.last = one
     volume.accelerations.append(float(one.acquisition.acceleration()[0]))
     volume.digest.update(one.acquisition.kspace.numpy().tobytes())
     if keep and index == protocol.n_slices[name] // 2:
@@ -182,8 +192,9 @@ def _add(
         )
 
 
-def _row(volume: _Volume, one: Example, protocol: Protocol) -> Row:
-    assert one.target is not None
+def _row(volume: _Volume, protocol: Protocol) -> Row:
+    one = volume.last
+    assert one is not None and one.target is not None
     n_slices = len(volume.images)
     return Row(
         method=protocol.method,

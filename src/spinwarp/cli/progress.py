@@ -8,8 +8,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 @contextmanager
-def slices_progress(n_slices: int, title: str) -> Iterator[Callable[[int], None]]:
-    """Show slices done and the time that is left; yields the function that is told how many were done."""
+def slices_progress(n_slices: int, title: str) -> Iterator[Callable[[float], None]]:
+    """Show slices done and the time that is left; yields the function that is told how many were done, or what part."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

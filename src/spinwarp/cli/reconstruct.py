@@ -18,14 +18,15 @@ def main() -> None:
 def reconstruct(config: DictConfig) -> None:
     """Reconstruct a file; write ``<name>.h5`` in fastMRI's submission layout and ``<name>.png``.
 
-    Both hold the standard deviation too where the method claims one.
+    Both hold the standard deviation too where the method claims one. Ctrl-C leaves the slices that were finished in
+    ``<name>_unfinished.h5``.
     """
     import numpy as np
     from hydra.core.hydra_config import HydraConfig
     from hydra.utils import instantiate
     from numpy.random import RandomState
 
-    from spinwarp.acquisition import acs_columns, center_crop
+    from spinwarp.acquisition import acs_columns, center_crop, collate
     from spinwarp.cli.progress import slices_progress
     from spinwarp.coils import low_resolution_maps
     from spinwarp.data.measured import Measurement
@@ -35,6 +36,7 @@ def reconstruct(config: DictConfig) -> None:
     from spinwarp.figures import comparison, save
     from spinwarp.masks import seed_of
     from spinwarp.models.unet import reconstruction_size
+    from spinwarp.progress import steps
     from spinwarp.results import write_reconstruction
 
     if config.input is None:
@@ -53,19 +55,30 @@ def reconstruct(config: DictConfig) -> None:
     indices = list(range(measurement.n_slices)) if config.slices is None else [int(i) for i in config.slices]
     if not indices:
         raise InputError("slices=[] names no slice; leave it out for all, or give indices such as slices=[3,4]")
-    images, stds, rates = [], [], []
-    with slices_progress(len(indices), choices["recon"]) as advance:
-        for full in measurement.slices(indices):
-            example = undersample(full, RandomState(seed_of(measurement.path.name)))
-            acquisition = example.acquisition
-            rates.append(float(acquisition.acceleration()[0]))
-            generator = slice_generator(config.seed, example, config.device)
-            result = method(acquisition.to(config.device), generator=generator)
-            size = reconstruction_size(acquisition)
-            images.append(center_crop(result.image.abs(), size)[0].cpu().numpy())
-            if result.std is not None:
-                stds.append(center_crop(result.std, size)[0].cpu().numpy())
-            advance(1)
+    if config.batch_size < 1:
+        raise InputError(f"batch_size={config.batch_size} must be at least 1")
+    images: list[np.ndarray] = []
+    stds: list[np.ndarray] = []
+    rates: list[float] = []
+    try:
+        with slices_progress(len(indices), choices["recon"]) as advance:
+            for start in range(0, len(indices), config.batch_size):
+                fulls = measurement.slices(indices[start : start + config.batch_size])
+                example = collate([undersample(full, RandomState(seed_of(measurement.path.name))) for full in fulls])
+                acquisition = example.acquisition
+                rates += acquisition.acceleration().tolist()
+                generator = slice_generator(config.seed, example, config.device)
+                with steps(len(example), advance):
+                    result = method(acquisition.to(config.device), generator=generator)
+                size = reconstruction_size(acquisition)
+                images += list(center_crop(result.image.abs(), size).cpu().numpy())
+                if result.std is not None:
+                    stds += list(center_crop(result.std, size).cpu().numpy())
+    except KeyboardInterrupt:
+        if images:
+            std = np.stack(stds) if stds else None
+            write_reconstruction(folder, f"{measurement.path.stem}_unfinished", np.stack(images), std)
+        raise
     log.info(
         "%s: %d coils, realised R %.2f, %d central columns",
         measurement.path.name,

@@ -55,7 +55,8 @@ class SideBySide(nn.Module):
         super().__init__()
         weights, buffers = stack_module_state(list(networks))
         self._names = list(weights)
-        self._weights = nn.ParameterList(weights.values())
+        # of weights in another layout, such as channels last, torch 2.13 computes wrong gradients in a vmap
+        self._weights = nn.ParameterList(nn.Parameter(weight.detach().contiguous()) for weight in weights.values())
         self._buffers_by_name = buffers
         self._one = [deepcopy(networks[0])]  # in a list, so that its own weights are not among the parameters
 

@@ -133,28 +133,26 @@ class UntrainedNetwork(Reconstructor):
         """
         # a caller may be in inference mode, whose tensors know no gradient: copies made outside of it do
         with torch.inference_mode(False), torch.enable_grad():
-            problem = self._problem(acquisition.to(acquisition.kspace.device, copy=True))
+            problem = acquisition.to(acquisition.kspace.device, copy=True)
+            if self.output == "image":
+                problem = prepared(problem, self.maps, self.whiten, self.virtual_coils)
             scale = data_scale(problem) / self.amplitude
             problem = replace(problem, kspace=problem.kspace / per_item(scale, problem.kspace))
+            # what a network makes of nothing measured is not an image
+            scale = scale * (problem.kspace != 0).flatten(1).any(1)
             pairs = [(seed, i) for seed in seeds for i in range(len(scale))]
             images: list[Tensor] = []
             network: nn.Module | None = None
             for start in range(0, len(pairs), self.at_once):
                 chunk = pairs[start : start + self.at_once]
-                part = _pick(problem, [i for _, i in chunk])
+                items = [i for _, i in chunk]
+                part = _pick(problem, items)
                 warm = self.warm_start if chunk[0][1] > 0 else None
                 if network is None or warm is None:
                     network = self._fresh(part, [seed for seed, _ in chunk])
-                images += self._fit(network, part, warm or self.iterations, on_iterate, (start, len(pairs)))
-            # what a network makes of nothing measured is not an image
-            scale = scale * (problem.kspace != 0).flatten(1).any(1)
-            return torch.stack(images).view(len(seeds), len(scale), *images[0].shape) * scale.view(-1, 1, 1)
-
-    def _problem(self, acquisition: Acquisition) -> Acquisition:
-        """Prepare the acquisition; images of single coils need no maps, but take their phase from given ones."""
-        if self.output == "image":
-            return prepared(acquisition, self.maps, self.whiten, self.virtual_coils)
-        return acquisition
+                progress = start / len(pairs), len(items) / len(pairs)
+                images += self._fit(network, part, scale[items], warm or self.iterations, progress, on_iterate)
+            return torch.stack(images).view(len(seeds), len(scale), *images[0].shape)
 
     def _fresh(self, problem: Acquisition, seeds: Sequence[int]) -> nn.Module:
         """Make a network of each seed, the same on every device; torch's own generator stays as it was."""
@@ -173,20 +171,21 @@ class UntrainedNetwork(Reconstructor):
         self,
         network: nn.Module,
         problem: Acquisition,
+        scale: Tensor,
         iterations: int,
+        progress: tuple[float, float],
         on_iterate: OnIterate | None,
-        progress: tuple[int, int],
     ) -> Tensor:
-        """Fit one batched problem; ``progress`` is the number of slices done before and of all of them."""
-        done, total = progress
+        """Fit one batched problem; ``progress`` is the share of the call that is done, and that of this problem."""
+        done, share = progress
         sample = sampler(problem.mask)
         held = hold_out(problem, self.one_in) if self.stop == "held_out" else torch.zeros_like(problem.mask)
-        report(done / total)
+        report(done)
 
         def follow(iterate: Iterate) -> None:
-            report((done + len(problem.kspace) * iterate.number / iterations) / total)
+            report(done + share * iterate.number / iterations)
             if on_iterate is not None:
-                on_iterate(replace(iterate, picture=self._finish(iterate.picture, problem)))
+                on_iterate(replace(iterate, picture=self._finish(iterate.picture, problem, scale)))
 
         pictures = fit(
             network,
@@ -201,20 +200,23 @@ class UntrainedNetwork(Reconstructor):
             precision=self.precision,
             on_iterate=follow,
         )
-        return self._finish(pictures, problem)
+        return self._finish(pictures, problem, scale)
 
     def _coil_images(self, picture: Tensor, problem: Acquisition) -> Tensor:
         images = to_complex(picture)  # (b, 1 or coil, h, w)
         return images if self.output == "coils" else expand(images[:, 0], coil_maps(problem))
 
     @torch.no_grad()
-    def _finish(self, picture: Tensor, problem: Acquisition) -> Tensor:
-        """Make the image ``(batch, h, w)`` of the networks' pictures."""
-        if self.output == "image":
-            image, operator = to_complex(picture)[:, 0], sense(problem)
-            return image + operator.adjoint(problem.kspace - operator(image)) if self.data_consistency else image
-        images = to_complex(picture)
-        return combine(put_back(images, problem) if self.data_consistency else images, problem.maps)
+    def _finish(self, picture: Tensor, problem: Acquisition, scale: Tensor) -> Tensor:
+        """Make the image ``(batch, h, w)`` of the networks' pictures, in the units of the data."""
+        if self.output == "coils":
+            images = to_complex(picture)
+            images = put_back(images, problem) if self.data_consistency else images
+            return combine(images, problem.maps) * per_item(scale, picture[:, 0])
+        image, operator = to_complex(picture)[:, 0], sense(problem)
+        if self.data_consistency:
+            image = image + operator.adjoint(problem.kspace - operator(image))
+        return image * per_item(scale, image)
 
     def _check(self) -> None:
         check_preparation(self.maps, self.virtual_coils)
@@ -245,10 +247,5 @@ def put_back(images: Tensor, acquisition: Acquisition) -> Tensor:
 
 def _pick(acquisition: Acquisition, indices: list[int]) -> Acquisition:
     """Items of a batch, some perhaps several times."""
-    n_acs, maps = acquisition.n_acs, acquisition.maps
-    return Acquisition(
-        kspace=acquisition.kspace[indices],
-        mask=acquisition.mask[indices],
-        maps=None if maps is None else maps[indices],
-        n_acs=None if n_acs is None else n_acs[indices],
-    )
+    fields = {name: getattr(acquisition, name) for name in ("kspace", "mask", "maps", "n_acs")}
+    return Acquisition(**{name: value[indices] for name, value in fields.items() if value is not None})
