@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from spinwarp.errors import InputError
-from spinwarp.figures import comparison, distribution, panel, save, zoom_region
-from spinwarp.results import Row
+from spinwarp.figures import comparison, convergence, distribution, panel, save, zoom_region
+from spinwarp.results import TRACE, Row, TraceRow, read_trace, write_trace
 
 NAMES = [
     "zero-filled",
@@ -264,3 +264,35 @@ def test_a_saved_figure_is_a_png_of_the_same_bytes_each_time(tmp_path: Path) -> 
     assert (tmp_path / "new" / "a.png").read_bytes() == (tmp_path / "new" / "b.png").read_bytes()
     with Image.open(tmp_path / "new" / "a.png") as image:
         assert image.format == "PNG" and min(image.size) > 100
+
+
+# ------------------------------------------------------------------------------------------------ convergence
+
+
+def trace_rows(method: str, stop: int, n: int = 40) -> list[TraceRow]:
+    return [
+        TraceRow(method, i, 0.1 + 0.01 * (i - 20) ** 2 / 400, 1 / i, 2 / i, int(i == stop)) for i in range(1, n + 1)
+    ]
+
+
+def test_the_curve_of_a_fit_marks_its_stop_and_its_least_error(tmp_path: Path) -> None:
+    write_trace(tmp_path / TRACE, trace_rows("convdecoder", 25) + trace_rows("dip", 18))
+    rows = read_trace(tmp_path / TRACE)
+    assert rows == trace_rows("convdecoder", 25) + trace_rows("dip", 18)
+    figure = convergence(rows, "a head")
+    (axes,) = figure.axes
+    marks = {(line.get_marker(), *line.get_xdata()) for line in axes.lines if len(line.get_xdata()) == 1}
+    assert marks == {("o", 20), ("D", 25), ("D", 18)}
+    assert [text.get_text() for text in axes.get_legend().get_texts()][:2] == ["convdecoder", "dip"]
+    save(figure, tmp_path / "convergence.png")
+    assert (tmp_path / "convergence.png").stat().st_size > 10_000
+
+
+def test_a_trace_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"trace\.csv is no table of iterations"):
+        read_trace(tmp_path / TRACE)
+    (tmp_path / TRACE).write_text("method,iteration\ndip,one\n")
+    with pytest.raises(InputError, match=r"trace\.csv is no table of iterations"):
+        read_trace(tmp_path / TRACE)
+    with pytest.raises(InputError, match="no iteration to show"):
+        convergence([])

@@ -543,6 +543,12 @@ def test_evaluating_on_what_was_trained_on_warns(command: Command, trained: Path
         (["input=real.npy"], "real.npy holds float64 of shape (32, 32)"),
         (["input=zero.npy"], "zero.npy has nothing but zeros in slice 0"),
         (["input=nan.npy"], "nan.npy has NaN or infinite k-space in slice 0"),
+        (["input=good.npy", "batch_size=0"], "batch_size=0 must be at least 1"),
+        (
+            ["input=good.npy", "recon=convdecoder", "recon.stop=soon"],
+            "stop='soon' is not one of held_out, authors, fixed",
+        ),
+        (["input=good.npy", "recon=dip", "recon.network.levels=9"], "32x32 is too small for a skip net of 9 levels"),
         (["input=good.npy", "slices=[4]"], "good.npy has slices 0 to 0; slice 4 does not exist"),
         (["input=good.npy", "mask=random_8x", "mask.center_fractions=[0.2]"], "center_fraction=0.2 at acceleration=8"),
         (["input=good.npy", "recon=checkpoint"], "there is no file ''; give the weights as recon.path=FILE"),
@@ -571,6 +577,25 @@ def test_the_measured_file_is_never_overwritten(command: Command, measured: Path
     assert (tmp_path / "scan.h5").read_bytes() == measured.read_bytes()
 
 
+@pytest.fixture
+def three_slices(tmp_path: Path) -> None:
+    """``scan.npy`` in the working folder."""
+    noise = torch.randn(3, 2, 32, 30, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
+    np.save(tmp_path / "scan.npy", noise.numpy())
+
+
+def test_slices_given_together_are_reconstructed_as_by_themselves(
+    three_slices: None, command: Command, tmp_path: Path
+) -> None:
+    images = []
+    for size in (1, 2):
+        assert command("reconstruct", "input=scan.npy", f"batch_size={size}", f"out=by_{size}").code == 0
+        with h5py.File(tmp_path / f"by_{size}" / "scan.h5") as file:
+            images.append(file["reconstruction"][()])
+    assert images[0].shape == (3, 32, 30)
+    np.testing.assert_array_equal(*images)
+
+
 # ------------------------------------------------------------------------------------------------------ Ctrl-C
 
 
@@ -595,3 +620,24 @@ def test_ctrl_c_ends_training_with_a_checkpoint_to_go_on_from(environment: dict[
     assert content["global_step"] > 0
     assert all(torch.isfinite(value).all() for value in content["state_dict"].values())
     assert not list(tmp_path.rglob("*.part"))
+
+
+def test_ctrl_c_leaves_the_slices_that_were_reconstructed(
+    three_slices: None, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes in the middle of the third fit, through the progress that the fit reports."""
+    reported: list[float] = []
+
+    def interrupt(share: float) -> None:
+        reported.append(share)
+        if len(reported) == 9:  # a start and three iterations of two slices, a start
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("spinwarp.recon.untrained.report", interrupt)
+    fast = ["recon=convdecoder", "recon.iterations=3", "recon.network.channels=4", "recon.network.layers=3"]
+    done = command("reconstruct", "input=scan.npy", *fast, "maps=none", "out=result")
+    assert done.code == 130
+    assert "interrupted; what was finished is in the run folder" in done.err
+    assert [path.name for path in (tmp_path / "result").iterdir()] == ["scan_unfinished.h5"]
+    with h5py.File(tmp_path / "result" / "scan_unfinished.h5") as file:
+        assert file["reconstruction"].shape == (2, 32, 30)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spinwarp.acquisition import Acquisition, Header, item_acquisition
+from spinwarp.acquisition import Acquisition
 from spinwarp.channels import to_complex
 from spinwarp.coils import combine
 from spinwarp.errors import InputError

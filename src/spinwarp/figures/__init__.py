@@ -5,9 +5,10 @@ imported here and nowhere else, and only once something is drawn.
 """
 
 from spinwarp.figures.comparison import comparison, zoom_region
+from spinwarp.figures.convergence import convergence
 from spinwarp.figures.distribution import distribution
 from spinwarp.figures.draw import draw
 from spinwarp.figures.panel import panel
 from spinwarp.figures.sheet import save
 
-__all__ = ["comparison", "distribution", "draw", "panel", "save", "zoom_region"]
+__all__ = ["comparison", "convergence", "distribution", "draw", "panel", "save", "zoom_region"]

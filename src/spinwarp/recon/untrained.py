@@ -118,12 +118,11 @@ class UntrainedNetwork(Reconstructor):
     def reconstruct(
         self, acquisition: Acquisition, seeds: Sequence[int] = (0,), on_iterate: OnIterate | None = None
     ) -> Tensor:
-        """Reconstruct a batch from several draws of random weights.
+        """Reconstruct a batch from draws of random weights.
 
         Parameters
         ----------
-        acquisition : a batch.
-        seeds : of the weights and of z.
+        acquisition, seeds : a batch, and of the weights and of z.
         on_iterate : called after every iteration of every fit with its :class:`spinwarp.recon.network_fit.Iterate`,
             whose picture is the finished image in the units of the data: draws the error against the iteration.
 
@@ -144,14 +143,13 @@ class UntrainedNetwork(Reconstructor):
             images: list[Tensor] = []
             network: nn.Module | None = None
             for start in range(0, len(pairs), self.at_once):
-                chunk = pairs[start : start + self.at_once]
-                items = [i for _, i in chunk]
-                part = _pick(problem, items)
-                warm = self.warm_start if chunk[0][1] > 0 else None
+                drawn, items = zip(*pairs[start : start + self.at_once], strict=True)
+                warm = self.warm_start if items[0] > 0 else None
                 if network is None or warm is None:
-                    network = self._fresh(part, [seed for seed, _ in chunk])
+                    network = self._fresh(problem, drawn)
+                part, level = _pick(problem, list(items)), scale[list(items)]
                 progress = start / len(pairs), len(items) / len(pairs)
-                images += self._fit(network, part, scale[items], warm or self.iterations, progress, on_iterate)
+                images += self._fit(network, part, level, warm or self.iterations, progress, on_iterate)
             return torch.stack(images).view(len(seeds), len(scale), *images[0].shape)
 
     def _fresh(self, problem: Acquisition, seeds: Sequence[int]) -> nn.Module:

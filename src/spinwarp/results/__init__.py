@@ -13,22 +13,27 @@ from spinwarp.results.images import (
 )
 from spinwarp.results.rows import RESULTS, Row, read_rows, write_rows
 from spinwarp.results.table import Estimate, Group, Summary, group_of, markdown_table, summarise, table
+from spinwarp.results.trace import TRACE, TraceRow, read_trace, write_trace
 
 __all__ = [
     "EXAMPLES",
     "RESULTS",
+    "TRACE",
     "Estimate",
     "ExampleSlice",
     "Group",
     "Row",
     "Summary",
+    "TraceRow",
     "group_of",
     "markdown_table",
     "read_examples",
     "read_rows",
+    "read_trace",
     "summarise",
     "table",
     "write_examples",
     "write_reconstruction",
     "write_rows",
+    "write_trace",
 ]

@@ -1,0 +1,58 @@
+"""``trace.csv``: how a fit went, one line an iteration."""
+
+import csv
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from spinwarp.errors import InputError
+from spinwarp.files import whole_file
+
+TRACE = "trace.csv"
+
+
+@dataclass(frozen=True)
+class TraceRow:
+    """One iteration of a fit, seen with the truth beside it.
+
+    Parameters
+    ----------
+    method : whose fit it is.
+    iteration : from one.
+    nmse : of the image that the fit would return if it ended here.
+    loss : what is minimised.
+    held_out : mean squared error of the samples that were not fitted.
+    stop : 1 where the fit stops by itself, which is the image it returns; else 0.
+    """
+
+    method: str
+    iteration: int
+    nmse: float
+    loss: float
+    held_out: float
+    stop: int
+
+
+def write_trace(path: Path, rows: Iterable[TraceRow]) -> None:
+    """Write rows as a table with one named column a field."""
+    with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow([f.name for f in dataclasses.fields(TraceRow)])
+        writer.writerows(dataclasses.astuple(row) for row in rows)
+
+
+def read_trace(path: Path) -> list[TraceRow]:
+    """Read what :func:`write_trace` wrote.
+
+    Raises
+    ------
+    InputError : if the file is missing or no such table.
+    """
+    kinds = {f.name: f.type for f in dataclasses.fields(TraceRow)}
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            lines = list(csv.DictReader(stream))
+            return [TraceRow(**{name: kind(line[name]) for name, kind in kinds.items()}) for line in lines]  # type: ignore[operator]
+    except (OSError, UnicodeDecodeError, csv.Error, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is no table of iterations ({error}); expected what write_trace wrote") from error
