@@ -48,11 +48,13 @@ def problem(
     return acquisition, combine(ifftc(clean), None).abs()
 
 
-def trace(method: str, acquisition: Acquisition, truth: torch.Tensor, iterations: int) -> list[TraceRow]:
+def trace(
+    method: str, acquisition: Acquisition, truth: torch.Tensor, iterations: int, precision: str
+) -> list[TraceRow]:
     """Fit far beyond the stop and note every iteration."""
     config = OmegaConf.load(conf_folder() / "recon" / f"{method}.yaml")
     patience = config.patience
-    reconstructor = instantiate(config, iterations=iterations, patience=iterations)
+    reconstructor = instantiate(config, iterations=iterations, patience=iterations, precision=precision)
     seen: list[tuple[float, float, float]] = []
 
     def note(iterate: Iterate) -> None:
@@ -81,7 +83,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of trace.csv and convergence.png")
     parser.add_argument("--noise", type=float, default=0.1, help="standard deviation, of the largest magnitude")
-    parser.add_argument("--iterations", type=int, default=2000)
+    parser.add_argument("--iterations", type=int, default=1500)
+    parser.add_argument("--precision", default="32", choices=["32", "bf16"])
     parser.add_argument("--draw", action="store_true", help="fit nothing, draw the trace.csv that is there")
     options = parser.parse_args()
     path = options.out / TRACE
@@ -89,7 +92,7 @@ def main() -> None:
     if not options.draw:
         acquisition, truth = problem(options.noise)
         for method in METHODS:
-            rows += trace(method, acquisition, truth, options.iterations)
+            rows += trace(method, acquisition, truth, options.iterations, options.precision)
             write_trace(path, rows)
     rows = read_trace(path)
     for method in METHODS:
