@@ -37,7 +37,8 @@ def ours(size: str, precision: str = "32") -> Callable[[int], object]:
     kspace, mask, maps = problem(shape)
     network = partial(ConvDecoder, channels=channels, layers=layers, input_size=input_size)
     acquisition = Acquisition(kspace=kspace[None], mask=mask[None, None, None], maps=maps[None])
-    return lambda n: UntrainedNetwork(network, iterations=n, patience=n, precision=precision)(acquisition)
+    options = {"maps": "given", "stop": "fixed", "precision": precision}
+    return lambda n: UntrainedNetwork(network, iterations=n, **options)(acquisition)
 
 
 def deepinv(size: str) -> Callable[[int], object]:

@@ -98,7 +98,10 @@ def test_the_skip_net_at_the_size_of_the_mri_comparison_has_its_number_of_parame
     ("build", "message"),
     [
         (lambda: ConvDecoder((32, 32), 2, layers=1), "layers=1"),
+        (lambda: ConvDecoder((32, 32), 2, channels=0), "channels=0"),
         (lambda: DeepDecoder((32, 32), 2, layers=0), "layers=0"),
+        (lambda: DeepDecoder((32, 32), 2, channels=0), "channels=0"),
+        (lambda: SkipNet((32, 32), 2, skip_channels=0), "skip_channels=0"),
         (lambda: SkipNet((32, 32), 2, levels=0), "levels=0"),
         (lambda: SkipNet((32, 32), 2, kernel_down=4), "kernel_down=4"),
         (lambda: SkipNet((32, 16), 2, levels=5), "32x16 is too small"),

@@ -26,7 +26,7 @@ class ConvDecoder(nn.Module):
 
     Raises
     ------
-    InputError : on fewer than two layers.
+    InputError : on fewer than two layers or one channel.
 
     References
     ----------
@@ -44,8 +44,10 @@ class ConvDecoder(nn.Module):
         input_size: Sequence[int] = (8, 4),
     ) -> None:
         super().__init__()
-        if layers < 2:
-            raise InputError(f"a ConvDecoder has at least two layers; got layers={layers}")
+        if layers < 2 or channels < 1:
+            raise InputError(
+                f"a ConvDecoder has at least two layers and a channel; got layers={layers}, channels={channels}"
+            )
         blocks: list[nn.Module] = []
         for inner in [*decoder_sizes(input_size, size, layers - 1), None]:
             blocks += [

@@ -24,7 +24,7 @@ class DeepDecoder(nn.Module):
 
     Raises
     ------
-    InputError : on fewer than one layer.
+    InputError : on fewer than one layer or channel.
 
     References
     ----------
@@ -42,8 +42,10 @@ class DeepDecoder(nn.Module):
         input_size: Sequence[int] = (16, 16),
     ) -> None:
         super().__init__()
-        if layers < 1:
-            raise InputError(f"a Deep Decoder has at least one layer; got layers={layers}")
+        if layers < 1 or channels < 1:
+            raise InputError(
+                f"a Deep Decoder has at least one layer and a channel; got layers={layers}, channels={channels}"
+            )
         blocks: list[nn.Module] = []
         for inner in decoder_sizes(input_size, size, layers):
             blocks += [

@@ -29,7 +29,7 @@ class SkipNet(nn.Module):
 
     Raises
     ------
-    InputError : on fewer than one level, an even kernel or a size too small for the levels.
+    InputError : on fewer than one level or channel, an even kernel or a size too small for the levels.
 
     References
     ----------
@@ -49,9 +49,10 @@ class SkipNet(nn.Module):
         input_channels: int = 32,
     ) -> None:
         super().__init__()
-        if levels < 1 or kernel_down % 2 == 0:
+        if min(levels, channels, skip_channels, input_channels) < 1 or kernel_down % 2 == 0:
             raise InputError(
-                f"a skip net has at least one level and odd kernels; got levels={levels}, kernel_down={kernel_down}"
+                f"a skip net has at least one level, one channel of each kind and odd kernels; got levels={levels}, "
+                f"{channels=}, {skip_channels=}, {input_channels=}, {kernel_down=}"
             )
         if min(size) <= 2**levels:  # normalising a single pixel would leave nothing
             raise InputError(
