@@ -7,7 +7,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from spinwarp.acquisition import Acquisition, Reconstruction
-from spinwarp.channels import to_complex
+from spinwarp.channels import PRECISIONS, to_complex
 from spinwarp.coils import combine
 from spinwarp.errors import InputError
 from spinwarp.fourier import fftc, ifftc
@@ -23,7 +23,6 @@ from spinwarp.recon.scale import data_scale
 from spinwarp.solvers import per_item
 
 OUTPUTS = ("image", "coils")
-PRECISIONS = ("32", "bf16")
 Factory = Callable[[tuple[int, int], int], nn.Module]
 
 
