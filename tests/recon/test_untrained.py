@@ -298,6 +298,18 @@ def test_half_precision_stays_near_and_returns_full_precision(make_acquisition) 
     assert 0 < norm(half - full) < 0.1 * norm(full)  # bf16 has eight bits, 0.4 %, here over eight iterations
 
 
+@pytest.mark.parametrize("data_consistency", [False, True])
+def test_where_no_coil_sees_the_picture_there_is_no_image(make_acquisition, data_consistency: bool) -> None:
+    """ESPIRiT's maps are zero outside the object, so the data say nothing of the picture there."""
+    acquisition = make_acquisition()
+    maps = acquisition.maps.clone()
+    maps[..., :9] = 0
+    method = untrained(maps="given", data_consistency=data_consistency)
+    image = method(replace(acquisition, maps=maps)).image
+    assert not image[..., :9].any()
+    assert image[..., 9:].abs().amin() > 0
+
+
 def test_an_acquisition_of_zeros_gives_zeros(make_acquisition) -> None:
     acquisition = make_acquisition()
     empty = replace(acquisition, kspace=torch.zeros_like(acquisition.kspace))
