@@ -14,7 +14,7 @@ from spinwarp.fourier import fftc, ifftc
 from spinwarp.masks import hold_out
 from spinwarp.operators import sense
 from spinwarp.operators.samples import in_samples, sampler
-from spinwarp.operators.sense import coil_maps, expand, reduce
+from spinwarp.operators.sense import coil_maps, expand
 from spinwarp.progress import report
 from spinwarp.recon.base import Reconstructor
 from spinwarp.recon.network_fit import STOPS, Iterate, OnIterate, SideBySide, fit
@@ -211,7 +211,7 @@ class UntrainedNetwork(Reconstructor):
             images = put_back(images, problem) if self.data_consistency else images
             return combine(images, problem.maps) * per_item(scale, picture[:, 0])
         # where the maps are zero no coil sees the picture, and it may be anything
-        image, operator = reduce(self._coil_images(picture, problem), coil_maps(problem)), sense(problem)
+        image, operator = to_complex(picture)[:, 0] * (coil_maps(problem) != 0).any(1), sense(problem)
         if self.data_consistency:
             image = image + operator.adjoint(problem.kspace - operator(image))
         return image * per_item(scale, image)
