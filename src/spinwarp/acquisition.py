@@ -126,7 +126,7 @@ class Reconstruction(_Movable):
     Parameters
     ----------
     image : ``(batch, h, w)`` complex64, in the units of the measured data.
-    std : ``(batch, h, w)`` pixelwise standard deviation of the image, or None.
+    std : ``(batch, h, w)`` pixelwise standard deviation of the image's magnitude, or None.
     samples : ``(n_samples, batch, h, w)`` draws that the mean was taken of, or None.
     """
 

@@ -19,7 +19,7 @@ from spinwarp.acquisition import Example, center_crop, item
 from spinwarp.errors import InputError
 from spinwarp.metrics import VolumeMetrics
 from spinwarp.progress import steps
-from spinwarp.recon.base import Reconstructor
+from spinwarp.recon.base import Reconstructor, slice_generator
 from spinwarp.results import EXAMPLES, RESULTS, ExampleSlice, Row, write_examples, write_reconstruction, write_rows
 from spinwarp.uncertainty import Calibration, foreground
 
@@ -119,12 +119,6 @@ def evaluate(
     if not rows:
         raise InputError(f"no volume of the {protocol.split} split of {protocol.dataset} was evaluated")
     return rows
-
-
-def slice_generator(seed: int, example: Example, device: str) -> torch.Generator:
-    """Return the generator of a batch's own randomness: it depends on the seed, the volume and the slice alone."""
-    key = f"{seed}/{example.volume[0]}/{example.slice[0]}".encode()
-    return torch.Generator(device).manual_seed(int.from_bytes(hashlib.sha256(key).digest()[:7], "big"))
 
 
 def _reconstruct(

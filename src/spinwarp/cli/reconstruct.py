@@ -32,11 +32,11 @@ def reconstruct(config: DictConfig) -> None:
     from spinwarp.data.measured import Measurement
     from spinwarp.data.undersample import Undersample
     from spinwarp.errors import InputError
-    from spinwarp.evaluation import slice_generator
     from spinwarp.figures import comparison, save
     from spinwarp.masks import seed_of
     from spinwarp.models.unet import reconstruction_size
     from spinwarp.progress import steps
+    from spinwarp.recon.base import slice_generator
     from spinwarp.results import write_reconstruction
 
     if config.input is None:
@@ -76,8 +76,8 @@ def reconstruct(config: DictConfig) -> None:
                     stds += list(center_crop(result.std, size).cpu().numpy())
     except KeyboardInterrupt:
         if images:
-            std = np.stack(stds) if stds else None
-            write_reconstruction(folder, f"{measurement.path.stem}_unfinished", np.stack(images), std)
+            finished = np.stack(stds) if stds else None
+            write_reconstruction(folder, f"{measurement.path.stem}_unfinished", np.stack(images), finished)
         raise
     log.info(
         "%s: %d coils, realised R %.2f, %d central columns",

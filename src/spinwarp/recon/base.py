@@ -1,12 +1,13 @@
 """The one interface of all methods."""
 
+import hashlib
 from abc import ABC, abstractmethod
 from typing import Self
 
 import torch
 from torch import Generator, nn
 
-from spinwarp.acquisition import Acquisition, Reconstruction
+from spinwarp.acquisition import Acquisition, Example, Reconstruction
 
 
 class Reconstructor(ABC):
@@ -46,3 +47,9 @@ class NetworkReconstructor(Reconstructor):
         """Move the network."""
         self.network.to(device)
         return self
+
+
+def slice_generator(seed: int, example: Example, device: str) -> torch.Generator:
+    """Return the generator of a batch's own randomness: it depends on the seed, the volume and the slice alone."""
+    key = f"{seed}/{example.volume[0]}/{example.slice[0]}".encode()
+    return torch.Generator(device).manual_seed(int.from_bytes(hashlib.sha256(key).digest()[:7], "big"))

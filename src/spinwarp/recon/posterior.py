@@ -13,6 +13,7 @@ from spinwarp.coils import noise_level
 from spinwarp.errors import InputError
 from spinwarp.models.denoiser import Denoiser
 from spinwarp.operators import sense
+from spinwarp.operators.sense import coil_maps
 from spinwarp.progress import report
 from spinwarp.recon.base import Reconstructor
 from spinwarp.recon.checkpoint import load_network
@@ -117,7 +118,8 @@ class Posterior(Reconstructor):
             noise = (self.noise(acquisition) / scale).clamp_min(LEAST_NOISE).tolist()
             problem = replace(acquisition, kspace=acquisition.kspace / scale.view(-1, 1, 1, 1))
             n = len(noise)
-            factor = scale.view(-1, 1, 1) * phase
+            # where the maps are zero no coil sees the image, and draws are of the prior alone
+            factor = scale.view(-1, 1, 1) * phase * (coil_maps(acquisition) != 0).any(1)
             drawn = [self.draw(item_acquisition(problem, i), noise[i], seeds, i, n) * factor[i] for i in range(n)]
         return from_samples(drawn)
 

@@ -19,6 +19,7 @@ from spinwarp.progress import report
 from spinwarp.recon.base import Reconstructor
 from spinwarp.recon.network_fit import STOPS, Iterate, OnIterate, SideBySide, fit
 from spinwarp.recon.preparation import check_preparation, prepared
+from spinwarp.recon.samples import from_samples
 from spinwarp.recon.scale import data_scale
 from spinwarp.solvers import per_item
 
@@ -109,10 +110,7 @@ class UntrainedNetwork(Reconstructor):
         """Reconstruct a batch."""
         source = generator or torch.Generator().manual_seed(0)
         seeds = torch.randint(2**62, (self.n_seeds,), generator=source, device=source.device).tolist()
-        images = self.reconstruct(acquisition, seeds)
-        if self.n_seeds == 1:
-            return Reconstruction(image=images[0])
-        return Reconstruction(image=images.mean(0), std=images.std(0), samples=images)
+        return from_samples(self.reconstruct(acquisition, seeds).unbind(1))
 
     def reconstruct(
         self, acquisition: Acquisition, seeds: Sequence[int] = (0,), on_iterate: OnIterate | None = None
