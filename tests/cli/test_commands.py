@@ -162,17 +162,19 @@ def leftovers(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("name", ["train", "evaluate", "reconstruct"])
 def test_help_answers_at_once_without_anything_heavy(environment: dict[str, str], name: str) -> None:
-    begin = time.monotonic()
+    before = os.times()
     done = call(environment, "-X", "importtime", ROOT / f"{name}.py", "--help")
-    seconds = time.monotonic() - begin
+    after = os.times()
+    # processor time, which does not depend on what else the machine does
+    seconds = after.children_user + after.children_system - before.children_user - before.children_system
     assert done.code == 0
     assert f"spinwarp {name}" in done.out
-    group = "recon: cg_sense, checkpoint" if name != "train" else "model: "
+    group = "recon: annealed_langevin, cg_sense, checkpoint" if name != "train" else "model: "
     assert group in done.out
     imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.err.splitlines()}
     assert "hydra" in imported
     assert not imported & {"torch", "lightning", "matplotlib", "h5py", "scipy", "numpy"}
-    assert seconds < 2.5  # half a second on a quiet machine
+    assert seconds < 2.5  # half a second on a machine of 2024
 
 
 @pytest.mark.slow

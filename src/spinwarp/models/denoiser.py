@@ -25,7 +25,7 @@ class Denoiser(nn.Module):
 
     Raises
     ------
-    InputError : if the channels are neither of the two.
+    InputError : if the channels are neither of the two, or the network says that it has other ones.
 
     References
     ----------
@@ -37,6 +37,12 @@ class Denoiser(nn.Module):
         super().__init__()
         if channels not in CHANNELS:
             raise InputError(f"channels={channels!r} is not one of {', '.join(CHANNELS)}")
+        n_channels = getattr(network, "channels", CHANNELS[channels])
+        if n_channels != CHANNELS[channels]:
+            raise InputError(
+                f"a denoiser of {channels} images has a network of {CHANNELS[channels]} channels, and this one has "
+                f"{n_channels}; set net.network.channels={CHANNELS[channels]}"
+            )
         self.network = network
         self.channels = channels
         self.sigma_data = sigma_data

@@ -48,6 +48,7 @@ class ScoreUNet(nn.Module):
                 f"block and a patch of one; got widths {list(widths)}, blocks {blocks}, patch {patch}"
             )
         n_embedding = 4 * widths[0]
+        self.channels = channels
         self.patch = patch
         self.multiple = patch * 2 ** (len(widths) - 1)
         self.embedding = _NoiseEmbedding(n_embedding)
