@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+#: shape to ``(batch, *shape)``, complex noise of variance one
+Draw = Callable[[tuple[int, ...]], Tensor]
+
 
 @dataclass(frozen=True)
 class LinearOperator:
@@ -18,11 +21,13 @@ class LinearOperator:
     forward : x to A x.
     adjoint : y to A^H y.
     gram : x to A^H A x where that is cheaper than one after the other.
+    noise : draws A^H n, n ~ CN(0, 1), where that is cheaper than the adjoint of as many numbers as there are data.
     """
 
     forward: Callable[[Tensor], Tensor]
     adjoint: Callable[[Tensor], Tensor]
     gram: Callable[[Tensor], Tensor] | None = None
+    noise: Callable[[Draw], Tensor] | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return A x."""

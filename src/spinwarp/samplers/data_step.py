@@ -1,5 +1,6 @@
 """The linear systems of the data that the samplers solve."""
 
+import torch
 from torch import Tensor
 
 from spinwarp.samplers.noise import ChainNoise
@@ -21,7 +22,9 @@ def solve(problem: Problem, rhs: Tensor, weight: float, *, iterations: int, tole
     tolerance : of the residual's norm, relative to that of ``rhs``; for each chain.
     """
     normal = problem.operator.normal
-    return conjugate_gradient(lambda z: normal(z) + weight * z, rhs, iterations=iterations, tolerance=tolerance)
+    return conjugate_gradient(
+        lambda z: torch.add(normal(z), z, alpha=weight), rhs, iterations=iterations, tolerance=tolerance
+    )
 
 
 def towards_data(problem: Problem, image: Tensor, weight: float, *, iterations: int, tolerance: float = 0.0) -> Tensor:
@@ -56,4 +59,5 @@ def gaussian_draw(
 
 def backprojected_noise(problem: Problem, noise: ChainNoise) -> Tensor:
     """Draw A^H n with n ~ CN(0, 1): an image of covariance A^H A."""
-    return problem.operator.adjoint(noise(tuple(problem.data.shape[1:])))
+    operator = problem.operator
+    return operator.noise(noise) if operator.noise else operator.adjoint(noise(tuple(problem.data.shape[1:])))

@@ -6,8 +6,15 @@ from torch import Tensor
 
 def inner(a: Tensor, b: Tensor) -> Tensor:
     """Real part of the inner product of each item."""
-    product = torch.linalg.vecdot(a.flatten(1), b.flatten(1))
-    return per_item(product.real, a)
+    if a.is_complex() and b.is_complex():  # the product of real numbers takes a third of the time
+        product = torch.linalg.vecdot(_real(a), _real(b))
+    else:
+        product = torch.linalg.vecdot(a.flatten(1), b.flatten(1)).real
+    return per_item(product, a)
+
+
+def _real(x: Tensor) -> Tensor:
+    return torch.view_as_real(x.resolve_conj()).flatten(1)
 
 
 def norm(x: Tensor) -> Tensor:

@@ -56,11 +56,11 @@ def conjugate_gradient(
             active = active & (curvature > 10 * torch.finfo(energy.dtype).eps * steepest * length)
         # an item that is exactly solved has energy 0 and stays; clamping keeps 0/0 out of its gradient
         step = active * energy / curvature.clamp_min(smallest)
-        x = x + step * direction
-        residual = residual - step * image
+        x = torch.addcmul(x, step, direction)
+        residual = torch.addcmul(residual, step, image, value=-1)
         energy, before = inner(residual, residual), energy
         ratio = energy / before.clamp_min(smallest)
-        direction = residual + ratio * direction
+        direction = torch.addcmul(residual, ratio, direction)
         length = (energy + ratio.square() * length).detach()  # residual and direction are orthogonal
         if trace is not None:
             trace(i + 1, x)
