@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
@@ -33,10 +34,28 @@ NETWORKS = {
     "unet": {"_target_": "spinwarp.models.unet.MagnitudeUNet", "channels": 4, "pools": 2},
     "modl": {"_target_": "spinwarp.models.modl.MoDL", "n_unrolls": 3, "regulariser": _RESIDUAL_CNN},
 }
-# methods that iterate longer than a test can wait; they are held to the contract after as many iterations as this
-SHORT = {"convdecoder": 3, "deep_decoder": 3, "dip": 3}
+# generators: latents to images
+GENERATORS = {
+    "vae": {"_target_": "spinwarp.models.vae.VAE", "size": [32, 36], "channels": 8, "levels": 1, "latent_channels": 4},
+    "flow": {"_target_": "spinwarp.models.flow.Flow", "size": [32, 36], "levels": 2, "depth": 2, "channels": 4},
+}
+# score models: a denoiser is one from the start
+SCORE = {
+    "score": {
+        "_target_": "spinwarp.models.denoiser.Denoiser",
+        "network": {"_target_": "spinwarp.models.score_unet.ScoreUNet", "widths": [8]},
+    }
+}
+SAMPLERS = [path.stem for path in sorted(CONF.glob("*.yaml")) if "/_posterior" in path.read_text(encoding="utf-8")]
+# methods that iterate longer than a test can wait; they are held to the contract with these options
+SHORT: dict[str, dict[str, Any]] = {
+    **{key: {"iterations": 3} for key in ("convdecoder", "deep_decoder", "dip")},
+    "latent": {"iterations": 5, "restarts": 2},
+    **{key: {"n_samples": 2, "sampler.schedule.sigma_max": 1.0, "sampler.schedule.n_levels": 5} for key in SAMPLERS},
+}
 # entries that read weights from a file, and the files that they are tried with
-FILES = {"checkpoint": list(NETWORKS), "fastmri_weights": ["varnet", "unet"]}
+FILES = {"checkpoint": list(NETWORKS), "fastmri_weights": ["varnet", "unet"], "latent": list(GENERATORS)}
+FILES |= {key: list(SCORE) for key in SAMPLERS}
 ENTRIES = [
     pytest.param((path, weights), id=path.stem + (f"-{weights}" if weights else ""))
     for path in sorted(CONF.glob("*.yaml"))
@@ -53,12 +72,13 @@ ACQUISITIONS = {
 def write_checkpoint(path: Path, kind: str) -> None:
     """A checkpoint as train.py writes it; last layers on images are small: near the identity, as a trained one is."""
     torch.manual_seed(0)
-    network = build_network(NETWORKS[kind], ("spinwarp.models",))
+    description = (NETWORKS | GENERATORS | SCORE)[kind]
+    network = build_network(description, ("spinwarp.models",))
     state = network.state_dict()
     for name, value in state.items():
         if ".head." in name and not name.startswith("sensitivity."):
             value.mul_(0.1)
-    record = {"net": NETWORKS[kind], "name": "tiny"}
+    record = {"net": description, "name": "tiny"}
     torch.save({"state_dict": {f"net.{name}": value for name, value in state.items()}, "spinwarp": record}, path)
 
 
@@ -71,7 +91,7 @@ def weights_file(
 
     def make(entry: str, kind: str) -> Path:
         path = folder / f"{entry}-{kind}.pt"
-        if not path.exists() and entry == "checkpoint":
+        if not path.exists() and entry != "fastmri_weights":
             write_checkpoint(path, kind)
         elif not path.exists():
             torch.save(fastmri_weights(kind), path)
@@ -84,12 +104,15 @@ def build(path: Path, weights: Path | None) -> Reconstructor:
     """Instantiate one YAML of conf/recon, ``path`` replaced by the file of weights."""
     config = OmegaConf.load(path)
     assert isinstance(config, DictConfig)
+    if "defaults" in config:  # it shares keys with others
+        with initialize_config_dir(str(CONF.parent), version_base="1.3"):
+            config = compose(overrides=[f"+recon={path.stem}"]).recon
     if weights is not None:
         config.path = str(weights)
     elif "path" in config and not config.path:
         pytest.fail(f"conf/recon/{path.name} reads a file: add {path.stem!r} to FILES and weights_file in {__file__}")
-    if path.stem in SHORT:
-        config.iterations = SHORT[path.stem]
+    for key, value in SHORT.get(path.stem, {}).items():
+        OmegaConf.update(config, key, value)
     names = {
         name for name in config if name not in ("_target_", "_convert_") and not OmegaConf.is_missing(config, name)
     }

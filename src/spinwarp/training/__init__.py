@@ -1,7 +1,17 @@
 """LightningModules, schedules and callbacks."""
 
-from spinwarp.training.generator import VAEModule
+from spinwarp.training.gan import GANModule
+from spinwarp.training.generator import FlowModule, GeneratorModule, VAEModule
 from spinwarp.training.score import ScoreModule
 from spinwarp.training.supervised import SupervisedModule, UNetModule, VarNetModule
 
-__all__ = ["ScoreModule", "SupervisedModule", "UNetModule", "VAEModule", "VarNetModule"]
+__all__ = [
+    "FlowModule",
+    "GANModule",
+    "GeneratorModule",
+    "ScoreModule",
+    "SupervisedModule",
+    "UNetModule",
+    "VAEModule",
+    "VarNetModule",
+]

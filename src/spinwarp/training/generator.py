@@ -1,0 +1,197 @@
+"""Training of generators: networks that make an image of a latent, learned from images alone."""
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Iterable
+from typing import ClassVar
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.optim import Optimizer
+
+from spinwarp.acquisition import Example, center_crop
+from spinwarp.errors import InputError
+from spinwarp.metrics import VolumeMetrics
+from spinwarp.models.flow import Flow
+from spinwarp.models.generator import ImageGenerator
+from spinwarp.models.vae import VAE
+from spinwarp.recon.latent import generator_units
+from spinwarp.training.base import NetworkModule
+from spinwarp.training.images import full_images
+from spinwarp.training.supervised import target_of
+
+MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
+
+
+class GeneratorModule(NetworkModule):
+    """Trains a generator on whole complex images, as :func:`spinwarp.recon.latent.generator_units` has them.
+
+    Their phase at low resolution is taken out: it is measured in every scan and says nothing about the head. What is
+    left of the phase is learned.
+
+    Validation asks how well the generator speaks for images that it has not seen: a subclass says what it makes of
+    them, and ``val/ssim`` is the similarity of that to the target.
+
+    Parameters
+    ----------
+    net : the generator.
+    optimizer : makes the optimizer of the parameters.
+    schedule : factor on the learning rate as a function of training progress.
+
+    Raises
+    ------
+    InputError : if ``net`` is no generator of the kind that the module trains.
+    """
+
+    whole_images = True
+    #: what ``net`` has to be
+    kind: ClassVar[type] = ImageGenerator
+    net: ImageGenerator
+
+    def __init__(
+        self, net: nn.Module, optimizer: MakeOptimizer, schedule: Callable[[float], float] | None = None
+    ) -> None:
+        super().__init__(net, optimizer, schedule)
+        if not isinstance(net, self.kind):
+            raise InputError(
+                f"{type(self).__name__} trains a {self.kind.__name__} of spinwarp.models; got {type(net).__name__}"
+            )
+        self.metrics = VolumeMetrics()
+
+    @abstractmethod
+    def training_loss(self, images: Tensor, generator: Generator | None = None) -> Tensor:
+        """Loss of normalised complex images ``(batch, h, w)``; what is random comes from the generator."""
+
+    @abstractmethod
+    def restore(self, images: Tensor) -> Tensor:
+        """What the prior makes of images ``(batch, h, w)``: what validation compares with them."""
+
+    def images(self, example: Example) -> tuple[Tensor, Tensor]:
+        """Images ``(batch, h, w)`` in the units of the generator, and by what to multiply them to undo that."""
+        images = full_images(example)
+        _, unit = generator_units(example.acquisition)
+        return images / torch.sgn(unit), unit  # the scale is divided out already
+
+    def training_step(self, example: Example, batch_idx: int) -> Tensor:  # noqa: ARG002
+        """One step."""
+        loss = self.training_loss(self.images(example)[0])
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(example))
+        return loss
+
+    def validation_step(self, example: Example, batch_idx: int) -> Tensor:
+        """Collect the metrics of the batch, its randomness always the same; returns magnitudes to draw."""
+        (images, unit), target = self.images(example), target_of(example)
+        generator = torch.Generator(images.device).manual_seed(batch_idx)
+        self.log(
+            "val/loss", self.training_loss(images, generator), batch_size=len(example), sync_dist=True, prog_bar=True
+        )
+        magnitude = center_crop((self.restore(images) * unit).abs(), (target.shape[-2], target.shape[-1]))
+        self.metrics.update(magnitude, target, example.data_range, example.volume, example.slice)
+        return magnitude
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means over volumes."""
+        for name, value in self.metrics.compute().items():
+            self.log(f"val/{name}", value.float(), prog_bar=name == "ssim", sync_dist=True)
+        self.metrics.reset()
+
+    @torch.no_grad()
+    def sample(self, n: int, generator: Generator | None = None) -> Tensor:
+        """Draw ``n`` images ``(n, h, w)`` complex of the generator's own size, in the units of the prior."""
+        device = next(self.net.parameters()).device
+        z = torch.randn(n, *self.net.latent_shape(), generator=generator, device=device)
+        return self.net.generate(z)
+
+
+class VAEModule(GeneratorModule):
+    """Maximises the evidence lower bound, the noise of the decoder being what is left of the images.
+
+    The loss, in nats for each real number of the image, is ``1/2 log(2 pi e mse) + KL / n``: that of a Gaussian whose
+    variance, one for all pixels, is at its best value for the batch. So nobody has to weigh the two terms.
+
+    ``val/ssim`` compares the target with the decoded mean of its latent: how much of an unseen image is in the range.
+
+    References
+    ----------
+    Rybkin, Daniilidis and Levine, "Simple and effective VAE training with calibrated decoders", ICML 2021.
+    """
+
+    kind = VAE
+    net: VAE
+
+    def training_loss(self, images: Tensor, generator: Generator | None = None) -> Tensor:
+        """Negative evidence lower bound in nats a real number."""
+        mean, log_variance = self.net.encode(images)
+        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+        made = self.net.generate(mean + (log_variance / 2).exp() * noise, size_of(images))
+        mse = torch.view_as_real(made - images).square().mean()
+        divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).flatten(1).sum(1).mean()
+        n_numbers = 2 * images[0].numel()
+        return 0.5 * (2 * math.pi * math.e * mse).log() + divergence / n_numbers
+
+    def restore(self, images: Tensor) -> Tensor:
+        """Decode the mean of the latents of the images."""
+        return self.net.generate(self.net.encode(images)[0], size_of(images))
+
+
+class FlowModule(GeneratorModule):
+    """Maximises the likelihood of images with a little noise, without which a density has no bound.
+
+    The loss is the negative log-likelihood in nats for each real number of the image.
+
+    ``val/ssim`` compares the target with what the flow makes of images of that noise level: as ``p`` is the density of
+    noisy images, ``x + sigma^2 grad log p(x)`` is the mean of all images behind ``x`` (Tweedie). An invertible network
+    gives every image back, so its inverse would say nothing.
+
+    Parameters
+    ----------
+    net, optimizer, schedule : see :class:`GeneratorModule`.
+    noise_std : of the complex noise, ``E |n|^2 = noise_std^2``, in units of images whose root mean square is about
+        one; above zero.
+
+    Raises
+    ------
+    InputError : if there is no noise, or ``net`` is no flow.
+    """
+
+    kind = Flow
+    net: Flow
+
+    def __init__(
+        self,
+        net: nn.Module,
+        optimizer: MakeOptimizer,
+        schedule: Callable[[float], float] | None = None,
+        noise_std: float = 0.03,
+    ) -> None:
+        super().__init__(net, optimizer, schedule)
+        if not noise_std > 0:
+            raise InputError(f"noise_std={noise_std} must be above zero: without noise the likelihood has no bound")
+        self.noise_std = noise_std
+
+    def log_density(self, images: Tensor) -> Tensor:
+        """``log p`` of images ``(batch, h, w)``, in nats ``(batch,)``."""
+        z, log_det = self.net.encode(images)
+        return log_det - 0.5 * (z.square() + math.log(2 * math.pi)).sum(1)
+
+    def training_loss(self, images: Tensor, generator: Generator | None = None) -> Tensor:
+        """Negative log-likelihood in nats a real number."""
+        return -self.log_density(self.noisy(images, generator)).mean() / (2 * images[0].numel())
+
+    def restore(self, images: Tensor) -> Tensor:
+        """Denoise the images with noise on them, always the same."""
+        with torch.inference_mode(False), torch.enable_grad():  # Lightning validates without gradients
+            noisy = self.noisy(images, torch.Generator(images.device).manual_seed(0)).clone().requires_grad_()
+            (score,) = torch.autograd.grad(self.log_density(noisy).sum(), noisy)
+        # torch's gradient has d/dx and i d/dy of the real and imaginary part, each with noise of variance sigma^2/2
+        return (noisy + self.noise_std**2 / 2 * score).detach()
+
+    def noisy(self, images: Tensor, generator: Generator | None = None) -> Tensor:
+        """Images with noise."""
+        noise = torch.randn(images.shape, dtype=images.dtype, device=images.device, generator=generator)
+        return images + self.noise_std * noise
+
+
+def size_of(images: Tensor) -> tuple[int, int]:
+    """``(h, w)`` of images."""
+    return images.shape[-2], images.shape[-1]
