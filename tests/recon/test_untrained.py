@@ -310,6 +310,15 @@ def test_where_no_coil_sees_the_picture_there_is_no_image(make_acquisition, data
     assert image[..., 9:].abs().amin() > 0
 
 
+@pytest.mark.parametrize("options", [{"whiten": True}, {"virtual_coils": 2}, {"maps": "low_resolution"}])
+def test_the_coils_are_prepared_as_for_the_classical_methods(make_acquisition, options: dict[str, Any]) -> None:
+    acquisition = make_acquisition(shape=(40, 36))
+    image = untrained(iterations=30, **options)(acquisition).image
+    plain = untrained(iterations=30)(acquisition).image
+    # the same ellipse in the same units, differently far after thirty iterations from other coils
+    assert 1e-4 * norm(plain) < norm(image.abs() - plain.abs()) < 0.5 * norm(plain)
+
+
 def test_an_acquisition_of_zeros_gives_zeros(make_acquisition) -> None:
     acquisition = make_acquisition()
     empty = replace(acquisition, kspace=torch.zeros_like(acquisition.kspace))
