@@ -12,8 +12,10 @@ from memory import MemorySource
 from torch import Tensor, nn
 
 from spinwarp.acquisition import Acquisition
+from spinwarp.coils import low_resolution_maps
 from spinwarp.data.module import FastMRIDataModule
 from spinwarp.errors import InputError
+from spinwarp.fourier import ifftc
 from spinwarp.masks import RandomMask
 from spinwarp.models.denoiser import Denoiser
 from spinwarp.models.score_unet import ScoreUNet
@@ -206,6 +208,13 @@ def test_images_of_every_brightness_are_alike_to_the_prior() -> None:
     example = data().dataset("train").example(0, 0)
     images = full_images(example)
     assert 0.8 < float(images.abs().square().mean().sqrt()) < 2.0
+
+
+def test_images_have_the_phase_that_the_maps_of_an_accelerated_scan_leave() -> None:
+    example = data().dataset("train").example(0, 0)
+    maps = low_resolution_maps(example.acquisition.kspace, torch.tensor([12]))
+    expected = (ifftc(example.acquisition.kspace) * maps.conj()).sum(1)
+    assert torch.allclose(torch.sgn(full_images(example)), torch.sgn(expected), atol=1e-3)
 
 
 def test_the_scale_does_not_depend_on_the_mask(make_acquisition: Any) -> None:

@@ -44,7 +44,7 @@ def low_resolution_images(kspace: Tensor, n_acs: Tensor) -> Tensor:
     """
     if int(n_acs.min()) < 2:
         raise InputError(
-            f"coil maps and phase need autocalibration lines: the mask has {int(n_acs.min())} fully sampled central "
+            f"coil maps need autocalibration lines: the mask has {int(n_acs.min())} fully sampled central "
             f"columns; use a mask with a larger center_fraction, or data.maps=none and a method that needs no maps"
         )
     h, w = kspace.shape[-2:]

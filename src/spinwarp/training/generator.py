@@ -10,14 +10,16 @@ from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
 from spinwarp.acquisition import Example, center_crop
+from spinwarp.coils import combine
 from spinwarp.errors import InputError
+from spinwarp.fourier import ifftc
 from spinwarp.metrics import VolumeMetrics
 from spinwarp.models.flow import Flow
 from spinwarp.models.generator import ImageGenerator
 from spinwarp.models.vae import VAE
 from spinwarp.recon.latent import generator_units
 from spinwarp.training.base import NetworkModule
-from spinwarp.training.images import full_images
+from spinwarp.training.images import check_whole
 from spinwarp.training.supervised import target_of
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -68,9 +70,9 @@ class GeneratorModule(NetworkModule):
 
     def images(self, example: Example) -> tuple[Tensor, Tensor]:
         """Images ``(batch, h, w)`` in the units of the generator, and by what to multiply them to undo that."""
-        images = full_images(example)
-        _, unit = generator_units(example.acquisition)
-        return images / torch.sgn(unit), unit  # the scale is divided out already
+        check_whole(example)
+        acquisition, unit = generator_units(example.acquisition)
+        return combine(ifftc(acquisition.kspace), acquisition.maps), unit
 
     def training_step(self, example: Example, batch_idx: int) -> Tensor:  # noqa: ARG002
         """One step."""

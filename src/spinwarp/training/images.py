@@ -1,20 +1,44 @@
 """What a prior is trained on: whole images, in the units that reconstruction will give it."""
 
+import torch
 from torch import Tensor
 
 from spinwarp.acquisition import Example
-from spinwarp.coils import combine
+from spinwarp.coils import combine, low_resolution_maps
 from spinwarp.errors import InputError
 from spinwarp.fourier import ifftc
 from spinwarp.recon.scale import prior_scale
+
+#: central lines that coil maps are made of, as of an accelerated scan
+MAP_LINES = 12
 
 
 def full_images(example: Example) -> Tensor:
     """Complex images ``(batch, h, w)`` of fully sampled examples, divided by :func:`prior_scale`.
 
+    The phase of an image of several coils is relative to their maps, and those of a full scan hold all of it. An
+    accelerated scan has maps from a few central lines, which leave some phase to the image: so do those taken here.
+
     Raises
     ------
-    InputError : if the examples are undersampled; a prior knows nothing of masks.
+    InputError : if the examples are undersampled.
+    """
+    check_whole(example)
+    acquisition = example.acquisition
+    kspace, maps = acquisition.kspace, acquisition.maps
+    if kspace.shape[1] > 1:
+        n_lines = min(MAP_LINES, kspace.shape[-1])
+        maps = low_resolution_maps(kspace, torch.full((len(kspace),), n_lines, device=kspace.device))
+    images = combine(ifftc(kspace), maps)
+    return images / prior_scale(acquisition).view(-1, 1, 1)
+
+
+def check_whole(example: Example) -> None:
+    """Check that examples are fully sampled; a prior knows nothing of masks.
+
+    Raises
+    ------
+    InputError : if they are undersampled.
     """
     acquisition = example.acquisition
     for i, mask in enumerate(acquisition.mask):
@@ -25,5 +49,3 @@ def full_images(example: Example) -> Tensor:
             raise InputError(
                 f"a prior is trained on whole images, and {example.volume[i]} is undersampled; train with mask=none"
             )
-    images = combine(ifftc(acquisition.kspace), acquisition.maps)
-    return images / prior_scale(acquisition).view(-1, 1, 1)
