@@ -24,6 +24,8 @@ CONF = conf_folder()
 TOP = sorted(path.stem for path in CONF.glob("*.yaml") if not path.stem.startswith("_"))
 # files without a _target_ anywhere: groups that switch something off
 EMPTY = {"callbacks/none", "logger/none", "mask/none"}
+# groups whose option a model may choose, so that they have to be there
+CHOSEN = ["+mask=none", "+callbacks=default"]
 
 
 def entries(folder: Path = CONF) -> list[str]:
@@ -61,8 +63,8 @@ def composed(overrides: list[str], name: str | None = None, folder: Path = CONF)
 
 def entry_config(entry: str, folder: Path = CONF) -> Any:
     """The node that an entry makes, as plain Python; what is not given (``???``) stays."""
-    masked = ["+mask=none"] if entry.startswith("model/") and folder == CONF else []  # some models choose the mask
-    config: Any = composed([*masked, f"+{entry.rpartition('/')[0]}={entry.rpartition('/')[2]}"], folder=folder)
+    chosen = CHOSEN if entry.startswith("model/") and folder == CONF else []
+    config: Any = composed([*chosen, f"+{entry.rpartition('/')[0]}={entry.rpartition('/')[2]}"], folder=folder)
     for part in entry.split("/")[:-1]:
         config = config[part]
     return plain(config)
@@ -142,7 +144,7 @@ def test_every_method_composes_with_the_commands_that_take_one(command: str) -> 
 
 @pytest.mark.parametrize("model", options("model"))
 def test_every_model_can_be_made(model: str) -> None:
-    module = instantiate(composed(["+mask=none", f"+model={model}"]).model)
+    module = instantiate(composed([*CHOSEN, f"+model={model}"]).model)
     assert sum(p.numel() for p in module.net.parameters()) > 0
     optimizer = module.make_optimizer(module.parameters())
     assert optimizer.param_groups[0]["lr"] > 0
@@ -152,7 +154,7 @@ def test_every_model_can_be_made(model: str) -> None:
 
 @pytest.mark.parametrize("model", [m for m in options("model") if m.startswith("varnet")])
 def test_the_cascades_of_a_model_share_no_weights(model: str) -> None:
-    net = instantiate(composed(["+mask=none", f"+model={model}"]).model).net
+    net = instantiate(composed([*CHOSEN, f"+model={model}"]).model).net
     owners = [id(p) for cascade in net.regularisers for p in cascade.parameters()]
     assert len(set(owners)) == len(owners)
 
