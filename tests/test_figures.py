@@ -11,6 +11,7 @@ from PIL import Image
 
 from spinwarp.errors import InputError
 from spinwarp.figures import comparison, convergence, distribution, panel, save, zoom_region
+from spinwarp.figures.sheet import wrapped
 from spinwarp.results import TRACE, Row, TraceRow, read_trace, write_trace
 
 NAMES = [
@@ -296,3 +297,9 @@ def test_a_trace_that_is_none_is_refused(tmp_path: Path) -> None:
         read_trace(tmp_path / TRACE)
     with pytest.raises(InputError, match="no iteration to show"):
         convergence([])
+
+
+def test_a_line_is_not_broken_within_a_number() -> None:
+    text = "scan.npy, slice 0, R 8.04"
+    for width in np.arange(0.6, 2.6, 0.1):
+        assert "8.04" in wrapped(text, float(width), 9.0)

@@ -116,9 +116,12 @@ def text_width(text: str, size: float, *, bold: bool = False) -> float:
 
 
 def wrapped(text: str, width: float, size: float, *, bold: bool = False) -> str:
-    """Break a text into lines that fit ``width`` inches, after spaces and the joints of names, else anywhere."""
+    """Break a text into lines that fit ``width`` inches, after spaces and the joints of names, else anywhere.
+
+    The point within a number is no joint.
+    """
     lines = [""]
-    for token in re.findall(r"[^\s_/.-]*[\s_/.-]*", " ".join(text.split())):
+    for token in re.findall(r"(?:[^\s_/.-]|(?<=\d)\.(?=\d))*[\s_/.-]*", " ".join(text.split())):
         if lines[-1] and text_width((lines[-1] + token).rstrip(), size, bold=bold) > width:
             lines.append("")
         for letter in token:
