@@ -1,4 +1,9 @@
-"""Training losses on magnitude images: ``loss(image, target, data_range)``, a scalar."""
+"""Training losses on magnitude images: ``loss(image, target, data_range)``, a scalar.
+
+The likelihoods take the standard deviation of each pixel in place of the data range.
+"""
+
+import math
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -44,3 +49,27 @@ class MixedLoss(nn.Module):
         """``(batch, h, w)`` against ``(batch, h, w)``, data range ``(batch,)``."""
         weight = self.ssim_weight
         return weight * self.ssim(image, target, data_range) + (1 - weight) * self.l1(image, target, data_range)
+
+
+class GaussianNLL(nn.Module):
+    """Negative log likelihood of errors from N(0, std^2), mean over pixels (Nix and Weigend, ICNN 1994).
+
+    log(std) + (image - target)^2 / (2 std^2) + log(2 pi) / 2
+    """
+
+    def forward(self, image: Tensor, target: Tensor, std: Tensor) -> Tensor:
+        """All of one shape; ``std`` above 0."""
+        nll = std.log() + 0.5 * ((image - target) / std).square()
+        return nll.mean() + 0.5 * math.log(2 * math.pi)
+
+
+class LaplaceNLL(nn.Module):
+    """Negative log likelihood of errors from a Laplace distribution, mean over pixels: L1, each pixel weighed.
+
+    log(2 b) + |image - target| / b    with the scale b = std / sqrt(2)
+    """
+
+    def forward(self, image: Tensor, target: Tensor, std: Tensor) -> Tensor:
+        """All of one shape; ``std`` above 0."""
+        scale = std / math.sqrt(2)
+        return ((2 * scale).log() + (image - target).abs() / scale).mean()

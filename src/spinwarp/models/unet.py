@@ -1,10 +1,12 @@
 """The U-Net of the fastMRI baselines (Ronneberger 2015; Zbontar et al., arXiv 1811.08839)."""
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spinwarp.acquisition import Acquisition, center_crop
+from spinwarp.acquisition import Acquisition, Reconstruction, center_crop
 from spinwarp.coils import combine, with_phase_of
 from spinwarp.errors import InputError
 from spinwarp.fourier import ifftc
@@ -68,21 +70,34 @@ class MagnitudeUNet(nn.Module):
     an image like any other and the scale is the measured one.
     """
 
+    #: channels that the U-Net returns; the first is the image
+    out_channels: ClassVar[int] = 1
+
     def __init__(self, channels: int = 32, pools: int = 4, dropout: float = 0.0) -> None:
         super().__init__()
-        self.unet = UNet(1, 1, channels, pools, dropout)
+        self.unet = UNet(1, self.out_channels, channels, pools, dropout)
 
-    def forward(self, acquisition: Acquisition) -> Tensor:
+    def forward(self, acquisition: Acquisition) -> Tensor | Reconstruction:
         """Return the image ``(batch, h, w)`` complex."""
+        return self.restore(acquisition)[0]
+
+    def restore(self, acquisition: Acquisition) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the image ``(batch, h, w)``, all that the U-Net said inside the crop, and in what units.
+
+        Returns
+        -------
+        The complex image; ``(batch, out_channels, h', w')`` in units of the deviation, in the precision of the
+        network; the deviation of the zero-filled image ``(batch, 1, 1)``.
+        """
         zero_filled = combine(ifftc(acquisition.kspace), acquisition.maps)
         magnitude = center_crop(zero_filled.abs(), reconstruction_size(acquisition))
         mean, std = statistics(magnitude)
         # under autocast the network's output is of half precision; the product with std is float32 again
-        restored = self.unet(((magnitude - mean) / std).clamp(-6, 6)[:, None])[:, 0] * std + mean
+        output = self.unet(((magnitude - mean) / std).clamp(-6, 6)[:, None])
         image = zero_filled.clone()
         inside = center_crop(image, reconstruction_size(acquisition))
-        inside[:] = with_phase_of(restored, inside)
-        return image
+        inside[:] = with_phase_of(output[:, 0] * std + mean, inside)
+        return image, output, std
 
 
 def statistics(magnitude: Tensor) -> tuple[Tensor, Tensor]:

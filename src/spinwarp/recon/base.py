@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from typing import Self
 
 import torch
-from torch import Generator, nn
+from torch import Generator, Tensor, nn
 
 from spinwarp.acquisition import Acquisition, Example, Reconstruction
 
@@ -32,7 +32,7 @@ class NetworkReconstructor(Reconstructor):
 
     Parameters
     ----------
-    network : ``Acquisition`` to complex image ``(batch, h, w)``.
+    network : ``Acquisition`` to complex image ``(batch, h, w)``, or to a ``Reconstruction`` if it knows more of it.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -41,12 +41,17 @@ class NetworkReconstructor(Reconstructor):
     def __call__(self, acquisition: Acquisition, *, generator: Generator | None = None) -> Reconstruction:  # noqa: ARG002
         """Run the network."""
         with torch.inference_mode():
-            return Reconstruction(image=self.network(acquisition))
+            return as_reconstruction(self.network(acquisition))
 
     def to(self, device: torch.device | str) -> Self:
         """Move the network."""
         self.network.to(device)
         return self
+
+
+def as_reconstruction(output: Tensor | Reconstruction) -> Reconstruction:
+    """Return what a network returned as a reconstruction: most return the complex image alone."""
+    return output if isinstance(output, Reconstruction) else Reconstruction(image=output)
 
 
 def slice_generator(seed: int, example: Example, device: str) -> torch.Generator:

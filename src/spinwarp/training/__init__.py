@@ -2,6 +2,7 @@
 
 from spinwarp.training.gan import GANModule
 from spinwarp.training.generator import FlowModule, GeneratorModule, VAEModule
+from spinwarp.training.heteroscedastic import HeteroscedasticModule
 from spinwarp.training.score import ScoreModule
 from spinwarp.training.supervised import SupervisedModule, UNetModule, VarNetModule
 
@@ -9,6 +10,7 @@ __all__ = [
     "FlowModule",
     "GANModule",
     "GeneratorModule",
+    "HeteroscedasticModule",
     "ScoreModule",
     "SupervisedModule",
     "UNetModule",

@@ -49,16 +49,20 @@ class SupervisedModule(NetworkModule):
         image: Tensor = self.net(example.acquisition)
         return center_crop(image.abs(), (target.shape[-2], target.shape[-1]))
 
+    def loss_and_magnitude(self, example: Example) -> tuple[Tensor, Tensor]:
+        """Return the loss and the magnitude that it is of."""
+        magnitude = self.magnitude(example)
+        return self.training_loss(magnitude, example), magnitude
+
     def training_step(self, example: Example, batch_idx: int) -> Tensor:  # noqa: ARG002
         """One step."""
-        loss = self.training_loss(self.magnitude(example), example)
+        loss, _ = self.loss_and_magnitude(example)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(example))
         return loss
 
     def validation_step(self, example: Example, batch_idx: int) -> Tensor:  # noqa: ARG002
         """Collect the metrics of the batch; returns the magnitude, from which callbacks draw."""
-        magnitude = self.magnitude(example)
-        loss = self.training_loss(magnitude, example)
+        loss, magnitude = self.loss_and_magnitude(example)
         self.log("val/loss", loss, batch_size=len(example), sync_dist=True)
         self.metrics.update(magnitude, target_of(example), example.data_range, example.volume, example.slice)
         return magnitude
@@ -78,12 +82,15 @@ class UNetModule(SupervisedModule):
 
     def training_loss(self, magnitude: Tensor, example: Example) -> Tensor:
         """Loss of a cropped magnitude image ``(batch, h, w)`` in normalised space."""
-        target = target_of(example)
-        with torch.no_grad():
-            zero_filled = self.zero_filled(example, (target.shape[-2], target.shape[-1]))
-            mean, std = statistics(zero_filled)
-        target = ((target - mean) / std).clamp(-6, 6)
+        target, mean, std = self.normalised_target(example)
         return self.loss((magnitude - mean) / std, target, torch.ones_like(example.data_range))
+
+    @torch.no_grad()
+    def normalised_target(self, example: Example) -> tuple[Tensor, Tensor, Tensor]:
+        """Target by mean and deviation of each zero-filled image, clamped, and these two ``(batch, 1, 1)``."""
+        target = target_of(example)
+        mean, std = statistics(self.zero_filled(example, (target.shape[-2], target.shape[-1])))
+        return ((target - mean) / std).clamp(-6, 6), mean, std
 
     @staticmethod
     def zero_filled(example: Example, size: tuple[int, int]) -> Tensor:
