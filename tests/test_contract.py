@@ -32,8 +32,11 @@ NETWORKS = {
     "varnet_image": {**_VARNET, "sensitivity": None, "update_domain": "image"},
     "varnet_image_learned": {**_VARNET, "sensitivity": _SENSITIVITY, "update_domain": "image"},
     "unet": {"_target_": "spinwarp.models.unet.MagnitudeUNet", "channels": 4, "pools": 2},
+    "heteroscedastic": {
+        "_target_": "spinwarp.models.heteroscedastic.HeteroscedasticUNet", "channels": 4, "pools": 2, "dropout": 0.2,
+    },
     "modl": {"_target_": "spinwarp.models.modl.MoDL", "n_unrolls": 3, "regulariser": _RESIDUAL_CNN},
-}
+}  # fmt: skip
 # generators: latents to images
 GENERATORS = {
     "vae": {"_target_": "spinwarp.models.vae.VAE", "size": [32, 36], "channels": 8, "levels": 1, "latent_channels": 4},
@@ -53,8 +56,9 @@ SHORT: dict[str, dict[str, Any]] = {
     "latent": {"iterations": 5, "restarts": 2},
     **{key: {"n_samples": 2, "sampler.schedule.sigma_max": 1.0, "sampler.schedule.n_levels": 5} for key in SAMPLERS},
 }
-# entries that read weights from a file, and the files that they are tried with
+# entries that read weights from a file, and the files that they are tried with; + joins those of several
 FILES = {"checkpoint": list(NETWORKS), "fastmri_weights": ["varnet", "unet"], "latent": list(GENERATORS)}
+FILES |= {"ensemble": ["unet+unet", "varnet+heteroscedastic+unet"], "mc_dropout": ["heteroscedastic"]}
 FILES |= {key: list(SCORE) for key in SAMPLERS}
 ENTRIES = [
     pytest.param((path, weights), id=path.stem + (f"-{weights}" if weights else ""))
@@ -69,9 +73,9 @@ ACQUISITIONS = {
 }
 
 
-def write_checkpoint(path: Path, kind: str) -> None:
+def write_checkpoint(path: Path, kind: str, seed: int = 0) -> None:
     """A checkpoint as train.py writes it; last layers on images are small: near the identity, as a trained one is."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     description = (NETWORKS | GENERATORS | SCORE)[kind]
     network = build_network(description, ("spinwarp.models",))
     state = network.state_dict()
@@ -85,31 +89,36 @@ def write_checkpoint(path: Path, kind: str) -> None:
 @pytest.fixture(scope="module")
 def weights_file(
     tmp_path_factory: pytest.TempPathFactory, fastmri_weights: Callable[..., dict[str, Tensor]]
-) -> Callable[[str, str], Path]:
-    """Make the file that an entry of conf/recon reads."""
+) -> Callable[[str, str], list[Path]]:
+    """Make the files that an entry of conf/recon reads, mostly a single one."""
     folder = tmp_path_factory.mktemp("weights")
 
-    def make(entry: str, kind: str) -> Path:
-        path = folder / f"{entry}-{kind}.pt"
-        if not path.exists() and entry != "fastmri_weights":
-            write_checkpoint(path, kind)
-        elif not path.exists():
-            torch.save(fastmri_weights(kind), path)
-        return path
+    def make(entry: str, kinds: str) -> list[Path]:
+        paths = []
+        for seed, kind in enumerate(kinds.split("+")):
+            path = folder / f"{entry}-{kind}-{seed}.pt"
+            if not path.exists() and entry != "fastmri_weights":
+                write_checkpoint(path, kind, seed)
+            elif not path.exists():
+                torch.save(fastmri_weights(kind), path)
+            paths.append(path)
+        return paths
 
     return make
 
 
-def build(path: Path, weights: Path | None) -> Reconstructor:
-    """Instantiate one YAML of conf/recon, ``path`` replaced by the file of weights."""
+def build(path: Path, weights: list[Path] | None) -> Reconstructor:
+    """Instantiate one YAML of conf/recon, ``path`` or ``paths`` replaced by the files of weights."""
     config = OmegaConf.load(path)
     assert isinstance(config, DictConfig)
     if "defaults" in config:  # it shares keys with others
         with initialize_config_dir(str(CONF.parent), version_base="1.3"):
             config = compose(overrides=[f"+recon={path.stem}"]).recon
-    if weights is not None:
-        config.path = str(weights)
-    elif "path" in config and not config.path:
+    if weights is not None and "paths" in config:
+        config.paths = [str(file) for file in weights]
+    elif weights is not None:
+        (config.path,) = map(str, weights)
+    elif any(key in config and not config[key] for key in ("path", "paths")):
         pytest.fail(f"conf/recon/{path.name} reads a file: add {path.stem!r} to FILES and weights_file in {__file__}")
     for key, value in SHORT.get(path.stem, {}).items():
         OmegaConf.update(config, key, value)
@@ -130,7 +139,7 @@ def build(path: Path, weights: Path | None) -> Reconstructor:
 
 
 @pytest.fixture(scope="module", params=ENTRIES)
-def reconstructor(request: pytest.FixtureRequest, weights_file: Callable[[str, str], Path]) -> Reconstructor:
+def reconstructor(request: pytest.FixtureRequest, weights_file: Callable[[str, str], list[Path]]) -> Reconstructor:
     path, kind = request.param
     return build(path, weights_file(path.stem, kind) if kind else None)
 

@@ -31,13 +31,8 @@ class Checkpoint(NetworkReconstructor):
     """
 
     def __init__(self, path: str, trusted: Sequence[str] = ()) -> None:
-        network, record = load_network(path, trusted)
-        if isinstance(network, Denoiser):
-            raise InputError(f"{path} holds a score model; use recon=posterior")
-        if isinstance(network, ImageGenerator):
-            raise InputError(f"{path} holds a generator of images; use recon=latent")
+        network, self.record = load_end_to_end(path, trusted)
         super().__init__(network)
-        self.record = record
 
 
 class FastMRIWeights(NetworkReconstructor):
@@ -60,6 +55,16 @@ class FastMRIWeights(NetworkReconstructor):
         if not _is_state(state):
             raise InputError(f"{path} holds no state dict: names and tensors are expected")
         super().__init__(network_from_fastmri(state))
+
+
+def load_end_to_end(path: str, trusted: Sequence[str] = ()) -> tuple[torch.nn.Module, dict[str, Any]]:
+    """As :func:`load_network`, but only a network of an acquisition will do; one that is a prior is refused."""
+    network, record = load_network(path, trusted)
+    if isinstance(network, Denoiser):
+        raise InputError(f"{path} holds a score model; use recon=posterior")
+    if isinstance(network, ImageGenerator):
+        raise InputError(f"{path} holds a generator of images; use recon=latent")
+    return network, record
 
 
 def load_network(path: str, trusted: Sequence[str] = ()) -> tuple[torch.nn.Module, dict[str, Any]]:

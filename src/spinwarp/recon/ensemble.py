@@ -1,0 +1,86 @@
+"""Several trained networks asked at once: where they differ, none of them knows."""
+
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Generator, Tensor
+
+from spinwarp.acquisition import Acquisition, Reconstruction
+from spinwarp.errors import InputError
+from spinwarp.progress import report
+from spinwarp.recon.base import NetworkReconstructor, Reconstructor
+from spinwarp.recon.checkpoint import load_end_to_end
+from spinwarp.recon.samples import mixture
+
+
+class Ensemble(Reconstructor):
+    """Mean and spread of the networks of several checkpoints, say of trainings that differ in their seed.
+
+    Members may be of different kinds; one that gives a deviation of its own adds it (:func:`mixture`). The samples are
+    the members' images.
+
+    Parameters
+    ----------
+    paths : two or more ``.ckpt`` files of ``train.py``.
+    trusted : packages beside spinwarp from which the files may build their networks.
+
+    Raises
+    ------
+    InputError : if there are fewer than two files, one cannot be used, two hold the same weights, or they were trained
+        on different data sets.
+
+    References
+    ----------
+    Lakshminarayanan et al., "Simple and scalable predictive uncertainty estimation using deep ensembles", NeurIPS 2017.
+    """
+
+    def __init__(self, paths: Sequence[str], trusted: Sequence[str] = ()) -> None:
+        if isinstance(paths, str) or len(paths) < 2:
+            raise InputError("an ensemble takes two checkpoints or more; give them as recon.paths=[FILE,FILE]")
+        missing = [path for path in paths if not Path(path).is_file()]
+        if missing:
+            raise InputError(f"there is no file {missing[0]!r}, which recon.paths names")
+        networks, records = zip(*(load_end_to_end(path, trusted) for path in paths), strict=True)
+        weights = [network.state_dict() for network in networks]
+        for i, j in combinations(range(len(paths)), 2):
+            if _equal(weights[i], weights[j]):
+                raise InputError(
+                    f"{paths[i]} and {paths[j]} hold the same weights, whose spread says nothing; give each member of "
+                    f"an ensemble once, from a training with another seed="
+                )
+        self.members = [NetworkReconstructor(network) for network in networks]
+        self.record = _joined(records)
+
+    def __call__(self, acquisition: Acquisition, *, generator: Generator | None = None) -> Reconstruction:
+        """Run every member."""
+        answers = []
+        for i, member in enumerate(self.members):
+            answers.append(member(acquisition, generator=generator))
+            report((i + 1) / len(self.members))
+        return mixture(answers)
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move the networks."""
+        for member in self.members:
+            member.to(device)
+        return self
+
+
+def _equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def _joined(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Record of the ensemble: all volumes that a member was trained on. Some checkpoints do not say; they add none."""
+    known = [record["trained_on"] for record in records if "trained_on" in record]
+    datasets = sorted({str(trained_on["dataset"]) for trained_on in known})
+    if len(datasets) > 1:
+        raise InputError(
+            f"the members of the ensemble were trained on different data ({', '.join(datasets)}), so that they differ "
+            f"in what they take for an image; give checkpoints that were trained on one data set"
+        )
+    volumes = sorted({volume for trained_on in known for volume in trained_on["volumes"]})
+    return {"trained_on": {"dataset": datasets[0], "volumes": volumes}} if datasets else {}
