@@ -1,10 +1,10 @@
 import pytest
 import torch
 from skimage.metrics import structural_similarity
-from torch import Tensor
+from torch import Tensor, nn
 
 from spinwarp.errors import InputError
-from spinwarp.losses import L1Loss, MixedLoss, SSIMLoss
+from spinwarp.losses import GaussianNLL, L1Loss, LaplaceNLL, MixedLoss, SSIMLoss
 
 LOSSES = [L1Loss(), SSIMLoss(), MixedLoss(), MixedLoss(0.0), MixedLoss(1.0)]
 
@@ -79,3 +79,69 @@ def test_the_gradient_is_finite_where_both_images_are_flat(loss) -> None:
 def test_a_weight_that_is_no_share_is_refused(weight: float) -> None:
     with pytest.raises(InputError, match=f"a share between 0 and 1; got {weight}"):
         MixedLoss(weight)
+
+
+@pytest.fixture
+def std(batch: tuple[Tensor, ...]) -> Tensor:
+    return 0.02 + 0.3 * torch.rand(batch[0].shape, generator=torch.Generator().manual_seed(1))
+
+
+def test_the_gaussian_likelihood_is_that_of_torch(batch: tuple[Tensor, ...], std: Tensor) -> None:
+    image, target, _ = batch
+    expected = nn.GaussianNLLLoss(full=True)(image, target, std.square())
+    torch.testing.assert_close(GaussianNLL()(image, target, std), expected)
+    drawn = torch.distributions.Normal(image, std)
+    torch.testing.assert_close(GaussianNLL()(image, target, std), -drawn.log_prob(target).mean())
+
+
+def test_the_laplace_likelihood_is_that_of_a_distribution_with_this_deviation(
+    batch: tuple[Tensor, ...], std: Tensor
+) -> None:
+    image, target, _ = batch
+    drawn = torch.distributions.Laplace(image, std / 2**0.5)
+    torch.testing.assert_close(drawn.stddev, std)
+    torch.testing.assert_close(LaplaceNLL()(image, target, std), -drawn.log_prob(target).mean())
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("kind", [GaussianNLL, LaplaceNLL])
+def test_beta_weighs_pixels_in_training_and_leaves_the_likelihood_in_validation(
+    batch: tuple[Tensor, ...], std: Tensor, kind: type, beta: float
+) -> None:
+    image, target, _ = batch
+    image.requires_grad_()
+    loss = kind(beta)
+    (gradient,) = torch.autograd.grad(loss(image, target, std), image)
+    (unweighed,) = torch.autograd.grad(kind()(image, target, std), image)
+    weight = std ** (2 * beta) if kind is GaussianNLL else (std / 2**0.5) ** beta
+    torch.testing.assert_close(gradient, weight * unweighed)
+    torch.testing.assert_close(loss.eval()(image, target, std), kind()(image, target, std))
+
+
+@pytest.mark.parametrize(("kind", "plain"), [(GaussianNLL, nn.MSELoss()), (LaplaceNLL, nn.L1Loss())])
+def test_with_a_beta_of_one_the_image_learns_as_without_a_deviation(
+    batch: tuple[Tensor, ...], std: Tensor, kind: type, plain: nn.Module
+) -> None:
+    image, target, _ = batch
+    image.requires_grad_()
+    (gradient,) = torch.autograd.grad(kind(1.0)(image, target, std), image)
+    (expected,) = torch.autograd.grad(plain(image, target), image)
+    torch.testing.assert_close(gradient, expected * (0.5 if kind is GaussianNLL else 1.0))
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("kind", [GaussianNLL, LaplaceNLL])
+def test_the_right_deviation_has_no_gradient_whatever_beta(kind: type, beta: float) -> None:
+    errors = torch.tensor([-2.0, 2.0])
+    # where all errors have the same size, the likeliest deviation: the size (Gaussian), the mean (Laplace b)
+    likeliest = 2.0 if kind is GaussianNLL else 2.0 * 2**0.5
+    std = torch.full((2,), likeliest, requires_grad=True)
+    (gradient,) = torch.autograd.grad(kind(beta)(errors, torch.zeros(2), std), std)
+    torch.testing.assert_close(gradient, torch.zeros(2), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [GaussianNLL, LaplaceNLL])
+@pytest.mark.parametrize("beta", [-0.1, 1.1, float("nan")])
+def test_a_beta_that_is_no_share_is_refused(kind: type, beta: float) -> None:
+    with pytest.raises(InputError, match=f"beta is a share between 0 and 1; got {beta}"):
+        kind(beta)

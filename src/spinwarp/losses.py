@@ -39,9 +39,7 @@ class MixedLoss(nn.Module):
 
     def __init__(self, ssim_weight: float = 0.84) -> None:
         super().__init__()
-        if not 0 <= ssim_weight <= 1:
-            raise InputError(f"ssim_weight is a share between 0 and 1; got {ssim_weight}")
-        self.ssim_weight = ssim_weight
+        self.ssim_weight = _share(ssim_weight, "ssim_weight")
         self.ssim = SSIMLoss()
         self.l1 = L1Loss()
 
@@ -55,21 +53,62 @@ class GaussianNLL(nn.Module):
     """Negative log likelihood of errors from N(0, std^2), mean over pixels (Nix and Weigend, ICNN 1994).
 
     log(std) + (image - target)^2 / (2 std^2) + log(2 pi) / 2
+
+    Its gradient gives the image's worst pixels the least weight, and they stay bad. In training each pixel's share is
+    therefore multiplied by std^(2 beta), through which no gradient flows.
+
+    Parameters
+    ----------
+    beta : 0: the likelihood; 1: the image learns as by the mean squared error.
+
+    Raises
+    ------
+    InputError : if ``beta`` is not in [0, 1].
+
+    References
+    ----------
+    Seitzer et al., "On the pitfalls of heteroscedastic uncertainty estimation with probabilistic neural networks",
+    ICLR 2022, eq. 5.
     """
+
+    def __init__(self, beta: float = 0.0) -> None:
+        super().__init__()
+        self.beta = _share(beta, "beta")
 
     def forward(self, image: Tensor, target: Tensor, std: Tensor) -> Tensor:
         """All of one shape; ``std`` above 0."""
-        nll = std.log() + 0.5 * ((image - target) / std).square()
-        return nll.mean() + 0.5 * math.log(2 * math.pi)
+        nll = std.log() + 0.5 * ((image - target) / std).square() + 0.5 * math.log(2 * math.pi)
+        return (nll * std.detach() ** (2 * self.beta)).mean() if self.training else nll.mean()
 
 
 class LaplaceNLL(nn.Module):
     """Negative log likelihood of errors from a Laplace distribution, mean over pixels: L1, each pixel weighed.
 
     log(2 b) + |image - target| / b    with the scale b = std / sqrt(2)
+
+    In training each pixel's share is multiplied by b^beta, as in :class:`GaussianNLL`.
+
+    Parameters
+    ----------
+    beta : 0: the likelihood; 1: the image learns as by the mean absolute error.
+
+    Raises
+    ------
+    InputError : if ``beta`` is not in [0, 1].
     """
+
+    def __init__(self, beta: float = 0.0) -> None:
+        super().__init__()
+        self.beta = _share(beta, "beta")
 
     def forward(self, image: Tensor, target: Tensor, std: Tensor) -> Tensor:
         """All of one shape; ``std`` above 0."""
         scale = std / math.sqrt(2)
-        return ((2 * scale).log() + (image - target).abs() / scale).mean()
+        nll = (2 * scale).log() + (image - target).abs() / scale
+        return (nll * scale.detach() ** self.beta).mean() if self.training else nll.mean()
+
+
+def _share(value: float, name: str) -> float:
+    if not 0 <= value <= 1:
+        raise InputError(f"{name} is a share between 0 and 1; got {value}")
+    return value
