@@ -16,7 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     {"cli"},
     {"training", "data.module", "evaluation"},
-    {"figures"},
+    {"figures", "protocol"},
     {"results", "data"},
     {"recon"},
     {"samplers", "models", "uncertainty"},

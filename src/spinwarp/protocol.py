@@ -1,0 +1,168 @@
+"""What one protocol makes of a volume: its slices gathered one by one, its row of the results and its files."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from spinwarp.acquisition import Example
+from spinwarp.metrics import VolumeMetrics
+from spinwarp.results import EXAMPLES, RESULTS, ExampleSlice, Row, write_examples, write_reconstruction, write_rows
+from spinwarp.uncertainty import Calibration, foreground
+
+_TARGET_TYPES = {True: "rss", False: "esc"}
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What is evaluated on what; part of every row of the results.
+
+    Parameters
+    ----------
+    method, dataset, split, mask : names for the results.
+    acceleration_nominal : of the mask; NaN where it has none.
+    n_slices : number of slices of each volume.
+    """
+
+    method: str
+    dataset: str
+    split: str
+    mask: str
+    acceleration_nominal: float
+    n_slices: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A batch as the method left it, on the CPU and cropped to the target.
+
+    Parameters
+    ----------
+    magnitude : ``(batch, h, w)`` of the image.
+    std : ``(batch, h, w)`` that the method claims, or None.
+    seconds : that the method alone took.
+    """
+
+    magnitude: Tensor
+    std: Tensor | None
+    seconds: float
+
+
+class VolumeUnderWay:
+    """A volume whose slices are being reconstructed: what its row and its files need.
+
+    Parameters
+    ----------
+    protocol : names for the results.
+    keep : whether its middle slice becomes an example for the figures.
+    """
+
+    def __init__(self, protocol: Protocol, keep: bool) -> None:
+        self.protocol = protocol
+        self.keep = keep
+        self.images: dict[int, np.ndarray] = {}
+        self.stds: dict[int, np.ndarray] = {}
+        self.example: ExampleSlice | None = None
+        self._metrics = VolumeMetrics()
+        self._calibration = Calibration()
+        self._accelerations: list[float] = []
+        self._seconds = 0.0
+        self._digest = hashlib.sha256()
+        self._last: Example | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all its slices have come."""
+        return self._last is not None and len(self.images) == self.protocol.n_slices[self._last.volume[0]]
+
+    def add(self, one: Example, measured: Measured, i: int) -> None:
+        """Add a slice: ``one`` is item ``i`` of the batch that was measured."""
+        assert one.target is not None
+        name, index = one.volume[0], one.slice[0]
+        image = measured.magnitude[i : i + 1]
+        self._metrics.update(image, one.target, one.data_range, [name], [index])
+        self.images[index] = image[0].numpy()
+        if measured.std is not None:
+            std = measured.std[i : i + 1]
+            self._calibration.update(image - one.target, std, foreground(one.target, one.data_range))
+            self.stds[index] = std[0].numpy()
+        self._seconds += measured.seconds / len(measured.magnitude)
+        self._last = one
+        self._accelerations.append(float(one.acquisition.acceleration()[0]))
+        self._digest.update(one.acquisition.kspace.numpy().tobytes())
+        if self.keep and index == self.protocol.n_slices[name] // 2:
+            self.example = self._example(one, image)
+
+    def _example(self, one: Example, image: Tensor) -> ExampleSlice:
+        assert one.target is not None
+        single = VolumeMetrics()
+        single.update(image, one.target, one.data_range, one.volume, one.slice)
+        return ExampleSlice(
+            volume=one.volume[0],
+            slice=one.slice[0],
+            method=self.protocol.method,
+            target=one.target[0].numpy(),
+            reconstruction=image[0].numpy(),
+            data_range=float(one.data_range[0]),
+            provenance=_provenance(one),
+            acceleration=self._accelerations[-1],
+            std=self.stds.get(one.slice[0]),
+            mask=one.acquisition.mask[0, 0].numpy(),
+            **_numbers(single),
+        )
+
+    def row(self) -> Row:
+        """Return the line of ``results.csv`` for the slices that have come."""
+        one = self._last
+        assert one is not None and one.target is not None
+        n_slices = len(self.images)
+        return Row(
+            method=self.protocol.method,
+            dataset=self.protocol.dataset,
+            split=self.protocol.split,
+            provenance=_provenance(one),
+            mask=self.protocol.mask,
+            acceleration_nominal=self.protocol.acceleration_nominal,
+            acceleration=float(np.mean(self._accelerations)),
+            volume=one.volume[0],
+            n_slices=n_slices,
+            target_type=_TARGET_TYPES[one.acquisition.kspace.shape[1] > 1],
+            crop=f"{one.target.shape[-2]}x{one.target.shape[-1]}",
+            seconds_per_slice=self._seconds / n_slices,
+            input_sha256=self._digest.hexdigest()[:16],
+            coverage=self._calibration.coverage,
+            error_correlation=self._calibration.correlation,
+            **_numbers(self._metrics),
+        )
+
+    def write(
+        self, folder: Path, rows: Sequence[Row], examples: list[ExampleSlice], save_reconstructions: bool
+    ) -> None:
+        """Write what it leaves in the result folder, where ``rows`` and ``examples`` are of all volumes so far.
+
+        Its own example is appended to them.
+        """
+        if save_reconstructions:
+            stds = _stack(self.stds) if self.stds else None
+            assert self._last is not None
+            write_reconstruction(folder / "reconstructions", self._last.volume[0], _stack(self.images), stds)
+        if self.example is not None:
+            examples.append(self.example)
+            write_examples(folder / EXAMPLES, examples)
+        write_rows(folder / RESULTS, rows)
+
+
+def _numbers(metrics: VolumeMetrics) -> Any:
+    return {name: float(value) for name, value in metrics.compute().items()}
+
+
+def _stack(slices: dict[int, np.ndarray]) -> np.ndarray:
+    return np.stack([image for _, image in sorted(slices.items())])
+
+
+def _provenance(example: Example) -> str:
+    return example.acquisition.headers[0].provenance if example.acquisition.headers else "unknown"
