@@ -14,9 +14,9 @@ import torch
 from spinwarp.acquisition import Example, center_crop, item
 from spinwarp.errors import InputError
 from spinwarp.progress import steps
-from spinwarp.protocol import Measured, Protocol, VolumeUnderWay
+from spinwarp.protocol import Measured, Protocol, Results, VolumeUnderWay
 from spinwarp.recon.base import Reconstructor, slice_generator
-from spinwarp.results import ExampleSlice, Row
+from spinwarp.results import Row
 
 __all__ = ["UNFINISHED", "Protocol", "evaluate"]
 
@@ -36,6 +36,8 @@ def evaluate(
     advance: Callable[[float], None] = lambda _: None,
 ) -> list[Row]:
     """Reconstruct and measure every volume; write ``results.csv``, ``examples.h5`` and ``reconstructions/``.
+
+    A method that claims deviations leaves ``calibration.json`` too.
 
     ``results.csv`` grows with every finished volume, so that an interrupted run keeps what it has; the finished slices
     of the volume under way go to ``unfinished/``, a result folder of its own whose row counts them.
@@ -59,8 +61,7 @@ def evaluate(
     method = reconstructor.to(device)
     chosen = _spread(sorted(protocol.n_slices), n_examples)
     under_way: dict[str, VolumeUnderWay] = {}
-    rows: list[Row] = []
-    examples: list[ExampleSlice] = []
+    so_far = Results()
     try:
         for example in batches:
             with steps(len(example), advance):
@@ -69,16 +70,15 @@ def evaluate(
                 volume = under_way.setdefault(name, VolumeUnderWay(protocol, name in chosen))
                 volume.add(item(example, i), measured, i)
                 if volume.is_complete:
-                    rows.append(volume.row())
-                    under_way.pop(name).write(folder, rows, examples, save_reconstructions)
+                    under_way.pop(name).write(folder, so_far, save_reconstructions)
     except KeyboardInterrupt:
-        parts = [volume.row() for volume in under_way.values()]
+        parts = Results()
         for volume in under_way.values():
-            volume.write(folder / UNFINISHED, parts, [], save_reconstructions)
+            volume.write(folder / UNFINISHED, parts, save_reconstructions)
         raise
-    if not rows:
+    if not so_far.rows:
         raise InputError(f"no volume of the {protocol.split} split of {protocol.dataset} was evaluated")
-    return rows
+    return so_far.rows
 
 
 def _reconstruct(method: Reconstructor, example: Example, device: str, seed: int) -> Measured:
@@ -96,12 +96,13 @@ def _reconstruct(method: Reconstructor, example: Example, device: str, seed: int
     size = (example.target.shape[-2], example.target.shape[-1])
     magnitude = center_crop(result.image.abs(), size).cpu()
     std = None if result.std is None else center_crop(result.std, size).cpu()
+    samples = None if result.samples is None else center_crop(result.samples.abs(), size).cpu()
     for part, what in ((magnitude, "pixels"), (std, "standard deviations")):
         if part is not None and not torch.isfinite(part).all():
             raise InputError(
                 f"the method returned NaN or infinite {what} for {example.volume[0]}, slice {example.slice[0]}"
             )
-    return Measured(magnitude, std, seconds)
+    return Measured(magnitude, std, samples, seconds)
 
 
 def _spread(names: Sequence[str], n: int) -> set[str]:

@@ -1,8 +1,9 @@
 """What one protocol makes of a volume: its slices gathered one by one, its row of the results and its files."""
 
 import hashlib
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,20 @@ from torch import Tensor
 
 from spinwarp.acquisition import Example
 from spinwarp.metrics import VolumeMetrics
-from spinwarp.results import EXAMPLES, RESULTS, ExampleSlice, Row, write_examples, write_reconstruction, write_rows
-from spinwarp.uncertainty import Calibration, foreground
+from spinwarp.results import (
+    CALIBRATION,
+    EXAMPLES,
+    RESULTS,
+    CalibrationCurves,
+    ExampleSlice,
+    Row,
+    VolumeCurves,
+    write_calibration,
+    write_examples,
+    write_reconstruction,
+    write_rows,
+)
+from spinwarp.uncertainty import CURVE_LEVELS, FACTORS, SHARES, Calibration, foreground
 
 _TARGET_TYPES = {True: "rss", False: "esc"}
 
@@ -26,6 +39,7 @@ class Protocol:
     method, dataset, split, mask : names for the results.
     acceleration_nominal : of the mask; NaN where it has none.
     n_slices : number of slices of each volume.
+    level : the coverage that a conformal deviation promises of its Gaussian interval; NaN where it promises none.
     """
 
     method: str
@@ -34,6 +48,21 @@ class Protocol:
     mask: str
     acceleration_nominal: float
     n_slices: dict[str, int]
+    level: float = math.nan
+
+    def calibration(self, volumes: Sequence[VolumeCurves]) -> CalibrationCurves:
+        """Return what ``calibration.json`` holds of these volumes."""
+        return CalibrationCurves(
+            method=self.method,
+            dataset=self.dataset,
+            split=self.split,
+            mask=self.mask,
+            acceleration_nominal=self.acceleration_nominal,
+            levels=CURVE_LEVELS,
+            shares=SHARES.tolist(),
+            factors=FACTORS.tolist(),
+            volumes=volumes,
+        )
 
 
 @dataclass(frozen=True)
@@ -44,12 +73,23 @@ class Measured:
     ----------
     magnitude : ``(batch, h, w)`` of the image.
     std : ``(batch, h, w)`` that the method claims, or None.
+    samples : ``(n_samples, batch, h, w)`` magnitudes of its draws, or None.
     seconds : that the method alone took.
     """
 
     magnitude: Tensor
     std: Tensor | None
+    samples: Tensor | None
     seconds: float
+
+
+@dataclass
+class Results:
+    """What the files of a result folder hold of the volumes so far."""
+
+    rows: list[Row] = field(default_factory=list)
+    examples: list[ExampleSlice] = field(default_factory=list)
+    curves: list[VolumeCurves] = field(default_factory=list)
 
 
 class VolumeUnderWay:
@@ -88,7 +128,8 @@ class VolumeUnderWay:
         self.images[index] = image[0].numpy()
         if measured.std is not None:
             std = measured.std[i : i + 1]
-            self._calibration.update(image - one.target, std, foreground(one.target, one.data_range))
+            samples = None if measured.samples is None else measured.samples[:, i : i + 1]
+            self._calibration.update(image, std, one.target, one.data_range, samples)
             self.stds[index] = std[0].numpy()
         self._seconds += measured.seconds / len(measured.magnitude)
         self._last = one
@@ -112,6 +153,8 @@ class VolumeUnderWay:
             acceleration=self._accelerations[-1],
             std=self.stds.get(one.slice[0]),
             mask=one.acquisition.mask[0, 0].numpy(),
+            foreground=foreground(one.target, one.data_range)[0].numpy(),
+            level=self.protocol.level,
             **_numbers(single),
         )
 
@@ -134,26 +177,24 @@ class VolumeUnderWay:
             crop=f"{one.target.shape[-2]}x{one.target.shape[-1]}",
             seconds_per_slice=self._seconds / n_slices,
             input_sha256=self._digest.hexdigest()[:16],
-            coverage=self._calibration.coverage,
-            error_correlation=self._calibration.correlation,
+            **(self._calibration.numbers() if self.stds else {}),
             **_numbers(self._metrics),
         )
 
-    def write(
-        self, folder: Path, rows: Sequence[Row], examples: list[ExampleSlice], save_reconstructions: bool
-    ) -> None:
-        """Write what it leaves in the result folder, where ``rows`` and ``examples`` are of all volumes so far.
-
-        Its own example is appended to them.
-        """
+    def write(self, folder: Path, so_far: Results, save_reconstructions: bool) -> None:
+        """Append its row, example and curves to those of the volumes so far, and write the files of the folder."""
+        row = self.row()
         if save_reconstructions:
             stds = _stack(self.stds) if self.stds else None
-            assert self._last is not None
-            write_reconstruction(folder / "reconstructions", self._last.volume[0], _stack(self.images), stds)
+            write_reconstruction(folder / "reconstructions", row.volume, _stack(self.images), stds)
         if self.example is not None:
-            examples.append(self.example)
-            write_examples(folder / EXAMPLES, examples)
-        write_rows(folder / RESULTS, rows)
+            so_far.examples.append(self.example)
+            write_examples(folder / EXAMPLES, so_far.examples)
+        if self.stds:
+            so_far.curves.append(VolumeCurves(volume=row.volume, **self._calibration.curves()))
+            write_calibration(folder / CALIBRATION, self.protocol.calibration(so_far.curves))
+        so_far.rows.append(row)
+        write_rows(folder / RESULTS, so_far.rows)
 
 
 def _numbers(metrics: VolumeMetrics) -> Any:

@@ -1,9 +1,17 @@
 """The files of a result folder, written by evaluation and read by the figures, and the table made of them.
 
-``results.csv`` holds one line a volume, ``examples.h5`` a few slices with their targets, and ``reconstructions/`` one
-``<volume>.h5`` each in the layout that fastMRI takes submissions in. Every file appears whole or not at all.
+``results.csv`` holds one line a volume, ``examples.h5`` a few slices with their targets, ``calibration.json`` how the
+claimed deviations agree with the errors, and ``reconstructions/`` one ``<volume>.h5`` each in the layout that fastMRI
+takes submissions in. Every file appears whole or not at all.
 """
 
+from spinwarp.results.calibration import (
+    CALIBRATION,
+    CalibrationCurves,
+    VolumeCurves,
+    read_calibration,
+    write_calibration,
+)
 from spinwarp.results.images import (
     EXAMPLES,
     ExampleSlice,
@@ -16,22 +24,27 @@ from spinwarp.results.table import Estimate, Group, Summary, group_of, markdown_
 from spinwarp.results.trace import TRACE, TraceRow, read_trace, write_trace
 
 __all__ = [
+    "CALIBRATION",
     "EXAMPLES",
     "RESULTS",
     "TRACE",
+    "CalibrationCurves",
     "Estimate",
     "ExampleSlice",
     "Group",
     "Row",
     "Summary",
     "TraceRow",
+    "VolumeCurves",
     "group_of",
     "markdown_table",
+    "read_calibration",
     "read_examples",
     "read_rows",
     "read_trace",
     "summarise",
     "table",
+    "write_calibration",
     "write_examples",
     "write_reconstruction",
     "write_rows",

@@ -3,6 +3,7 @@
 Every file appears whole or not at all.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ class ExampleSlice:
     provenance, acceleration : as in :class:`Row`.
     std : ``(h, w)`` pixelwise standard deviation that the method claims, or None.
     mask : ``(1 or h, w)`` bool on the k-space grid, which may be wider than the image, or None.
+    foreground : ``(h, w)`` bool, where errors are compared with claims, or None.
+    level : the coverage that ``std`` was scaled to promise of its Gaussian interval; nan where it was not.
     """
 
     volume: str
@@ -43,6 +46,8 @@ class ExampleSlice:
     acceleration: float
     std: np.ndarray | None = None
     mask: np.ndarray | None = None
+    foreground: np.ndarray | None = None
+    level: float = math.nan
 
 
 EXAMPLES = "examples.h5"
@@ -89,8 +94,11 @@ def write_examples(path: Path, examples: Sequence[ExampleSlice]) -> None:
                 image = getattr(example, name)
                 if image is not None:
                     group.create_dataset(name, data=np.asarray(image, np.float32), compression="gzip")
-            if example.mask is not None:
-                group["mask"] = np.asarray(example.mask, bool)
+            for name in ("mask", "foreground"):
+                image = getattr(example, name)
+                if image is not None:
+                    group.create_dataset(name, data=np.asarray(image, bool), compression="gzip")
+            group.attrs["level"] = example.level
             for name in _EXAMPLE_ATTRIBUTES:
                 group.attrs[name] = getattr(example, name)
 
@@ -122,6 +130,7 @@ def _read_example(group: h5py.Group) -> ExampleSlice:
     volume, index = group.name.strip("/").rsplit("/", 1)
     attributes = {name: group.attrs[name] for name in _EXAMPLE_ATTRIBUTES}
     values: dict[str, Any] = {k: v if isinstance(v, str) else float(v) for k, v in attributes.items()}
-    optional = {name: group[name][()] for name in ("std", "mask") if name in group}
+    optional = {name: group[name][()] for name in ("std", "mask", "foreground") if name in group}
+    values["level"] = float(group.attrs.get("level", math.nan))
     images = {name: group[name][()] for name in ("target", "reconstruction")}
     return ExampleSlice(volume=volume, slice=int(index), **images, **values, **optional)

@@ -33,8 +33,15 @@ class Row:
     input_sha256 : the first 16 hexadecimal digits of the hash of what the method was given.
     version : of spinwarp.
     coverage : share of the foreground whose error lies within two claimed standard deviations; nan where the method
-        claims none. See :class:`spinwarp.uncertainty.Calibration`.
+        claims none. See :class:`spinwarp.uncertainty.Calibration`, also for what follows.
     error_correlation : Pearson correlation of absolute error and claimed deviation over the foreground, or nan.
+    coverage_50, coverage_80, coverage_90, coverage_95 : share within the Gaussian interval of that level, or nan.
+    calibration_error : mean of the difference of observed and nominal coverage over levels from 1
+        to 99 %, or nan.
+    sparsification, sparsification_oracle : mean relative RMSE of the foreground left when the pixels of largest
+        claimed deviation (or, the least possible, of largest error) are left out, over shares up to 95 %, or nan.
+    intensity_calibration_error, intensity_sparsification, intensity_correlation : the same for a deviation
+        proportional to the local intensity, scaled to the volume's error.
     """
 
     method: str
@@ -56,6 +63,16 @@ class Row:
     version: str = __version__
     coverage: float = math.nan
     error_correlation: float = math.nan
+    coverage_50: float = math.nan
+    coverage_80: float = math.nan
+    coverage_90: float = math.nan
+    coverage_95: float = math.nan
+    calibration_error: float = math.nan
+    sparsification: float = math.nan
+    sparsification_oracle: float = math.nan
+    intensity_calibration_error: float = math.nan
+    intensity_sparsification: float = math.nan
+    intensity_correlation: float = math.nan
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:

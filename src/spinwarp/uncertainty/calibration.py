@@ -1,14 +1,32 @@
 """How well the standard deviations that a method claims agree with the errors that it makes."""
 
+from typing import Any
+
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from spinwarp.uncertainty.conformal import FACTORS
+from spinwarp.uncertainty.measures import (
+    area,
+    calibration_error,
+    correlation,
+    coverage,
+    error_ratio,
+    gaussian_factor,
+    sparsification,
+)
 
 #: what is brighter than this share of the volume's data range is foreground
 FOREGROUND = 0.05
 #: an error is covered if it lies within so many standard deviations
 N_STD = 2.0
-# Deviations that vary less than this share of their mean are constant to float32, and what is left is rounding.
-_LEAST_SPREAD = 1e-6
+#: nominal coverages of the Gaussian intervals that a row of the results tells the observed ones of
+LEVELS = (0.5, 0.8, 0.9, 0.95)
+#: nominal coverages of the curve
+CURVE_LEVELS = (*(round(0.05 * i, 2) for i in range(1, 20)), 0.99)
+_WINDOW = 5  # pixels: the square over which the intensity is averaged
 
 
 def foreground(target: Tensor, data_range: Tensor) -> Tensor:
@@ -26,59 +44,124 @@ def foreground(target: Tensor, data_range: Tensor) -> Tensor:
     return target > FOREGROUND * data_range.view(-1, *(1 for _ in target.shape[1:]))
 
 
-class Calibration:
-    """Errors against claimed standard deviations, gathered slice by slice in constant memory.
+def local_intensity(magnitude: Tensor) -> Tensor:
+    """Return the mean of ``magnitude (batch, h, w)`` over 5x5 pixels, of fewer at the rim.
 
-    For Gaussian errors of exactly the claimed deviation, the coverage is .954. Mean and deviation of a few draws of an
-    exact posterior are themselves uncertain and cover less: .93 for 16 draws, .90 for 8, .65 for 2. More than that says
-    that a method claims too large errors, less that it is too sure of itself.
+    The honest baseline of every claim: errors are larger where the image is bright, and this knows nothing else.
+    """
+    mean: Tensor = F.avg_pool2d(magnitude[:, None], _WINDOW, 1, _WINDOW // 2, count_include_pad=False)
+    return mean[:, 0]
+
+
+class Calibration:
+    """Errors against claimed standard deviations over the foreground of one volume, whose pixels it holds.
+
+    For Gaussian errors of exactly the claimed deviation, two of them cover .954. Mean and deviation of a few draws of
+    an exact posterior are themselves uncertain and cover less: .93 for 16 draws, .90 for 8, .65 for 2. More than that
+    says that a method claims too large errors, less that it is too sure of itself.
+
+    Everything is measured also for a deviation proportional to the local intensity, scaled to the volume so that its
+    mean square equals the mean squared error. That needs the truth and is generous: no method knows its error.
 
     Pixels of a slice are not independent, so the numbers of one volume vary more than its number of pixels suggests.
     """
 
     def __init__(self) -> None:
-        self._n = 0
-        self._n_covered = 0
-        self._mean = torch.zeros(2, dtype=torch.float64)  # of |error| and std
-        self._scatter = torch.zeros(2, 2, dtype=torch.float64)  # sums of products of deviations from the means
+        self._parts: list[Tensor] = []  # (3, n): error, std, intensity
+        self._ranks: list[np.ndarray | None] = []
 
-    def update(self, error: Tensor, std: Tensor, foreground: Tensor) -> None:
-        """Add pixels.
+    def update(
+        self, magnitude: Tensor, std: Tensor, target: Tensor, data_range: Tensor, samples: Tensor | None = None
+    ) -> None:
+        """Add slices.
 
         Parameters
         ----------
-        error : image minus target, of any shape.
-        std : the claimed standard deviation, of that shape.
-        foreground : bool of that shape; other pixels do not count.
+        magnitude, target : ``(batch, h, w)``.
+        std : ``(batch, h, w)`` the claimed standard deviation of the magnitude.
+        data_range : ``(batch,)`` the largest value of each item's volume.
+        samples : ``(n_samples, batch, h, w)`` magnitudes of the draws that the claim was made of, or None.
         """
-        pixels = torch.stack([error[foreground].abs(), std[foreground]]).detach().double().cpu()  # (2, n)
-        n = pixels.shape[1]
-        if n == 0:
-            return
-        mean = pixels.mean(1)
-        centred = pixels - mean[:, None]
-        # Parts are joined about their means (Chan et al., 1979): sums of squares would cancel for nearly equal values.
-        step = mean - self._mean
-        total = self._n + n
-        self._scatter += centred @ centred.T + torch.outer(step, step) * (self._n * n / total)
-        self._mean += step * (n / total)
-        self._n = total
-        self._n_covered += int((pixels[0] <= N_STD * pixels[1]).sum())
+        where = foreground(target, data_range)
+        parts = (magnitude - target, std, local_intensity(magnitude))
+        self._parts.append(torch.stack([part[where] for part in parts]))
+        self._ranks.append(None if samples is None else rank_histogram(samples[:, where], target[where]))
 
-    @property
-    def coverage(self) -> float:
-        """Share of foreground pixels whose absolute error lies within two standard deviations; NaN without any."""
-        return self._n_covered / self._n if self._n else float("nan")
+    def numbers(self) -> dict[str, Any]:
+        """Return what a row of the results holds; NaN where there is nothing to measure.
 
-    @property
-    def correlation(self) -> float:
-        """Pearson correlation of absolute error and deviation over the foreground; NaN where either is constant.
-
-        Far below 1 for the best deviation too: even a Gaussian error of known deviation is often small by chance.
+        ``coverage`` is that of two standard deviations, ``coverage_50`` and so on those of Gaussian intervals of these
+        levels. See :mod:`spinwarp.uncertainty.measures` for the others.
         """
-        if self._n < 2:
-            return float("nan")
-        spread = (self._scatter.diagonal() / self._n).sqrt()
-        if (spread <= _LEAST_SPREAD * self._mean).any():
-            return float("nan")
-        return float(self._scatter[0, 1] / self._n / spread.prod())
+        error, std, intensity = self._pixels()
+        ratio = error_ratio(error, std)
+        shares = coverage(ratio, [N_STD, *map(gaussian_factor, LEVELS)]).tolist()
+        names = ["coverage", *(f"coverage_{100 * level:.0f}" for level in LEVELS)]
+        return {
+            **dict(zip(names, shares, strict=True)),
+            "calibration_error": calibration_error(ratio),
+            "sparsification": area(sparsification(error, std)),
+            "sparsification_oracle": area(sparsification(error, np.abs(error))),
+            "error_correlation": correlation(error, std),
+            "intensity_calibration_error": calibration_error(error_ratio(error, intensity)),
+            "intensity_sparsification": area(sparsification(error, intensity)),
+            "intensity_correlation": correlation(error, intensity),
+        }
+
+    def curves(self) -> dict[str, Any]:
+        """Return what ``calibration.json`` holds of a volume, see :class:`spinwarp.results.VolumeCurves`."""
+        error, std, intensity = self._pixels()
+        ratio = error_ratio(error, std)
+        factors = [gaussian_factor(level) for level in CURVE_LEVELS]
+        # the first bin takes what is at most the first factor, the last what is above the last
+        bins = np.bincount(np.searchsorted(FACTORS, ratio), minlength=len(FACTORS) + 1)
+        return {
+            "n_pixels": error.size,
+            "coverage": coverage(ratio, factors).tolist(),
+            "intensity_coverage": coverage(error_ratio(error, intensity), factors).tolist(),
+            "sparsification": sparsification(error, std).tolist(),
+            "sparsification_oracle": sparsification(error, np.abs(error)).tolist(),
+            "intensity_sparsification": sparsification(error, intensity).tolist(),
+            "ranks": self._rank_histogram(),
+            "ratios": bins.tolist(),
+        }
+
+    def _pixels(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Error, claimed deviation and that of the baseline, ``(n,)`` each."""
+        if not self._parts:
+            return np.zeros(0), np.zeros(0), np.zeros(0)
+        error, std, intensity = torch.cat(self._parts, 1).numpy().astype(np.float64)
+        square = np.square(intensity).sum()
+        return error, std, intensity * np.sqrt(np.square(error).sum() / square) if square > 0 else intensity
+
+    def _rank_histogram(self) -> list[int] | None:
+        """Sum over the slices; None where one has no samples, or another number of them than its neighbours."""
+        counts = [ranks for ranks in self._ranks if ranks is not None]
+        if len(counts) < max(len(self._ranks), 1) or len({len(ranks) for ranks in counts}) > 1:
+            return None
+        total: list[int] = np.sum(counts, axis=0).tolist()
+        return total
+
+
+def rank_histogram(samples: Tensor, target: Tensor) -> np.ndarray:
+    """Count how often the target is larger than 0, 1, ..., n of its n samples.
+
+    Flat for draws of the distribution that the target comes from, a bowl where they lie too close together, a hill
+    where too far apart, a slope where they are off to one side. A target equal to some samples counts in their middle.
+
+    Parameters
+    ----------
+    samples : ``(n_samples, n_pixels)``.
+    target : ``(n_pixels,)``.
+
+    Returns
+    -------
+    counts : ``(n_samples + 1,)``.
+
+    References
+    ----------
+    Talagrand et al. 1997; Hamill, "Interpretation of rank histograms for verifying ensemble forecasts", Monthly
+    Weather Review 129, 2001.
+    """
+    rank = ((samples < target).sum(0) + (samples <= target).sum(0)) // 2
+    return np.bincount(rank.numpy(), minlength=len(samples) + 1)
