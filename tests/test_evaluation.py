@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from claiming import Claiming
 from memory import MemorySource
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Generator, Tensor
@@ -57,14 +58,6 @@ class Fixed(Reconstructor):
         b, _, h, w = acquisition.kspace.shape
         image = torch.zeros(b, h, w, dtype=torch.complex64) if self.image is None else self.image
         return Reconstruction(image, self.std)
-
-
-class Claiming(Reconstructor):
-    """Zero-filled, with a claimed deviation that depends on the image alone."""
-
-    def __call__(self, acquisition: Acquisition, *, generator: Generator | None = None) -> Reconstruction:
-        image = ZeroFilled()(acquisition).image
-        return Reconstruction(image, 0.05 * image.abs())
 
 
 def claimed(example: Example) -> Tensor:

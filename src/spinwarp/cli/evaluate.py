@@ -1,6 +1,7 @@
 """``evaluate.py``: any method on any data set, under one protocol, into one result folder."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -24,6 +25,7 @@ def evaluate(config: DictConfig) -> float:
     from hydra.utils import instantiate
     from rich.console import Console
 
+    from spinwarp.cli.conformal import conformal
     from spinwarp.cli.progress import slices_progress
     from spinwarp.evaluation import Protocol
     from spinwarp.evaluation import evaluate as evaluate_method
@@ -49,6 +51,18 @@ def evaluate(config: DictConfig) -> float:
         acceleration_nominal=getattr(data.eval_mask, "nominal_acceleration", float("nan")),
         n_slices={v.name: v.n_slices for v in volumes},
     )
+    if config.conformal is not None:
+        reconstructor = conformal(
+            reconstructor,
+            config.conformal,
+            config.conformal_level,
+            method=protocol.method,
+            mask=protocol.mask,
+            dataset=protocol.dataset,
+            volumes=[v.name for v in volumes],
+        )
+        # by this name its own calibration.json is not taken for that of the plain method
+        protocol = replace(protocol, method=f"{protocol.method} conformal", level=config.conformal_level)
     with slices_progress(sum(v.n_slices for v in volumes), protocol.method) as advance:
         rows = evaluate_method(
             reconstructor,

@@ -18,8 +18,8 @@ def main() -> None:
 def reconstruct(config: DictConfig) -> None:
     """Reconstruct a file; write ``<name>.h5`` in fastMRI's submission layout and ``<name>.png``.
 
-    Both hold the standard deviation too where the method claims one. Ctrl-C leaves the slices that were finished in
-    ``<name>_unfinished.h5``.
+    Both hold the standard deviation too where the method claims one, and with ``conformal`` the first also the half
+    width of the intervals. Ctrl-C leaves the slices that were finished in ``<name>_unfinished.h5``.
     """
     import numpy as np
     from hydra.core.hydra_config import HydraConfig
@@ -27,6 +27,7 @@ def reconstruct(config: DictConfig) -> None:
     from numpy.random import RandomState
 
     from spinwarp.acquisition import acs_columns, center_crop, collate
+    from spinwarp.cli.conformal import conformal
     from spinwarp.cli.progress import slices_progress
     from spinwarp.coils import low_resolution_maps
     from spinwarp.data.measured import Measurement
@@ -38,6 +39,7 @@ def reconstruct(config: DictConfig) -> None:
     from spinwarp.progress import steps
     from spinwarp.recon.base import slice_generator
     from spinwarp.results import write_reconstruction
+    from spinwarp.uncertainty import gaussian_factor
 
     if config.input is None:
         raise InputError("give the file to reconstruct: reconstruct.py input=FILE recon=METHOD")
@@ -45,7 +47,14 @@ def reconstruct(config: DictConfig) -> None:
     folder = Path(config.out or HydraConfig.get().runtime.output_dir)
     configuration.check_device(config.device)
     measurement = Measurement(config.input)
-    method = instantiate(config.recon).to(config.device)
+    method = instantiate(config.recon)
+    width = None
+    if config.conformal is not None:
+        name = getattr(method, "record", {}).get("name") or choices["recon"]
+        mask = choices["mask"] if config.mask else None  # that of the scanner has no name
+        method = conformal(method, config.conformal, config.conformal_level, method=name, mask=mask)
+        width = (gaussian_factor(config.conformal_level), config.conformal_level)
+    method = method.to(config.device)
     undersample = Undersample(
         instantiate(config.mask) if config.mask else None,
         low_resolution_maps if config.maps == "low_resolution" else None,
@@ -77,7 +86,7 @@ def reconstruct(config: DictConfig) -> None:
     except KeyboardInterrupt:
         if images:
             finished = np.stack(stds) if stds else None
-            write_reconstruction(folder, f"{measurement.path.stem}_unfinished", np.stack(images), finished)
+            write_reconstruction(folder, f"{measurement.path.stem}_unfinished", np.stack(images), finished, width)
         raise
     log.info(
         "%s: %d coils, realised R %.2f, %d central columns",
@@ -86,7 +95,8 @@ def reconstruct(config: DictConfig) -> None:
         np.mean(rates),
         int(acs_columns(acquisition.mask)[0]),
     )
-    written = write_reconstruction(folder, measurement.path.stem, np.stack(images), np.stack(stds) if stds else None)
+    claimed = np.stack(stds) if stds else None
+    written = write_reconstruction(folder, measurement.path.stem, np.stack(images), claimed, width)
     picture = written.with_suffix(".png")
     middle = len(images) // 2
     title = f"{measurement.path.name}, slice {indices[middle]}, R {np.mean(rates):.2f}"

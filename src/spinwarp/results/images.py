@@ -54,7 +54,13 @@ EXAMPLES = "examples.h5"
 _EXAMPLE_ATTRIBUTES = ("method", "data_range", "nmse", "psnr", "ssim", "provenance", "acceleration")
 
 
-def write_reconstruction(folder: Path, volume_name: str, images: np.ndarray, std: np.ndarray | None = None) -> Path:
+def write_reconstruction(
+    folder: Path,
+    volume_name: str,
+    images: np.ndarray,
+    std: np.ndarray | None = None,
+    interval: tuple[float, float] | None = None,
+) -> Path:
     """Write the images of one volume in fastMRI's submission layout and return the file's path.
 
     Parameters
@@ -64,6 +70,8 @@ def write_reconstruction(folder: Path, volume_name: str, images: np.ndarray, std
     images : ``(slice, h, w)`` real magnitudes.
     std : their claimed standard deviations, of that shape; a data set ``std`` beside ``reconstruction``, which readers
         of submissions do not look at. None: no such data set.
+    interval : (factor, level): a data set ``half_width`` holds factor times the deviation, by which the images may err
+        to either side with the promised coverage ``level``, its attribute. None: no such data set.
 
     Raises
     ------
@@ -82,6 +90,10 @@ def write_reconstruction(folder: Path, volume_name: str, images: np.ndarray, std
         file["reconstruction"] = images.astype(np.float32, copy=False)
         if std is not None:
             file["std"] = std.astype(np.float32, copy=False)
+        if std is not None and interval is not None:
+            factor, level = interval
+            file["half_width"] = (factor * std).astype(np.float32, copy=False)
+            file["half_width"].attrs["level"] = level
     return folder / name
 
 

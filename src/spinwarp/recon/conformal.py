@@ -1,0 +1,53 @@
+"""A method whose claimed deviations are scaled by what they were worth on calibration volumes."""
+
+from dataclasses import replace
+from typing import Self
+
+import torch
+from torch import Generator
+
+from spinwarp.acquisition import Acquisition, Reconstruction
+from spinwarp.errors import InputError
+from spinwarp.recon.base import Reconstructor
+from spinwarp.uncertainty import gaussian_factor
+
+
+class Conformal(Reconstructor):
+    """Scales the deviation so that its Gaussian interval of a level is the conformal interval.
+
+        std' = std lambda / z,   z the deviations that hold the share ``level`` of a Gaussian
+
+    so that whoever reads ``std'`` as a deviation finds the promised coverage at ``level``: z std' = lambda std. Image
+    and samples stay.
+
+    Parameters
+    ----------
+    method : claims a standard deviation.
+    factor : lambda, see :func:`spinwarp.uncertainty.conformal_factor`.
+    level : the coverage that it promises.
+    """
+
+    def __init__(self, method: Reconstructor, factor: float, level: float) -> None:
+        self.method = method
+        self.factor = factor
+        self.level = level
+
+    def __call__(self, acquisition: Acquisition, *, generator: Generator | None = None) -> Reconstruction:
+        """Reconstruct a batch and scale its deviation.
+
+        Raises
+        ------
+        InputError : if the method claims none.
+        """
+        result = self.method(acquisition, generator=generator)
+        if result.std is None:
+            raise InputError(
+                "the method claims no standard deviation here, so there is nothing to scale; let it draw more samples "
+                "or leave conformal out"
+            )
+        return replace(result, std=result.std * (self.factor / gaussian_factor(self.level)))
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move the method."""
+        self.method.to(device)
+        return self

@@ -1,0 +1,14 @@
+"""A method that claims a deviation, for tests."""
+
+from torch import Generator
+
+from spinwarp.acquisition import Acquisition, Reconstruction
+from spinwarp.recon import Reconstructor, ZeroFilled
+
+
+class Claiming(Reconstructor):
+    """Zero-filled, with a claimed deviation that depends on the image alone."""
+
+    def __call__(self, acquisition: Acquisition, *, generator: Generator | None = None) -> Reconstruction:
+        image = ZeroFilled()(acquisition).image
+        return Reconstruction(image, 0.05 * image.abs())
