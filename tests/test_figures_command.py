@@ -74,7 +74,7 @@ def test_claimed_deviations_reach_the_table_and_the_figures(tmp_path: Path) -> N
         examples = read_examples(claiming / EXAMPLES)
         write_examples(claiming / EXAMPLES, [dataclasses.replace(e, std=0.1 * e.target) for e in examples])
     assert heights[1] > heights[0]  # by the row of deviations
-    assert "| coverage | corr. |" in (tmp_path / "with" / "results.md").read_text()
+    assert "| cov. | ECE | spars |" in (tmp_path / "with" / "results.md").read_text()
     assert [row.coverage for row in read_rows(tmp_path / "with" / RESULTS)][6:] == [0.9] * 6
 
 

@@ -46,7 +46,19 @@ ROW = Row(
     input_sha256="0123456789abcdef",
     coverage=0.9375,  # set, since nan would make a row differ from itself
     error_correlation=0.1 + 0.2,
+    coverage_50=0.5,
+    coverage_80=0.75,
+    coverage_90=0.875,
+    coverage_95=1 / 3,
+    calibration_error=0.0625,
+    sparsification=0.625,
+    sparsification_oracle=0.25,
+    intensity_calibration_error=0.125,
+    intensity_sparsification=0.75,
+    intensity_correlation=0.375,
 )
+SILENT = {f.name: math.nan for f in dataclasses.fields(Row) if f.default is not dataclasses.MISSING}
+SILENT.pop("version")
 
 
 def change(**values: object) -> Row:
@@ -80,11 +92,13 @@ def test_a_nominal_acceleration_that_is_unknown_stays_nan(tmp_path: Path) -> Non
 def test_a_file_of_an_older_version_may_lack_what_came_later(tmp_path: Path) -> None:
     write_rows(tmp_path / RESULTS, [ROW])
     lines = (tmp_path / RESULTS).read_text().splitlines()
-    assert lines[0].endswith(",version,coverage,error_correlation")
-    (tmp_path / RESULTS).write_text("".join(line.rsplit(",", 2)[0] + "\n" for line in lines))
+    names = lines[0].split(",")
+    later = names[names.index("version") + 1 :]
+    assert later[:3] == ["coverage", "error_correlation", "coverage_50"] and len(later) == 12
+    (tmp_path / RESULTS).write_text("".join(line.rsplit(",", 12)[0] + "\n" for line in lines))
     (row,) = read_rows(tmp_path / RESULTS)
-    assert math.isnan(row.coverage) and math.isnan(row.error_correlation)
-    assert dataclasses.replace(row, coverage=ROW.coverage, error_correlation=ROW.error_correlation) == ROW
+    assert all(math.isnan(getattr(row, name)) for name in later)
+    assert dataclasses.replace(row, **{name: getattr(ROW, name) for name in later}) == ROW
 
 
 def test_a_column_of_a_later_version_is_left_out(tmp_path: Path) -> None:
@@ -221,22 +235,26 @@ def test_a_diverged_method_is_never_the_best() -> None:
 
 
 def test_columns_of_claims_appear_with_the_first_claim_and_are_never_bold() -> None:
-    silent = [change(method=m, coverage=math.nan, error_correlation=math.nan) for m in ("tv", "zero-filled")]
+    silent = [change(method=m, **SILENT) for m in ("tv", "zero-filled")]
     for text in (markdown_table(silent), printed(silent, 120)):
-        assert "coverage" not in text and "corr." not in text
+        assert "cov." not in text and "ECE" not in text and "intensity" not in text
     rows = [*silent, change(method="best", coverage=0.954, error_correlation=0.7, psnr=40.0), change(method="dps")]
     lines = markdown_table(rows).splitlines()
-    assert "| s/slice | coverage | corr. |" in lines[2] and lines[3].count("--:") == 7
-    assert next(li for li in lines if "| best |" in li).endswith("| 0.25 | 0.95 | 0.70 |")
+    assert "| s/slice | cov. | ECE | spars |" in lines[2] and lines[3].count("--:") == 8
+    assert next(li for li in lines if "| best |" in li).endswith("| 0.25 | 0.95 | 0.06 | 0.62 |")
+    assert lines[lines.index(next(li for li in lines if "| best |" in li)) + 1] == (
+        "| by intensity |  |  |  |  |  | - | 0.12 | 0.75 |"
+    )
     assert "**40.00" in next(li for li in lines if "| best |" in li)
-    assert next(li for li in lines if "| tv |" in li).endswith("| 0.25 | - | - |")
-    assert "within 2 std" in lines[-1] and "within 2 std" in printed(rows, 120)
+    assert next(li for li in lines if "| tv |" in li).endswith("| 0.25 | - | - | - |")
+    assert sum("by intensity |" in line for line in lines) == 2
+    assert "within 2 std" in markdown_table(rows) and "within 2 std" in printed(rows, 120)
 
 
 def test_the_mean_of_claims_leaves_out_volumes_where_nothing_was_measured() -> None:
     numbers = [0.25, math.nan, 0.5]
-    (summary,) = summarise([change(volume=str(i), coverage=c, error_correlation=c) for i, c in enumerate(numbers)])
-    assert (summary.n_volumes, summary.coverage.mean, summary.error_correlation.mean) == (3, 0.375, 0.375)
+    (summary,) = summarise([change(volume=str(i), coverage=c, sparsification=c) for i, c in enumerate(numbers)])
+    assert (summary.n_volumes, summary.coverage.mean, summary.sparsification.mean) == (3, 0.375, 0.375)
     (silent,) = summarise([change(volume=str(i), coverage=math.nan) for i in range(3)])
     assert math.isnan(silent.coverage.mean)
 
@@ -248,12 +266,12 @@ def printed(rows: list[Row], width: int) -> str:
     return capture.get()
 
 
-@pytest.mark.parametrize("claims", [math.nan, 0.9375])
+@pytest.mark.parametrize("claims", [SILENT, {}])
 @pytest.mark.parametrize("n_volumes", [1, 2])
-def test_the_table_fits_eighty_columns_and_names_the_provenance(claims: float, n_volumes: int) -> None:
+def test_the_table_fits_eighty_columns_and_names_the_provenance(claims: dict[str, float], n_volumes: int) -> None:
     methods = ("zero-filled", "x" * 40)
     rows = [
-        change(method=m, mask=k, volume=str(i), coverage=claims, error_correlation=claims)
+        change(method=m, mask=k, volume=str(i), **claims)
         for k in ("equispaced_4x", "random_8x")
         for m in methods
         for i in range(n_volumes)

@@ -18,10 +18,24 @@ _METRICS = {"psnr": (2, True), "ssim": (4, True), "nmse": (4, False)}
 _HEADER = ["method", "R", "PSNR / dB", "SSIM", "NMSE", "s/slice"]
 _CAPTION = "mean ± standard error over volumes; best mean in bold"
 # Shown once a method claims a deviation, never bold: the best coverage is that which was claimed, not the most.
-_CLAIMS = {"coverage": "coverage", "error_correlation": "corr."}
-_CLAIMS_CAPTION = "coverage: foreground errors within 2 std; corr.: of their size with the std"
-# Lines of 15 letters at most, broken after spaces and the joints of names if there are any, else anywhere.
-_FOLDED = re.compile(r".{1,15}$|.{0,14}[\s_/-]|.{1,15}")
+_CLAIMS = {
+    "coverage": "cov.",
+    "calibration_error": "ECE",
+    "sparsification": "spars",
+}
+# What a std that knows nothing but the local intensity would reach, a line below: a claim should be worth more.
+_BASELINE = "by intensity"
+_BASELINES = {
+    "calibration_error": "intensity_calibration_error",
+    "sparsification": "intensity_sparsification",
+}
+_CLAIMS_CAPTION = (
+    "cov.: share of errors within 2 std; ECE: mean |observed - nominal coverage|;\n"
+    "spars: share of the RMSE left when the largest std go first, less is better;\n"
+    f"{_BASELINE}: of the local intensity, scaled to the true error, as std"
+)
+# Lines of 12 letters at most, broken after spaces and the joints of names if there are any, else anywhere.
+_FOLDED = re.compile(r".{1,12}$|.{0,11}[\s_/-]|.{1,12}")
 
 
 class Group(NamedTuple):
@@ -69,7 +83,10 @@ class Summary:
     acceleration: Estimate
     seconds_per_slice: Estimate
     coverage: Estimate
-    error_correlation: Estimate
+    calibration_error: Estimate
+    sparsification: Estimate
+    intensity_calibration_error: Estimate
+    intensity_sparsification: Estimate
 
 
 def summarise(rows: Sequence[Row]) -> list[Summary]:
@@ -89,7 +106,10 @@ def summarise(rows: Sequence[Row]) -> list[Summary]:
             ssim=_estimate([row.ssim for row in part]),
             acceleration=_estimate([row.acceleration for row in part]),
             seconds_per_slice=_estimate([row.seconds_per_slice for row in part]),
-            **{name: _estimate(_measured(getattr(row, name) for row in part)) for name in _CLAIMS},
+            **{
+                name: _estimate(_measured(getattr(row, name) for row in part))
+                for name in (*_CLAIMS, *_BASELINES.values())
+            },
         )
         for group, methods in groups.items()
         for method, part in methods.items()
@@ -159,10 +179,18 @@ def _lines(summaries: Sequence[Summary]) -> tuple[str, list[str], str, list[tupl
         cells = [(s.method, False), (f"{s.acceleration.mean:.2f}", False)]
         cells += [(getattr(s, name).text(digits), _is_best(s, rivals, name)) for name, (digits, _) in _METRICS.items()]
         cells.append((f"{s.seconds_per_slice.mean:.3g}", False))
-        means = [getattr(s, name).mean for name in claims]
-        cells += [("-" if math.isnan(mean) else f"{mean:.2f}", False) for mean in means]
-        lines.append((", ".join(f"{name} {value}" for name, value in values.items() if name not in shared), cells))
+        cells += [_claim(s, name) for name in claims]
+        heading = ", ".join(f"{name} {value}" for name, value in values.items() if name not in shared)
+        lines.append((heading, cells))
+        if not math.isnan(s.intensity_sparsification.mean):
+            blank = [("", False)] * (len(cells) - len(claims) - 1)
+            lines.append((heading, [(_BASELINE, False), *blank, *(_claim(s, _BASELINES.get(name)) for name in claims)]))
     return title, _HEADER + list(claims.values()), f"{_CAPTION};\n{_CLAIMS_CAPTION}" if claims else _CAPTION, lines
+
+
+def _claim(summary: Summary, name: str | None) -> tuple[str, bool]:
+    mean = math.nan if name is None else getattr(summary, name).mean
+    return "-" if math.isnan(mean) else f"{mean:.2f}", False
 
 
 def _is_best(summary: Summary, rivals: Sequence[Summary], metric: str) -> bool:
