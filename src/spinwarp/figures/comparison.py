@@ -38,6 +38,7 @@ def comparison(
     data_range: float | None = None,
     std: Mapping[str, np.ndarray] | None = None,
     numbers: Mapping[str, Mapping[str, float]] | None = None,
+    notes: Mapping[str, str] | None = None,
     mask: np.ndarray | None = None,
     title: str | None = None,
 ) -> "Figure":
@@ -54,6 +55,7 @@ def comparison(
     data_range : what the error scale counts as 100 %; None: the top of the grey window.
     std : method -> ``(h, w)`` claimed standard deviation; a method without one has no picture there.
     numbers : method -> any of ``psnr``, ``ssim``, ``nmse``, printed below; the best of each is bold.
+    notes : method -> a line below its numbers.
     mask : ``(1 or h, w)`` sampling mask on the k-space grid.
     title : over the whole figure.
 
@@ -85,7 +87,10 @@ def comparison(
     left = EDGE + _LABEL
     top = EDGE + text_height(heading, TITLE) + 0.06 + max(text_height(name, NAME) for name in names)
     foot = top + (2 + len(colored)) * (height + GAP)
-    n_lines = max(len((numbers or {}).get(name, {})) for name in shown)
+    lines = {name: _number_lines(name, numbers or {}) for name in shown}
+    for name, note in (notes or {}).items():
+        lines[name] += [(line, False) for line in wrapped(note, width, SMALL).split("\n")]
+    n_lines = max(map(len, lines.values()))
     # With a target the mask fills the last cell under it, which is empty; without one it is a strip below everything.
     strip = (foot + n_lines * _LINE + 2 * GAP, _STRIP) if truth is None else (foot - height - GAP, height)
     under = max(foot + n_lines * _LINE, sum(strip) + 0.06 + _LINE if mask is not None else 0.0)
@@ -105,7 +110,7 @@ def comparison(
     labels = ["image", "zoom"]
     if colored:
         # The errors set the scale, so that a claim out of all proportion shows as one.
-        factor = _error_factor([*next(iter(colored.values())).values()], grey)
+        factor = error_factor([*next(iter(colored.values())).values()], grey)
         labels += [f"error × {factor}" if label == "error" else label for label in colored]
         columns = dict(zip(shown, lefts[-len(shown) :], strict=True))
         y = top + 2 * (height + GAP)
@@ -114,14 +119,14 @@ def comparison(
                 axes = sheet.axes(columns[name], y + i * (height + GAP), width, height)
                 draw(axes, values, (0, grey / factor), cmap="inferno")
         tall = len(colored) * (height + GAP) - GAP
-        _color_bar(sheet, axes, (lefts[-1] + width + 0.07, y, 0.09, tall), data_range or grey)
+        color_bar(sheet, axes, (lefts[-1] + width + 0.07, y, 0.09, tall), data_range or grey)
     for i, label in enumerate(labels):
         middle = top + i * (height + GAP) + height / 2
         sheet.text(left - 0.05 - SMALL / 144, middle, label, SMALL, anchor="center", upright=True, color="0.3")
     if mask is not None:
         _draw_mask(sheet, (left, strip[0], width, strip[1]), mask)
     for x, name in zip(lefts[-len(shown) :], shown, strict=True):
-        for i, (line, best) in enumerate(_number_lines(name, numbers or {})):
+        for i, (line, best) in enumerate(lines[name]):
             sheet.text(x + width / 2, foot + i * _LINE, line, SMALL, bold=best)
     return sheet.figure
 
@@ -156,14 +161,15 @@ def _outline(axes: "Axes", region: tuple[slice, slice]) -> None:
     axes.add_patch(Rectangle(corner, *size, fill=False, edgecolor=_FRAME, linewidth=1.0))
 
 
-def _error_factor(errors: Sequence[np.ndarray], top: float) -> int:
+def error_factor(errors: Sequence[np.ndarray], top: float) -> int:
     """Return how much brighter than images the errors of the typical method may be shown without saturating."""
     finite = [error[np.isfinite(error)] for error in errors]
     high = float(np.median([np.percentile(f, 99) for f in finite if f.size] or [top]))
     return max((factor for factor in (1, 2, 5, 10, 20, 50) if top / factor >= high), default=1)
 
 
-def _color_bar(sheet: Sheet, axes: "Axes", place: tuple[float, float, float, float], whole: float) -> None:
+def color_bar(sheet: Sheet, axes: "Axes", place: tuple[float, float, float, float], whole: float) -> None:
+    """Draw the scale of a map in per cent of ``whole``."""
     from matplotlib.ticker import MaxNLocator
 
     top = 100 * axes.images[0].get_clim()[1] / whole

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 from spinwarp.figures.comparison import comparison
 from spinwarp.figures.distribution import distribution
+from spinwarp.figures.reliability import reliability
 from spinwarp.figures.sheet import save
+from spinwarp.figures.uncertainty import share_outside, uncertainty
 from spinwarp.results.combine import Comparison, Picture
 
 if TYPE_CHECKING:
@@ -16,31 +18,49 @@ if TYPE_CHECKING:
 def draw(joined: Comparison, folder: Path, n_slices: int = 8) -> list[Path]:
     """Draw one figure a slice that all methods share, ``n_slices`` at most, and one of all volumes.
 
+    Where methods claim deviations, a slice has a second figure with these, and each group one of their calibration.
+
     Returns
     -------
     paths : of the PNG files, the distribution of the volumes last.
     """
     paths = []
     for picture in joined.pictures[:n_slices]:
-        name = f"{picture.group} {picture.volume.removesuffix('.h5')} {picture.slice:03d}"
-        paths.append(folder / f"{re.sub(r'[^A-Za-z0-9.]+', '_', name)}.png")
+        name = _slug(f"{picture.group} {picture.volume.removesuffix('.h5')} {picture.slice:03d}")
+        paths.append(folder / f"{name}.png")
         save(_figure(picture), paths[-1])
+        claims = {method: example for method, example in picture.examples.items() if example.std is not None}
+        if claims:
+            paths.append(folder / f"{name}_uncertainty.png")
+            save(uncertainty(claims, _title(picture)), paths[-1])
+    for group, methods in joined.calibrations.items():
+        paths.append(folder / f"reliability_{_slug(str(group))}.png")
+        save(reliability(methods, str(group)), paths[-1])
     paths.append(folder / "distribution.png")
     save(distribution(joined.rows), paths[-1])
     return paths
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.]+", "_", text)
+
+
+def _title(picture: Picture) -> str:
+    first = next(iter(picture.examples.values()))
+    return f"{picture.group}, {picture.volume} slice {picture.slice}, R = {first.acceleration:.2f}, {first.provenance}"
 
 
 def _figure(picture: Picture) -> "Figure":
     examples = picture.examples
     first = next(iter(examples.values()))
     masks = [example.mask for example in examples.values() if example.mask is not None]
-    title = f"{picture.group}, {picture.volume} slice {picture.slice}, R = {first.acceleration:.2f}, {first.provenance}"
     return comparison(
         first.target,
         {method: example.reconstruction for method, example in examples.items()},
         data_range=first.data_range,
         std={method: example.std for method, example in examples.items() if example.std is not None},
         numbers={m: {"psnr": e.psnr, "ssim": e.ssim, "nmse": e.nmse} for m, e in examples.items()},
+        notes={method: note for method, example in examples.items() if (note := share_outside(example)) is not None},
         mask=masks[0] if masks else None,
-        title=title,
+        title=_title(picture),
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from spinwarp.errors import InputError
+from spinwarp.results.calibration import CALIBRATION, CalibrationCurves, read_calibration
 from spinwarp.results.images import EXAMPLES, ExampleSlice, read_examples
 from spinwarp.results.rows import RESULTS, Row, read_rows
 from spinwarp.results.table import Group, group_of
@@ -35,11 +36,13 @@ class Comparison:
     rows : of all folders; a method that occurs twice in a group carries the name of its folder.
     pictures : the slices that all methods of a group have, in the order of group, volume and slice.
     warnings : what a reader should know, a sentence each.
+    calibrations : group -> method -> how its claims agree with its errors, of the methods that claim deviations.
     """
 
     rows: list[Row]
     pictures: list[Picture]
     warnings: list[str]
+    calibrations: dict[Group, dict[str, CalibrationCurves]]
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class _Folder:
     name: str
     rows: list[Row]
     examples: list[ExampleSlice]
+    calibration: CalibrationCurves | None
 
 
 def combine(folders: Sequence[Path]) -> Comparison:
@@ -75,7 +79,7 @@ def combine(folders: Sequence[Path]) -> Comparison:
     if len(loaded) > 1 and all(len(methods) == 1 for methods in groups.values()):
         listed = "; ".join(map(str, groups))
         warnings.append(f"no two folders share data set, split and mask, so nothing is compared ({listed})")
-    return Comparison(rows, _pictures(loaded, warnings), warnings)
+    return Comparison(rows, _pictures(loaded, warnings), warnings, _calibrations(loaded))
 
 
 def _short_names(folders: Sequence[Path]) -> dict[Path, str]:
@@ -98,10 +102,11 @@ def _load(folder: Path, name: str, warnings: list[str]) -> _Folder:
     if not rows:
         raise InputError(f"{folder / RESULTS} holds no volume; let the evaluation finish or leave the folder out")
     path = folder / EXAMPLES
+    calibration = read_calibration(folder / CALIBRATION) if (folder / CALIBRATION).exists() else None
     if path.exists():
-        return _Folder(name, rows, read_examples(path))
+        return _Folder(name, rows, read_examples(path), calibration)
     warnings.append(f"{path} does not exist, so {name} is in the table but in no picture")
-    return _Folder(name, rows, [])
+    return _Folder(name, rows, [], calibration)
 
 
 def _unique_methods(folders: Sequence[_Folder]) -> list[_Folder]:
@@ -116,7 +121,10 @@ def _unique_methods(folders: Sequence[_Folder]) -> list[_Folder]:
         names = {method: f"{method} ({folder.name})" for method in shared}
         rows = [dataclasses.replace(row, method=names.get(row.method, row.method)) for row in folder.rows]
         examples = [dataclasses.replace(e, method=names.get(e.method, e.method)) for e in folder.examples]
-        renamed.append(_Folder(folder.name, rows, examples))
+        curves = folder.calibration
+        if curves is not None:
+            curves = dataclasses.replace(curves, method=names.get(curves.method, curves.method))
+        renamed.append(_Folder(folder.name, rows, examples, curves))
     return renamed
 
 
@@ -134,6 +142,19 @@ def _check_protocol(group: Group, methods: dict[str, dict[str, Row]], origin: di
                 ours, theirs = getattr(row, field), getattr(methods[other][volume], field)
                 if ours != theirs:
                     raise InputError(f"{pair} differ in {words} of volume {volume}: {ours} and {theirs} {remedy}")
+
+
+def _calibrations(folders: Sequence[_Folder]) -> dict[Group, dict[str, CalibrationCurves]]:
+    result: dict[Group, dict[str, CalibrationCurves]] = {}
+    for folder in folders:
+        if (curves := folder.calibration) is None:
+            continue
+        group = Group(curves.dataset, curves.split, curves.mask, f"{curves.acceleration_nominal:g}")
+        if (group, curves.method) not in {(group_of(row), row.method) for row in folder.rows}:
+            found = f"{curves.method} on {group}, which its results.csv does not know"
+            raise InputError(f"calibration.json of {folder.name} is of {found}; evaluate into an empty folder")
+        result.setdefault(group, {})[curves.method] = curves
+    return result
 
 
 def _pictures(folders: Sequence[_Folder], warnings: list[str]) -> list[Picture]:

@@ -1,0 +1,105 @@
+"""Reconstruction, error and claimed uncertainty side by side, the last two on one scale."""
+
+import math
+from collections.abc import Mapping
+from statistics import NormalDist
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from spinwarp.errors import InputError
+from spinwarp.figures.comparison import color_bar, error_factor
+from spinwarp.figures.sheet import EDGE, GAP, NAME, SMALL, TITLE, Sheet, cell, draw, grey_top, text_height, wrapped
+from spinwarp.results import ExampleSlice
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_NAMES, _SCALE = 1.35, 0.66  # inches: the names of methods, the colour bar with its text
+_MISS = (1.0, 0.15, 0.1)  # colour of what lies outside
+
+
+def half_width(example: ExampleSlice) -> tuple[np.ndarray, str]:
+    """Return by how much the image may err by its own claim, and what that is called.
+
+    Two standard deviations; of a conformal deviation as many as its level takes.
+    """
+    if example.std is None:
+        raise InputError(f"{example.method} claims no standard deviation of {example.volume}, so it has no interval")
+    if math.isnan(example.level):
+        return 2 * example.std, "2 std"
+    return NormalDist().inv_cdf((1 + example.level) / 2) * example.std, f"{100 * example.level:g} % interval"
+
+
+def outside(example: ExampleSlice) -> np.ndarray | None:
+    """Return the foreground pixels whose error exceeds the claim, bool ``(h, w)``; None where none is known."""
+    if example.std is None or example.foreground is None or not example.foreground.any():
+        return None
+    width, _ = half_width(example)
+    missed: np.ndarray = (np.abs(example.reconstruction - example.target) > width) & example.foreground
+    return missed
+
+
+def share_outside(example: ExampleSlice) -> str | None:
+    """Return the line ``4.6 % outside 2 std``, or None where there is no claim."""
+    missed = outside(example)
+    if missed is None or example.foreground is None:
+        return None
+    return f"{100 * missed.sum() / example.foreground.sum():.1f} % outside {half_width(example)[1]}"
+
+
+def uncertainty(examples: Mapping[str, ExampleSlice], title: str | None = None) -> "Figure":
+    """Show, a row a method, its image, its error, its claim on the scale of the error, and the pixels outside in red.
+
+    Parameters
+    ----------
+    examples : method -> one slice with a claimed deviation, all of the same target.
+    title : over the whole figure.
+
+    Raises
+    ------
+    InputError : if there is no method, or one that claims nothing.
+    """
+    if not examples:
+        raise InputError("there is no claim to show; give a slice of a method that claims a standard deviation")
+    widths = {name: half_width(example) for name, example in examples.items()}
+    first = next(iter(examples.values()))
+    errors = {name: np.abs(e.reconstruction - e.target) for name, e in examples.items()}
+    grey = grey_top(first.target)
+    factor = error_factor([*errors.values()], grey)
+    width, height = cell(first.target.shape[0], first.target.shape[1], 1.9, 2.0)
+    columns = ["reconstruction", f"error × {factor}", f"claim × {factor}", "outside the claim"]
+    names = {name: wrapped(name, _NAMES - 0.1, NAME, bold=True) for name in examples}
+    notes = {name: wrapped(_note(e), _NAMES - 0.1, SMALL) for name, e in examples.items()}
+    left = EDGE + _NAMES
+    whole = left + len(columns) * (width + GAP) + _SCALE
+    heading = wrapped(title or "", whole - 2 * EDGE, TITLE, bold=True)
+    heights = [
+        max(height, text_height(names[name], NAME) + 0.05 + text_height(notes[name], SMALL)) + GAP for name in examples
+    ]
+    top = EDGE + text_height(heading, TITLE) + 0.08 + text_height("x", NAME)
+    sheet = Sheet(whole + EDGE, top + sum(heights) - GAP + EDGE)
+    sheet.text(EDGE, EDGE, heading, TITLE, bold=True, align="left")
+    lefts = [left + i * (width + GAP) for i in range(len(columns))]
+    for x, text in zip(lefts, columns, strict=True):
+        sheet.text(x + width / 2, top - 0.04, text, NAME, anchor="bottom")
+    y = top
+    for (name, example), tall in zip(examples.items(), heights, strict=True):
+        sheet.text(EDGE, y, names[name], NAME, bold=True, align="left")
+        sheet.text(EDGE, y + text_height(names[name], NAME) + 0.05, notes[name], SMALL, align="left", color="0.3")
+        draw(sheet.axes(lefts[0], y, width, height), example.reconstruction, (0, grey))
+        for x, values in ((lefts[1], errors[name]), (lefts[2], widths[name][0])):
+            axes = sheet.axes(x, y, width, height)
+            draw(axes, values, (0, grey / factor), cmap="inferno")
+        marked = sheet.axes(lefts[3], y, width, height)
+        draw(marked, example.reconstruction, (0, 1.6 * grey))  # dimmed, so that the marks stand out
+        missed = outside(example)
+        if missed is not None:
+            marked.imshow(np.dstack([np.broadcast_to(_MISS, (*missed.shape, 3)), missed.astype(float)]))
+        y += tall
+    color_bar(sheet, axes, (lefts[-1] + width + 0.07, top, 0.09, heights[0] - GAP), first.data_range)
+    return sheet.figure
+
+
+def _note(example: ExampleSlice) -> str:
+    return f"claim: {half_width(example)[1]}; {share_outside(example) or ''}".rstrip("; ")
