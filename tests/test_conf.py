@@ -23,7 +23,7 @@ from spinwarp.masks import CenteredMask
 CONF = conf_folder()
 TOP = sorted(path.stem for path in CONF.glob("*.yaml") if not path.stem.startswith("_"))
 # files without a _target_ anywhere: groups that switch something off
-EMPTY = {"callbacks/none", "logger/none", "mask/none"}
+EMPTY = {"callbacks/none", "logger/none", "mask/none", "uncertainty/none"}
 # groups whose option a model may choose, so that they have to be there
 CHOSEN = ["+mask=none", "+callbacks=default"]
 

@@ -40,6 +40,8 @@ def evaluate(config: DictConfig) -> float:
     data = build_data(config)
     reconstructor = instantiate(config.recon)
     record = getattr(reconstructor, "record", {})
+    if config.uncertainty:
+        reconstructor = instantiate(config.uncertainty)(reconstructor, mask=data.eval_mask)
     data.prepare_data()
     volumes = data.source.volumes(config.split)
     _warn_of_leaks(record, data.source.name, [v.name for v in volumes])

@@ -1,9 +1,12 @@
 """Random lines: fastMRI's knee masks."""
 
 import numpy as np
+import torch
 from numpy.random import RandomState
+from torch import Tensor
 
-from spinwarp.masks.base import LineMask
+from spinwarp.errors import InputError
+from spinwarp.masks.base import LineMask, central
 
 
 class RandomMask(LineMask):
@@ -11,5 +14,31 @@ class RandomMask(LineMask):
 
     def outer_lines(self, width: int, acceleration: int, n_center: int, generator: RandomState) -> np.ndarray:
         """Draw the columns."""
-        probability = (width / acceleration - n_center) / max(width - n_center, 1)
-        return generator.uniform(size=width) < probability
+        return generator.uniform(size=width) < _probability(width, acceleration, n_center)
+
+    def density(self, shape: tuple[int, int]) -> Tensor:
+        """Probability ``(w,)`` with which each column of k-space of ``shape`` = (h, w) is sampled: 1 in the centre.
+
+        Raises
+        ------
+        InputError : if the mask is a mix. What was drawn first, the pair, makes its lines depend on one another.
+        """
+        self.check_one_pair()
+        width = shape[-1]
+        n_center = self.n_center(width, self.center_fractions[0], self.accelerations[0])
+        density = torch.full((width,), _probability(width, self.accelerations[0], n_center))
+        density[central(width, n_center)] = 1
+        return density
+
+    def check_one_pair(self) -> None:
+        """Raise an :class:`InputError` if the mask is a mix, which has no :meth:`density`."""
+        if len(set(zip(self.center_fractions, self.accelerations, strict=True))) > 1:
+            raise InputError(
+                f"a mix of masks (accelerations={list(self.accelerations)}) has no density of its own, since a mask "
+                f"does not say which pair drew it; choose one acceleration, such as mask=random_4x"
+            )
+
+
+def _probability(width: int, acceleration: int, n_center: int) -> float:
+    """Of a column outside the centre."""
+    return (width / acceleration - n_center) / max(width - n_center, 1)

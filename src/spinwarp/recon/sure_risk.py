@@ -1,0 +1,86 @@
+"""Any method with a standard deviation at every pixel, from an estimate of its error without the truth."""
+
+import itertools
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from spinwarp.acquisition import Acquisition, Reconstruction
+from spinwarp.errors import InputError
+from spinwarp.masks import Mask, RandomMask
+from spinwarp.progress import listen, report
+from spinwarp.recon.base import Reconstructor
+from spinwarp.uncertainty import adapted_density, sure
+
+_WINDOW = 5  # pixels, odd, over which the map of the risk is averaged
+
+
+class SureRisk(Reconstructor):
+    """A method whose deviation is the root of its risk, as :func:`spinwarp.uncertainty.sure.sure` estimates it.
+
+    The image is the method's own. Its deviation is that of the magnitude, on which half the variance of a complex error
+    falls where it is small. How large it is in all is SURE's estimate for the slice, where it is large shows how the
+    image changes when measured lines are left out.
+
+    Parameters
+    ----------
+    reconstructor : the method; it runs ``n_probes`` times more.
+    mask : the one that undersamples the data.
+    n_probes : groups of measured lines that are left out by turns.
+
+    Raises
+    ------
+    InputError : if the mask does not draw lines independently with known probabilities, or there is no probe.
+    """
+
+    def __init__(self, reconstructor: Reconstructor, mask: Mask | None, n_probes: int = 8) -> None:
+        if n_probes < 1:
+            raise InputError(f"uncertainty.n_probes is at least 1; got {n_probes}")
+        self.reconstructor = reconstructor
+        self.mask = independent(mask)
+        self.n_probes = n_probes
+
+    def __call__(self, acquisition: Acquisition, *, generator: Generator | None = None) -> Reconstruction:
+        """Reconstruct a batch and the same without some of its lines."""
+        h, w = acquisition.kspace.shape[-2:]
+        density = self.mask.density((h, w)).to(acquisition.kspace.device)
+
+        runs = itertools.count(1)
+
+        def method(data: Acquisition) -> Tensor:
+            # whatever the method draws, it draws again: the image may change for want of lines only
+            again = None if generator is None else generator.clone_state()
+            with listen(lambda _: None):
+                image = self.reconstructor(data, generator=again).image
+            report(next(runs) / (1 + self.n_probes))
+            return image
+
+        risk = sure(method, acquisition, adapted_density(acquisition, density), n_probes=self.n_probes)
+        pad = _WINDOW // 2
+        padded = F.pad(risk.map[:, None], [pad] * 4, mode="circular")  # the mean stays what it is
+        variance = F.avg_pool2d(padded, _WINDOW, stride=1)[:, 0]
+        return Reconstruction(image=risk.image, std=(variance.clamp_min(0) / 2).sqrt())
+
+    def to(self, device: torch.device | str) -> "SureRisk":
+        """Move the method."""
+        return SureRisk(self.reconstructor.to(device), self.mask, self.n_probes)
+
+
+def independent(mask: Mask | None) -> RandomMask:
+    """Return the mask if its lines are independent draws of known probability.
+
+    Raises
+    ------
+    InputError : if they are not.
+    """
+    if not isinstance(mask, RandomMask):
+        what = (
+            "without a mask nothing is drawn" if mask is None else f"{type(mask).__name__} draws its samples together"
+        )
+        raise InputError(
+            f"uncertainty=sure needs lines that were drawn independently of one another, and {what}; choose a random "
+            f"mask, such as mask=random_4x"
+        )
+    mask.check_one_pair()
+    return mask

@@ -1,0 +1,43 @@
+"""With what probability lines were sampled, as far as the lines that were drawn tell."""
+
+import torch
+from torch import Tensor
+
+from spinwarp.acquisition import Acquisition
+
+
+def adapted_density(acquisition: Acquisition, density: Tensor) -> Tensor:
+    """Density ``(batch, w)`` that makes up for the luck of the draw, for
+    :func:`spinwarp.uncertainty.sure.sure`.
+
+    A few lines next to the centre hold most of what is missing, and whether they were drawn decides over an estimate
+    that counts them 1/p times. Their energy falls as a power of the distance to the centre, which the measured lines
+    show. The odds (1 - p)/p of all lines are multiplied by the one number with which that power law, summed over the
+    measured lines, gives its sum over the missing ones: a ratio estimate (Cochran, Sampling Techniques, ch. 6), no
+    longer exactly unbiased, of half the standard deviation.
+
+    Parameters
+    ----------
+    acquisition : of a line mask.
+    density : ``(w,)``, with which the mask was drawn.
+    """
+    mask = acquisition.mask[:, 0, 0]  # (b, w)
+    width = mask.shape[-1]
+    position = torch.arange(width, device=mask.device)
+    distance = (position - width // 2).abs().clamp_min(1).double().log().expand(len(mask), -1)
+    energy = acquisition.kspace.abs().square().sum((1, 2)).double()
+    used = mask & (energy > 0)
+    n = used.sum(1, keepdim=True).clamp_min(1)
+    log_energy = torch.where(used, energy, 1.0).log()
+    x = (distance - (distance * used).sum(1, keepdim=True) / n) * used
+    slope = (x * log_energy).sum(1, keepdim=True) / x.square().sum(1, keepdim=True).clamp_min(1e-9)
+    law = (slope * distance).exp()
+    missing = ~mask
+    for i, header in enumerate(acquisition.headers):
+        if header.acquired_columns is not None:  # zero padding misses nothing
+            first, last = header.acquired_columns
+            missing[i] &= (position >= first) & (position < last)
+    odds = (1 - density.double()) / density
+    expected = (law * odds * mask).sum(1, keepdim=True)
+    ratio = torch.where(expected > 0, (law * missing).sum(1, keepdim=True) / expected, 1.0)
+    return (1 / (1 + ratio * odds)).to(density.dtype)
