@@ -7,8 +7,7 @@ from spinwarp.acquisition import Acquisition
 
 
 def adapted_density(acquisition: Acquisition, density: Tensor) -> Tensor:
-    """Density ``(batch, w)`` that makes up for the luck of the draw, for
-    :func:`spinwarp.uncertainty.sure.sure`.
+    """Density ``(batch, w)`` for :func:`spinwarp.uncertainty.sure` that makes up for the luck of the draw.
 
     A few lines next to the centre hold most of what is missing, and whether they were drawn decides over an estimate
     that counts them 1/p times. Their energy falls as a power of the distance to the centre, which the measured lines

@@ -99,7 +99,7 @@ def white_sure(
 
 
 def compensated(acquisition: Acquisition, density: Tensor) -> Tensor:
-    """Image ``(batch, h, w)`` of the measured lines over their density: right in the mean (density as in :func:`sure`)."""
+    """Image ``(batch, h, w)`` of the measured lines over their density: right in the mean; see :func:`sure`."""
     return reduce(ifftc(acquisition.kspace / _columns(density)), coil_maps(acquisition))
 
 
