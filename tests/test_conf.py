@@ -142,6 +142,11 @@ def test_every_method_composes_with_the_commands_that_take_one(command: str) -> 
         bind_all(f"recon/{option}", plain(composed([f"recon={option}"], command)))
 
 
+def test_every_uncertainty_composes_with_the_evaluation() -> None:
+    for option in options("uncertainty"):
+        bind_all(f"uncertainty/{option}", plain(composed([f"uncertainty={option}"], "evaluate")))
+
+
 @pytest.mark.parametrize("model", options("model"))
 def test_every_model_can_be_made(model: str) -> None:
     module = instantiate(composed([*CHOSEN, f"+model={model}"]).model)
