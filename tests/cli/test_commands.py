@@ -643,3 +643,13 @@ def test_ctrl_c_leaves_the_slices_that_were_reconstructed(
     assert [path.name for path in (tmp_path / "result").iterdir()] == ["scan_unfinished.h5"]
     with h5py.File(tmp_path / "result" / "scan_unfinished.h5") as file:
         assert file["reconstruction"].shape == (2, 32, 30)
+
+
+def test_any_method_claims_a_deviation_by_sure_and_a_regular_mask_is_refused(command: Command, tmp_path: Path) -> None:
+    options = ["evaluate", *TINY, "uncertainty=sure", "uncertainty.n_probes=2", "split=val", f"out={tmp_path}"]
+    assert "uncertainty=sure needs lines that were drawn independently" in command(*options).sentence
+    done = command(*options, "mask=random_4x")
+    assert done.code == 0, done.err
+    assert "coverage" in done.out
+    (row,) = csv.DictReader((tmp_path / "results.csv").read_text().splitlines())
+    assert 0 < float(row["coverage"]) <= 1
