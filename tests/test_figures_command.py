@@ -9,17 +9,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from spinwarp.errors import InputError
 from spinwarp.figures.__main__ import main
 from spinwarp.results import (
+    CALIBRATION,
     EXAMPLES,
     RESULTS,
+    CalibrationCurves,
     ExampleSlice,
     Row,
+    VolumeCurves,
     read_examples,
     read_rows,
+    write_calibration,
     write_examples,
     write_rows,
 )
+from spinwarp.results.combine import combine
 
 
 def rows(method: str, quality: float, **values: object) -> list[Row]:
@@ -114,3 +120,25 @@ def test_help_needs_neither_matplotlib_nor_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert "--slices" in done.stdout
+
+
+def test_calibrations_of_joined_folders_are_drawn_by_group_under_the_names_of_the_table(tmp_path: Path) -> None:
+    numbers = {"coverage": 0.9, "error_correlation": 0.5}
+    volume = VolumeCurves("file0.h5", 4, [0.5], [0.4], [1.0], [1.0], [1.0], [2, 2], [4, 0])
+    for name in ("a", "b"):
+        folder = write_folder(tmp_path / name, "dps", 2, n_slices=1, **numbers)
+        curves = CalibrationCurves("dps", "knee", "val", "equispaced_4x", 4.0, [0.5], [0.0], [1.0], [volume])
+        write_calibration(folder / CALIBRATION, curves)
+        examples = read_examples(folder / EXAMPLES)
+        write_examples(folder / EXAMPLES, [dataclasses.replace(e, std=0.1 * e.target) for e in examples])
+    silent = write_folder(tmp_path / "c", "tv", 2, n_slices=1)
+    folders = [tmp_path / "a", tmp_path / "b", silent]
+    assert list(combine(folders).calibrations.popitem()[1]) == ["dps (a)", "dps (b)"]
+    assert main([*map(str, folders), "--out", str(tmp_path / "out")]) == 0
+    figure = "knee_val_equispaced_4x_file0_000"
+    assert {p.name for p in (tmp_path / "out").glob("*.png")} == {
+        "distribution.png", "reliability_knee_val_equispaced_4x.png", f"{figure}.png", f"{figure}_uncertainty.png",
+    }  # fmt: skip
+    write_calibration(silent / CALIBRATION, curves)
+    with pytest.raises(InputError, match=r"calibration\.json of c is of dps on knee .* does not know"):
+        combine(folders)

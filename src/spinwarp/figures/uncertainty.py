@@ -28,7 +28,7 @@ def half_width(example: ExampleSlice) -> tuple[np.ndarray, str]:
         raise InputError(f"{example.method} claims no standard deviation of {example.volume}, so it has no interval")
     if math.isnan(example.level):
         return 2 * example.std, "2 std"
-    return NormalDist().inv_cdf((1 + example.level) / 2) * example.std, f"{100 * example.level:g} % interval"
+    return NormalDist().inv_cdf((1 + example.level) / 2) * example.std, f"the {100 * example.level:g} % interval"
 
 
 def outside(example: ExampleSlice) -> np.ndarray | None:
@@ -97,9 +97,9 @@ def uncertainty(examples: Mapping[str, ExampleSlice], title: str | None = None) 
         if missed is not None:
             marked.imshow(np.dstack([np.broadcast_to(_MISS, (*missed.shape, 3)), missed.astype(float)]))
         y += tall
-    color_bar(sheet, axes, (lefts[-1] + width + 0.07, top, 0.09, heights[0] - GAP), first.data_range)
+    color_bar(sheet, axes, (lefts[-1] + width + 0.07, top, 0.09, height), first.data_range)
     return sheet.figure
 
 
 def _note(example: ExampleSlice) -> str:
-    return f"claim: {half_width(example)[1]}; {share_outside(example) or ''}".rstrip("; ")
+    return share_outside(example) or f"claim: {half_width(example)[1]}"
