@@ -26,7 +26,7 @@ from PIL import Image
 
 from spinwarp.acquisition import Header
 from spinwarp.data.layout import write_volume
-from spinwarp.results import Row
+from spinwarp.results import Row, read_rows
 
 ROOT = Path(__file__).parents[2]
 TINY = [f"data.source.files.{key}={value}" for key, value in {
@@ -529,6 +529,52 @@ def test_evaluating_on_what_was_trained_on_warns(command: Command, trained: Path
     assert "trained on 2 of the 2 volumes that it is evaluated on" in done.out
     done = command("evaluate", *TINY, *overrides, "split=val", "out=unseen", "n_examples=0")
     assert "trained on" not in done.out
+
+
+# ------------------------------------------------------------------------------------------------ conformal=FOLDER
+
+CLAIMING = ["recon._target_=claiming.Claiming", "save_reconstructions=false"]
+
+
+def test_claims_are_scaled_by_the_calibration_of_another_split(
+    command: Command, measured: Path, tmp_path: Path
+) -> None:
+    done = command("evaluate", *TINY, *CLAIMING, "split=val", "out=val")
+    assert done.code == 0, done.err
+    assert (tmp_path / "val" / "calibration.json").exists()
+    conformal = ["conformal=val", "conformal_level=0.5"]  # a single volume promises half at most
+    done = command("evaluate", *TINY, *CLAIMING, *conformal, "out=test")
+    assert done.code == 0, done.err
+    assert "hold 50 % of the foreground, by 1 volumes of phantom" in done.out
+    assert "promise nothing" not in done.out and "says nothing" not in done.out
+    (row, _) = read_rows(tmp_path / "test" / "results.csv")
+    (plain,) = read_rows(tmp_path / "val" / "results.csv")
+    assert row.method == "zero_filled conformal" and row.coverage > plain.coverage
+    assert any(path.name.startswith("reliability") for path in (tmp_path / "test" / "figures").iterdir())
+    # what promises nothing is said
+    done = command("evaluate", *TINY, *CLAIMING, *conformal, "out=same", "split=val", "mask=random_4x")
+    assert "was calibrated on 1 volumes of phantom, mask equispaced_4x; on another data set or mask" in done.out
+    assert "calibrated on 1 of the 1 volumes that are evaluated (phantom_val_0000" in done.out
+    # and a file without a reference gets its intervals
+    done = command("reconstruct", f"input={measured}", CLAIMING[0], *conformal, "mask=equispaced_4x", "out=scan")
+    assert done.code == 0, done.err
+    with h5py.File(tmp_path / "scan" / measured.name) as file:
+        assert sorted(file) == ["half_width", "reconstruction", "std"]
+        assert file["half_width"].attrs["level"] == 0.5
+        # the half of a Gaussian lies within .6744898 deviations; float32
+        np.testing.assert_allclose(file["half_width"][()], 0.6744898 * file["std"][()], rtol=1e-6)
+
+
+def test_a_calibration_that_does_not_fit_ends_in_one_sentence(command: Command, tmp_path: Path) -> None:
+    assert command("evaluate", *TINY, *CLAIMING, "split=val", "out=val", "n_examples=0").code == 0
+    for overrides, message in [
+        (["conformal=nowhere"], "nowhere/calibration.json does not exist"),
+        (["conformal=val"], "a coverage of 0.9 takes 9 calibration volumes or more, got 1"),
+        (["conformal=val", "method=other"], "val/calibration.json calibrates the method zero_filled, not other"),
+        (["conformal=val", "conformal_level=90"], "conformal_level=90 is no coverage"),
+    ]:
+        assert message in command("evaluate", *TINY, *CLAIMING, *overrides, "out=test").sentence
+    assert not (tmp_path / "test" / "results.csv").exists()
 
 
 # ------------------------------------------------------------------------------------------------ reconstruct.py
