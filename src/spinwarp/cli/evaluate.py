@@ -40,13 +40,15 @@ def evaluate(config: DictConfig) -> float:
     data = build_data(config)
     reconstructor = instantiate(config.recon)
     record = getattr(reconstructor, "record", {})
+    name = config.method or record.get("name") or choices["recon"]
     if config.uncertainty:
         reconstructor = instantiate(config.uncertainty)(reconstructor, mask=data.eval_mask)
+        name = config.method or f"{name} {choices['uncertainty']}"  # its claims are not the method's own
     data.prepare_data()
     volumes = data.source.volumes(config.split)
     _warn_of_leaks(record, data.source.name, [v.name for v in volumes])
     protocol = Protocol(
-        method=config.method or record.get("name") or choices["recon"],
+        method=name,
         dataset=data.source.name,
         split=config.split,
         mask=choices["mask"],

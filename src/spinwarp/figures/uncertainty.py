@@ -15,7 +15,7 @@ from spinwarp.results import ExampleSlice
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_NAMES, _SCALE = 1.35, 0.66  # inches: the names of methods, the colour bar with its text
+_NAMES, _SCALE = 1.55, 0.66  # inches: the names of methods, the colour bar with its text
 _MISS = (1.0, 0.15, 0.1)  # colour of what lies outside
 
 
