@@ -6,6 +6,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from spinwarp.errors import InputError
+from spinwarp.models.allowance import allowance
 from spinwarp.models.norm_unet import NormUNet
 from spinwarp.models.unet import MagnitudeUNet
 from spinwarp.models.varnet import SensitivityNet, VarNet
@@ -26,11 +27,16 @@ def network_from_fastmri(state: State) -> nn.Module:
     state = {re.sub(r"^(varnet|unet)\.", "", name): value for name, value in state.items()}
     # the loss of a Lightning checkpoint carries a window
     state = {name: value for name, value in state.items() if not name.startswith("loss.")}
+    if empty := [name for name, value in state.items() if not value.numel()]:
+        raise InputError(f"the weights {empty[0][:80]} are empty; get the file again")
     try:
-        network = _varnet(state) if any(name.startswith("cascades.") for name in state) else _magnitude_unet(state)
+        with allowance(sum(value.numel() for value in state.values())):
+            network = _varnet(state) if any(name.startswith("cascades.") for name in state) else _magnitude_unet(state)
         network.load_state_dict({_our_name(name): value for name, value in _stack_steps(state).items()})
-    except (LookupError, RuntimeError) as error:
-        first = str(error).splitlines()[0]
+    except InputError:
+        raise
+    except (LookupError, RuntimeError, TypeError, ValueError, ArithmeticError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise InputError(
             f"these weights are neither fastMRI's U-Net nor its VarNet ({first}); for a checkpoint of spinwarp use "
             f"recon=checkpoint"

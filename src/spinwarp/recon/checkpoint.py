@@ -1,8 +1,8 @@
 """Trained networks from files: our own checkpoints and fastMRI's published weights."""
 
 import importlib
-import pickle
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -10,10 +10,14 @@ from typing import Any, TypeGuard
 import torch
 
 from spinwarp.errors import InputError
+from spinwarp.models.allowance import allowance
 from spinwarp.models.denoiser import Denoiser
 from spinwarp.models.fastmri_weights import network_from_fastmri
 from spinwarp.models.generator import ImageGenerator
 from spinwarp.recon.base import NetworkReconstructor
+
+_DEPTH = 32  # of lists and dictionaries in each other in the description of a network
+_LARGEST = 10_000  # whole number in it, unless a weight has a longer side
 
 
 class Checkpoint(NetworkReconstructor):
@@ -54,7 +58,12 @@ class FastMRIWeights(NetworkReconstructor):
         state = content.get("state_dict", content)
         if not _is_state(state):
             raise InputError(f"{path} holds no state dict: names and tensors are expected")
-        super().__init__(network_from_fastmri(state))
+        _check_finite(path, state)
+        try:
+            network = network_from_fastmri(state)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+        super().__init__(network)
 
 
 def load_end_to_end(path: str, trusted: Sequence[str] = ()) -> tuple[torch.nn.Module, dict[str, Any]]:
@@ -87,18 +96,26 @@ def load_network(path: str, trusted: Sequence[str] = ()) -> tuple[torch.nn.Modul
             f"{path} is not a checkpoint of spinwarp's train.py; for weights that fastMRI published use "
             f"recon=fastmri_weights"
         )
-    network = build_network(record["net"], ("spinwarp.models", *trusted))
-    if not isinstance(network, torch.nn.Module):
-        raise InputError(f"{path} does not say of what class its network is; train again with this version")
     # score models are used with the moving average of their weights
     prefix = "average." if any(k.startswith("average.") for k in state) else "net."
     weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    _check_finite(path, weights)
+    _check_numbers(path, record["net"], max((n for value in weights.values() for n in value.shape), default=0))
+    try:
+        with allowance(sum(value.numel() for value in weights.values())):
+            network = build_network(record["net"], ("spinwarp.models", *trusted))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    if not isinstance(network, torch.nn.Module):
+        raise InputError(f"{path} does not say of what class its network is; train again with this version")
     try:
         network.load_state_dict(weights)
+        if any(weights[name].is_complex() and not own.is_complex() for name, own in network.state_dict().items()):
+            raise RuntimeError("they are complex, and its are real")  # torch would drop the imaginary parts
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise InputError(f"the weights in {path} are those of another network than it describes: {reason}") from error
-    return network, record
+    return network, _checked(path, record)
 
 
 def load_plain(path: str) -> dict[str, Any]:
@@ -111,23 +128,74 @@ def load_plain(path: str) -> dict[str, Any]:
     if not path or not Path(path).is_file():
         raise InputError(f"there is no file {path!r}; give the weights as recon.path=FILE")
     try:
+        # torch packs nothing: an archive that unpacks to more than its own size was made to take memory
+        if zipfile.is_zipfile(path) and _unpacked_size(path) > 2 * Path(path).stat().st_size:
+            raise InputError(f"{path} is compressed, which torch.save does not do; get the file again")
         content = torch.load(path, map_location="cpu", weights_only=True)
-    # a damaged file can end in any of these, depending on where the damage is
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path} cannot be loaded as plain weights ({reason})") from error
+    except InputError:
+        raise
+    # where the damage is decides with what a reader of pickles ends
+    except Exception as error:
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise InputError(f"{path} cannot be loaded as plain weights ({reason}); get the file again") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a {type(content).__name__}; a dictionary of weights is expected")
     return content
 
 
+def _unpacked_size(path: str) -> int:
+    with zipfile.ZipFile(path) as archive:
+        return sum(member.file_size for member in archive.infolist())
+
+
 def _is_state(state: Any) -> TypeGuard[dict[str, torch.Tensor]]:
-    """Whether this is a state dict: names and tensors, at least one."""
+    """Whether this is a state dict: names and dense tensors that the file holds all numbers of, at least one."""
     return (
         isinstance(state, dict)
         and bool(state)
-        and all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items())
+        and all(isinstance(k, str) and isinstance(v, torch.Tensor) and _is_held(v) for k, v in state.items())
     )
+
+
+def _is_held(tensor: torch.Tensor) -> bool:
+    """Whether memory holds every number once; one number expanded to a huge shape takes none until it is used."""
+    dense = tensor.layout == torch.strided and tensor.device.type == "cpu"
+    return dense and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
+
+
+def _check_finite(path: str, weights: dict[str, torch.Tensor]) -> None:
+    for name, value in weights.items():
+        if not value.isfinite().all():
+            raise InputError(
+                f"{path} has NaN or infinite weights ({name[:80]}): its training failed; take another checkpoint"
+            )
+
+
+def _check_numbers(path: str, description: Any, largest: int) -> None:
+    """Refuse whole numbers that no network has with weights of this size, such as a billion levels."""
+    level = [description]
+    for _ in range(_DEPTH):
+        for value in level:
+            if isinstance(value, int) and abs(value) > max(largest, _LARGEST):
+                raise InputError(f"{path} describes a network with {value:.3g} of something; get the file again")
+        level = [v for value in level if isinstance(value, dict | list) for v in _values(value)]
+    if level:
+        raise InputError(f"{path} describes a network nested without end; get the file again")
+
+
+def _values(value: dict[Any, Any] | list[Any]) -> Collection[Any]:
+    return value.values() if isinstance(value, dict) else value
+
+
+def _checked(path: str, record: dict[str, Any]) -> dict[str, Any]:
+    """Return the record of a training if what others read of it is of the kind that they expect."""
+    trained_on = record.get("trained_on", {})
+    volumes = trained_on.get("volumes", []) if isinstance(trained_on, dict) else None
+    plain = isinstance(volumes, list) and all(isinstance(volume, str) for volume in volumes)
+    name = record.get("name", "")
+    if not (plain and isinstance(name, str) and not set(name) & set("/\\\n") and len(name) < 200):
+        raise InputError(f"{path} has a record of its training that train.py did not write; get the file again")
+    return record
 
 
 def build_network(config: Any, packages: Sequence[str]) -> Any:
@@ -150,8 +218,8 @@ def build_network(config: Any, packages: Sequence[str]) -> Any:
     module, _, name = str(target).rpartition(".")
     if not any(module == package or module.startswith(f"{package}.") for package in packages):
         raise InputError(
-            f"the checkpoint wants to build {target!r}, which is not in {', '.join(packages)}; if you trust it, name "
-            f"its package in recon.trusted"
+            f"the checkpoint wants to build {str(target)[:80]!r}, which is not in {', '.join(packages)}; if you "
+            f"trust it, name its package in recon.trusted"
         )
     try:
         cls = getattr(importlib.import_module(module), name)
@@ -160,7 +228,9 @@ def build_network(config: Any, packages: Sequence[str]) -> Any:
         return partial(cls, **arguments) if config.get("_partial_") else cls(**arguments)
     except InputError:
         raise
-    except (ImportError, AttributeError, TypeError, ValueError, RuntimeError) as error:
+    # the arguments are the file's, and a constructor may fail on wrong ones in any way
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"this version of spinwarp cannot build {target} as the checkpoint describes it: {error}"
+            f"this version of spinwarp cannot build {target} as the checkpoint describes it: {reason}"
         ) from error
