@@ -61,7 +61,7 @@ def train(config: DictConfig) -> float | None:
         for logger in loggers:
             logger.log_hyperparams(configuration.plain(config))
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=config.ckpt_path)
+        trainer.fit(module, datamodule=data, ckpt_path=config.ckpt_path, weights_only=True)
     except torch.cuda.OutOfMemoryError as error:
         raise InputError(
             "the GPU's memory is too small: lower data.batch_size, or use trainer.precision=bf16-mixed"
