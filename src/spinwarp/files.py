@@ -1,10 +1,12 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and files that others wrote."""
 
 import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from spinwarp.errors import InputError
 
 
 @contextmanager
@@ -20,3 +22,31 @@ def whole_file(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def reading(path: Path, kind: str, remedy: str = "repair or remove it") -> Iterator[None]:
+    """Turn whatever a reader of foreign files raises into one sentence that names the file.
+
+    Readers of images and arrays fail on damaged bytes in every way there is; only such a reader may stand in the block,
+    for an error of our own would pass as damage.
+
+    Parameters
+    ----------
+    path : what is read.
+    kind : what it should be, such as "picture".
+    remedy : what to do.
+
+    Raises
+    ------
+    InputError : if the block raises anything, running out of memory included.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        if not path.exists():
+            raise InputError(f"there is no file {path}") from error
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"{path} is not a whole {kind} ({reason}); {remedy}") from error

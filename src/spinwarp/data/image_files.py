@@ -2,6 +2,7 @@
 
 import importlib
 import itertools
+import math
 import re
 from dataclasses import dataclass
 from functools import lru_cache
@@ -9,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from spinwarp.errors import InputError
+from spinwarp.files import reading
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 _SUFFIXES = (*PICTURES, ".npy", ".nii", ".nii.gz", ".dcm")
+_LARGEST_RATIO = 1100  # of unpacked to packed bytes; deflate ends at 1032
 _PLANES = ("sagittal", "coronal", "axial")  # by the axis (right, anterior, superior) across the slices
 
 
@@ -61,8 +64,10 @@ def find_images(folder: Path) -> list[ImageVolume]:
     for path in paths:
         if path.suffix.lower() == ".dcm":
             header = _dicom(path, pixels=False)
-            key = (path.parent, str(header.SeriesInstanceUID))
-            series.setdefault(key, []).append((int(header.get("InstanceNumber") or 0), path))
+            with reading(path, "DICOM file"):
+                key = (path.parent, str(header.SeriesInstanceUID))
+                number = int(header.get("InstanceNumber") or 0)
+            series.setdefault(key, []).append((number, path))
         else:
             volumes.append(_volume(folder, path, (path,)))
     for slices in series.values():
@@ -88,11 +93,12 @@ def read_slice(volume: ImageVolume, index: int) -> np.ndarray:
         return _picture(path)
     if kind.endswith(".dcm"):
         header = _dicom(path, pixels=True)
-        slope, offset = float(header.get("RescaleSlope", 1)), float(header.get("RescaleIntercept", 0))
-        pixels = np.asarray(header.pixel_array)
+        with reading(path, "DICOM file"):
+            slope, offset = float(header.get("RescaleSlope", 1)), float(header.get("RescaleIntercept", 0))
+            pixels = np.asarray(header.pixel_array)
         return pixels if (slope, offset) == (1, 0) else pixels * slope + offset
     if kind.endswith(".npy"):
-        array = np.load(path, mmap_mode="r")
+        array = _array(path)
         return np.array(array if array.ndim == 2 else array[index])
     return _nifti_slice(path, index)
 
@@ -111,9 +117,7 @@ def _volume(folder: Path, path: Path, files: tuple[Path, ...]) -> ImageVolume:
     elif kind.endswith(".dcm"):
         geometry = _dicom_geometry(path, len(files))
     elif kind.endswith(".npy"):
-        shape = np.load(path, mmap_mode="r").shape
-        if len(shape) not in (2, 3):
-            raise InputError(f"{path} has shape {shape}; expected (h, w) or (slice, h, w)")
+        shape = _array(path).shape
         geometry = {"n_slices": shape[0] if len(shape) == 3 else 1, "size": shape[-2:]}
     else:
         geometry = _nifti_geometry(path)
@@ -127,23 +131,27 @@ def _volume(folder: Path, path: Path, files: tuple[Path, ...]) -> ImageVolume:
 
 
 def _opened(path: Path) -> Image.Image:
-    try:
+    with reading(path, "picture"):
         return Image.open(path)
-    except UnidentifiedImageError as error:
-        raise InputError(f"{path} is no readable picture; repair or remove it") from error
 
 
 def _picture(path: Path) -> np.ndarray:
-    with _opened(path) as picture:
-        try:
-            pixels = np.asarray(picture.convert("RGB") if picture.mode in ("P", "RGBA", "LA") else picture)
-        except OSError as error:
-            raise InputError(f"{path} cannot be decoded ({error}); repair or remove it") from error
+    with _opened(path) as picture, reading(path, "picture"):
+        pixels = np.asarray(picture.convert("RGB") if picture.mode in ("P", "RGBA", "LA") else picture)
     if pixels.ndim == 3:
         if (pixels != pixels[..., :1]).any():
             raise InputError(f"{path} is a colour picture; expected one magnitude value a pixel")
         pixels = pixels[..., 0]
     return pixels
+
+
+def _array(path: Path) -> np.ndarray:
+    with reading(path, ".npy file of numbers"):
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if not (isinstance(array, np.ndarray) and array.ndim in (2, 3) and array.size and array.dtype.kind in "biufc"):
+            found = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else "an archive"
+            raise InputError(f"{path} holds {found}; expected numbers (h, w) or (slice, h, w)")
+    return array
 
 
 def _extra(module: str, extra: str) -> Any:
@@ -157,14 +165,17 @@ def _extra(module: str, extra: str) -> Any:
 
 def _dicom(path: Path, pixels: bool) -> Any:
     pydicom = _extra("pydicom", "dicom")
-    try:
+    with reading(path, "DICOM file"):
         return pydicom.dcmread(path, stop_before_pixels=not pixels)
-    except pydicom.errors.InvalidDicomError as error:
-        raise InputError(f"{path} is no DICOM file; repair or remove it") from error
 
 
 def _dicom_geometry(path: Path, n_slices: int) -> dict[str, Any]:
     header = _dicom(path, pixels=False)
+    with reading(path, "DICOM file"):
+        return _dicom_fields(path, header, n_slices)
+
+
+def _dicom_fields(path: Path, header: Any, n_slices: int) -> dict[str, Any]:
     if int(header.get("NumberOfFrames", 1)) > 1 or int(header.get("SamplesPerPixel", 1)) > 1:
         raise InputError(f"{path} holds several frames or colours; expected one magnitude slice a DICOM file")
     geometry: dict[str, Any] = {"n_slices": n_slices, "size": (int(header.Rows), int(header.Columns))}
@@ -180,13 +191,16 @@ def _dicom_geometry(path: Path, n_slices: int) -> dict[str, Any]:
 def _nifti_axes(path: Path) -> tuple[Any, np.ndarray, int]:
     """Return the image, its orientation (axis and direction of each stored axis) and the stored axis across slices."""
     nibabel = _extra("nibabel", "nifti")
-    try:
+    with reading(path, "NIfTI file"):
         image = nibabel.squeeze_image(nibabel.load(path))
-    except nibabel.filebasedimages.ImageFileError as error:
-        raise InputError(f"{path} is no readable NIfTI file; repair or remove it") from error
-    if len(image.shape) != 3:
-        raise InputError(f"{path} has shape {image.shape}; expected one volume of three dimensions")
-    orientation = nibabel.io_orientation(image.affine)
+        n_bytes = math.prod(image.shape) * image.get_data_dtype().itemsize
+        if len(image.shape) != 3 or 0 in image.shape:
+            raise InputError(f"{path} has shape {image.shape}; expected one volume of three dimensions")
+        if n_bytes > path.stat().st_size * (_LARGEST_RATIO if path.suffix == ".gz" else 1):
+            raise InputError(f"{path} has shape {image.shape}, which is more than it holds; repair or remove it")
+        orientation = nibabel.io_orientation(image.affine)
+        if not np.isfinite(orientation).all():
+            raise InputError(f"{path} does not say along which axes it lies; repair its affine")
     # thick slices were acquired as such; with cubic voxels axial slices are taken
     zooms = np.round(image.header.get_zooms()[:3], 3)
     across = max(range(3), key=lambda axis: (zooms[axis], orientation[axis, 0]))
@@ -211,7 +225,8 @@ def _nifti_slice(path: Path, index: int) -> np.ndarray:
     data = _unpacked(path) if path.suffix == ".gz" else image.dataobj
     if orientation[across, 1] < 0:
         index = image.shape[across] - 1 - index
-    plane = np.asarray(data[tuple(index if axis == across else slice(None) for axis in range(3))])
+    with reading(path, "NIfTI file"):
+        plane = np.asarray(data[tuple(index if axis == across else slice(None) for axis in range(3))])
     left = [axis for axis in range(3) if axis != across]
     plane = plane[tuple(slice(None, None, int(orientation[axis, 1])) for axis in left)]
     if orientation[left[0], 0] < orientation[left[1], 0]:
@@ -222,4 +237,5 @@ def _nifti_slice(path: Path, index: int) -> np.ndarray:
 @lru_cache(maxsize=2)
 def _unpacked(path: Path) -> np.ndarray:
     # a slice of a compressed file costs the whole file, so neighbouring reads share it
-    return np.asarray(_nifti_axes(path)[0].dataobj)
+    with reading(path, "NIfTI file"):
+        return np.asarray(_nifti_axes(path)[0].dataobj)

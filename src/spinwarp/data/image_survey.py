@@ -66,10 +66,15 @@ def with_orientation(folder: Path, volumes: list[ImageVolume]) -> list[ImageVolu
     with path.open(newline="") as file:
         try:
             runs = [(int(r["first"]), int(r["last"]), r["orientation"]) for r in csv.DictReader(file, delimiter="\t")]
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, csv.Error) as error:
             raise InputError(f"{path} must have the columns first, last and orientation, tabs between them") from error
-    table = {number: orientation for first, last, orientation in runs for number in range(first, last + 1)}
-    return [v if v.number is None else replace(v, orientation=table.get(v.number, v.orientation)) for v in volumes]
+
+    def told(volume: ImageVolume) -> str | None:
+        number = -1 if volume.number is None else volume.number
+        # of runs that overlap the last one counts
+        return next((name for first, last, name in reversed(runs) if first <= number <= last), volume.orientation)
+
+    return [v if v.number is None else replace(v, orientation=told(v)) for v in volumes]
 
 
 def has_empty_border(image: np.ndarray) -> bool:

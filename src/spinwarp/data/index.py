@@ -8,19 +8,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from xml.etree import ElementTree
 
 import h5py
 import numpy as np
 
 from spinwarp.acquisition import Header
+from spinwarp.data.ismrmrd import LONGEST, Geometry, geometry
 from spinwarp.errors import InputError
 from spinwarp.files import whole_file
 
 log = logging.getLogger(__name__)
 _VERSION = 1  # raise it when scan() reads something else
 _TARGETS = ("reconstruction_rss", "reconstruction_esc")
-_XML = {"i": "http://www.ismrm.org/ISMRMRD"}
+_LARGEST_RATIO = 1100  # of declared to stored bytes; deflate, which packs tightest, ends at 1032
 
 
 @dataclass(frozen=True)
@@ -76,16 +76,18 @@ def open_volume(path: Path) -> Iterator[h5py.File]:
     try:
         with h5py.File(path, "r") as file:
             if not isinstance(file.get("kspace"), h5py.Dataset):
-                names = ", ".join(file) or "nothing"
+                names = ", ".join(file)[:200] or "nothing"
                 raise InputError(f"{path} has no dataset 'kspace' (it has {names}); the fastMRI layout is expected")
             yield file
     except InputError:
         raise
     # h5py tells of damaged metadata with many kinds of errors
-    except (OSError, LookupError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+    except (
+        OSError, LookupError, RuntimeError, TypeError, ValueError, AttributeError, ArithmeticError, MemoryError
+    ) as error:
         if not path.exists():
             raise InputError(f"there is no file {path}") from error
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path} is truncated or not HDF5 ({reason}); copy or download it again") from error
 
 
@@ -100,31 +102,36 @@ def scan(path: Path, provenance: str) -> Entry:
                 f"expected"
             )
         n_slices, n_coils, (h, w) = shape[0], shape[1] if len(shape) == 4 else 1, shape[-2:]
-        attributes = dict(file.attrs)
+        _check_stored(path, file["kspace"])
         target = next((name for name in _TARGETS if name in file), None)
+        if target:
+            _check_target(path, file[target], shape)
         target_shape = file[target].shape[-2:] if target else (h, w)
-        if target and (file[target].shape[0] != n_slices or target_shape[0] > h or target_shape[1] > w):
-            raise InputError(f"{path}: {target} {file[target].shape} does not fit k-space {shape}")
-        data_range = attributes.get("max")
+        data_range = _attribute(path, file, "max", float)
         if data_range is None:
             data_range = max((float(image[()].max()) for image in file[target]), default=0.0) if target else 1.0
-        data_range = float(data_range)
         if not (np.isfinite(data_range) and data_range > 0):
             raise InputError(f"{path}: the largest value of its target ('max') is {data_range:g}; remove the file")
-        xml = file["ismrmrd_header"][()] if "ismrmrd_header" in file else None
-    size, columns, voxel = _ismrmrd(path, xml, (h, w))
-    if "padding_left" in attributes and "padding_right" in attributes:
-        columns = int(attributes["padding_left"]), int(attributes["padding_right"])
+        padding = _attribute(path, file, "padding_left", int), _attribute(path, file, "padding_right", int)
+        stated, orientation, contrast = (_text(file, name) for name in ("provenance", "orientation", "acquisition"))
+        told = Geometry()
+        if "ismrmrd_header" in file:
+            dataset = file["ismrmrd_header"]
+            scalar = isinstance(dataset, h5py.Dataset) and dataset.shape in ((), (1,)) and dataset.nbytes <= LONGEST
+            told = geometry(path, np.asarray(dataset[()]).item() if scalar else None, (h, w))
+    columns = told.columns
+    if padding[0] is not None and padding[1] is not None:
+        columns = int(padding[0]), int(padding[1])
     if columns is not None and not 0 <= columns[0] < columns[1] <= w:
         raise InputError(f"{path}: acquired columns {columns[0]}..{columns[1]} lie outside its {w} columns of k-space")
     header = Header(
-        provenance=str(attributes.get("provenance", provenance)),
+        provenance=stated or provenance,
         source=path.name,
-        reconstruction_size=(int(target_shape[0]), int(target_shape[1])) if target else size,
+        reconstruction_size=(int(target_shape[0]), int(target_shape[1])) if target else told.size,
         acquired_columns=columns,
-        voxel_size=voxel,
-        orientation=str(attributes.get("orientation", "")) or None,
-        contrast=str(attributes.get("acquisition", "")) or None,
+        voxel_size=told.voxel_size,
+        orientation=orientation or None,
+        contrast=contrast or None,
     )
     th, tw = header.reconstruction_size or (h, w)
     shape5 = (int(n_coils), int(h), int(w), int(th), int(tw))
@@ -139,35 +146,39 @@ def scan(path: Path, provenance: str) -> Entry:
     )
 
 
-def _ismrmrd(
-    path: Path, xml: bytes | None, shape: tuple[int, int]
-) -> tuple[tuple[int, int] | None, tuple[int, int] | None, tuple[float, float, float] | None]:
-    """Reconstruction size, acquired columns and voxel size of the ISMRMRD header, as fastMRI's reader takes them."""
-    if xml is None:
-        return None, None, None
-    try:
-        root = ElementTree.fromstring(xml)
+def _check_target(path: Path, target: h5py.Dataset | h5py.Group, shape: tuple[int, ...]) -> None:
+    found = getattr(target, "shape", None)
+    fits = found is not None and len(found) == 3 and found[0] == shape[0] and 0 not in found
+    if not found or not (fits and found[1] <= shape[-2] and found[2] <= shape[-1] and target.dtype.kind in "iuf"):
+        raise InputError(f"{path}: {target.name[1:]} {found} does not fit k-space {shape}; it is (slice, h, w) and real")
+    _check_stored(path, target)
 
-        def number(where: str) -> float:
-            text = root.findtext("i:encoding/" + "/".join(f"i:{tag}" for tag in where.split("/")), namespaces=_XML)
-            return float(text or "")
 
-        size = int(number("reconSpace/matrixSize/x")), int(number("reconSpace/matrixSize/y"))
-        voxel = tuple(
-            number(f"reconSpace/fieldOfView_mm/{axis}") / number(f"reconSpace/matrixSize/{axis}") for axis in "xyz"
+def _check_stored(path: Path, dataset: h5py.Dataset) -> None:
+    """Refuse a data set that claims to hold more than can be in the file: its shape would be believed as memory."""
+    stored = dataset.id.get_storage_size()
+    if dataset.nbytes > _LARGEST_RATIO * stored and not dataset.is_virtual:
+        raise InputError(
+            f"{path}: {dataset.name[1:]} has shape {dataset.shape}, {dataset.nbytes / 1e9:.3g} GB, but only "
+            f"{stored} bytes are stored; it is unfinished or damaged, copy or make it again"
         )
-        encoded = int(number("encodedSpace/matrixSize/y"))
-        center = int(number("encodingLimits/kspace_encoding_step_1/center"))
-        maximum = int(number("encodingLimits/kspace_encoding_step_1/maximum"))
-    except (ElementTree.ParseError, ValueError, ZeroDivisionError) as error:
-        raise InputError(f"{path}: its ISMRMRD header cannot be read ({error})") from error
-    first = encoded // 2 - center
-    columns = (first, first + maximum + 1) if encoded == shape[1] else None
-    return (
-        (min(size[0], shape[0]), min(size[1], shape[1])),
-        columns,
-        (voxel[0], voxel[1], voxel[2]) if all(voxel) else None,
-    )
+
+
+def _attribute(path: Path, file: h5py.File, name: str, kind: type[float] | type[int]) -> float | None:
+    """Return an attribute that must be one number, None where it is absent."""
+    if name not in file.attrs:
+        return None
+    value = file.attrs[name]
+    number = np.asarray(value)
+    if number.size != 1 or number.dtype.kind not in "iuf" or not np.isfinite(number).all():
+        raise InputError(f"{path}: its attribute {name!r} is {str(value)[:60]!r}, expected a number; repair or remove it")
+    return kind(number.item())
+
+
+def _text(file: h5py.File, name: str) -> str:
+    """Return an attribute that must be a text, an empty one where it is absent or something else."""
+    value = file.attrs.get(name, "")
+    return value[:200] if isinstance(value, str) else ""
 
 
 def _cache_path(paths: list[Path], provenance: str) -> Path:
@@ -181,9 +192,11 @@ def _load_index(cache: Path) -> dict[Path, Entry]:
     try:
         stored = json.loads(cache.read_text())
         entries = {Path(p): Entry(**{**e, "shape": tuple(e["shape"])}) for p, e in stored.items()}
+        for entry in entries.values():
+            _ = entry.header, entry.n_slices + sum(entry.shape) + entry.mtime_ns + entry.size, float(entry.data_range)
     except FileNotFoundError:
         return {}
-    except (ValueError, TypeError, KeyError, AttributeError, OSError):
+    except (ValueError, TypeError, KeyError, AttributeError, OSError, RecursionError):
         log.warning("the index %s cannot be read and is made anew", cache)
         return {}
     return entries

@@ -9,6 +9,7 @@ import torch
 from spinwarp.acquisition import Acquisition, Example, Header
 from spinwarp.data.index import open_volume, scan
 from spinwarp.errors import InputError
+from spinwarp.files import reading
 
 
 class Measurement:
@@ -77,10 +78,8 @@ class Measurement:
         """The file as (slice, coil, h, w), mapped and not read."""
         if not self.path.is_file():
             raise InputError(f"there is no file {self.path}")
-        try:
+        with reading(self.path, ".npy file of numbers"):
             array = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError, OSError) as error:
-            raise InputError(f"{self.path} is not a whole .npy file of numbers ({error})") from error
         if not isinstance(array, np.ndarray):
             raise InputError(f"{self.path} is an archive of arrays (.npz); save the k-space alone as .npy")
         if not np.iscomplexobj(array) or not 2 <= array.ndim <= 4 or 0 in array.shape:

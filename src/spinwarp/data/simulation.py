@@ -12,6 +12,7 @@ from scipy.io import loadmat
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 from spinwarp.errors import InputError
+from spinwarp.files import reading
 from spinwarp.fourier import fftc
 
 _SEGMENTS = 24
@@ -208,13 +209,13 @@ def _normalise(maps: np.ndarray) -> np.ndarray:
 def _read_maps(path: Path) -> np.ndarray:
     if not path.is_file():
         raise InputError(f"there is no file of coil sensitivities at {path}; give the path of a .mat file")
-    try:
+    with reading(path, "MATLAB file up to version 7.2"):
         variables = loadmat(path)
-    except (ValueError, NotImplementedError, TypeError, OSError) as error:
-        raise InputError(f"{path} cannot be read as a MATLAB file up to version 7.2: {error}") from error
     for value in variables.values():
         array = np.squeeze(value) if isinstance(value, np.ndarray) else np.empty(0)
         if array.ndim == 3 and np.iscomplexobj(array):
+            if not array.size or not np.isfinite(array).all() or not (array != 0).any(-1).all():
+                raise InputError(f"{path} has sensitivities that are not finite, or zero in every coil; repair it")
             return np.moveaxis(array, -1, 0).astype(np.complex64)
-    found = ", ".join(f"{k} {v.shape}" for k, v in variables.items() if isinstance(v, np.ndarray)) or "no array"
+    found = ", ".join(f"{k} {v.shape}" for k, v in variables.items() if isinstance(v, np.ndarray))[:300] or "no array"
     raise InputError(f"{path} holds {found}; expected a complex array of coil sensitivities (h, w, coil)")

@@ -30,8 +30,8 @@ def allowance(n_elements: int) -> Iterator[None]:
         built += 0 if parameter is None else parameter.numel()
         if built > 2 * n_elements:
             raise InputError(
-                f"the network that is described has more than the {n_elements} parameters of the weights (at "
-                f"{name!r}); the file was put together from two, get it again"
+                f"the weights are those of another network than it describes, which has more than their {n_elements} "
+                f"parameters (at {name!r})"
             )
 
     handle = nn.modules.module.register_module_parameter_registration_hook(count)

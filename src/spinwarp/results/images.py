@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 
 from spinwarp.errors import InputError
-from spinwarp.files import whole_file
+from spinwarp.files import reading, whole_file
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,13 +124,10 @@ def read_examples(path: Path) -> list[ExampleSlice]:
     """
     if not path.is_file():
         raise InputError(f"{path} does not exist; evaluate.py writes it, give the folder of a finished run")
-    try:
-        with h5py.File(path, "r") as file:
-            groups: list[h5py.Group] = []
-            file.visititems(lambda _, item: groups.append(item) if "reconstruction" in _members(item) else None)
-            examples = [_read_example(group) for group in groups]
-    except (OSError, KeyError, ValueError) as error:
-        raise InputError(f"{path} is not a whole file of example slices ({error}); evaluate again") from error
+    with reading(path, "file of example slices", "evaluate again"), h5py.File(path, "r") as file:
+        groups: list[h5py.Group] = []
+        file.visititems(lambda _, item: groups.append(item) if "reconstruction" in _members(item) else None)
+        examples = [_read_example(group) for group in groups]
     return sorted(examples, key=lambda e: (e.volume, e.slice))
 
 
@@ -142,7 +139,16 @@ def _read_example(group: h5py.Group) -> ExampleSlice:
     volume, index = group.name.strip("/").rsplit("/", 1)
     attributes = {name: group.attrs[name] for name in _EXAMPLE_ATTRIBUTES}
     values: dict[str, Any] = {k: v if isinstance(v, str) else float(v) for k, v in attributes.items()}
-    optional = {name: group[name][()] for name in ("std", "mask", "foreground") if name in group}
+    optional: dict[str, Any] = {n: _plane(group[n]) for n in ("std", "mask", "foreground") if n in group}
     values["level"] = float(group.attrs.get("level", math.nan))
-    images = {name: group[name][()] for name in ("target", "reconstruction")}
+    images: dict[str, Any] = {name: _plane(group[name]) for name in ("target", "reconstruction")}
+    if len({image.shape for name, image in {**images, **optional}.items() if name != "mask"}) > 1:
+        raise ValueError(f"the images of {group.name} differ in shape")
     return ExampleSlice(volume=volume, slice=int(index), **images, **values, **optional)
+
+
+def _plane(dataset: h5py.Dataset) -> np.ndarray:
+    # deflate packs a thousandfold at most, so that more was never written
+    if dataset.ndim != 2 or dataset.dtype.kind not in "bf" or dataset.nbytes > 1100 * dataset.id.get_storage_size():
+        raise ValueError(f"{dataset.name} is {dataset.dtype} of shape {dataset.shape}")
+    return np.asarray(dataset[()])

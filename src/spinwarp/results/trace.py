@@ -55,4 +55,6 @@ def read_trace(path: Path) -> list[TraceRow]:
             lines = list(csv.DictReader(stream))
             return [TraceRow(**{name: kind(line[name]) for name, kind in kinds.items()}) for line in lines]  # type: ignore[operator]
     except (OSError, UnicodeDecodeError, csv.Error, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is no table of iterations ({error}); expected what write_trace wrote") from error
+        raise InputError(
+            f"{path} is no table of iterations ({str(error)[:200]}); expected what write_trace wrote"
+        ) from error
