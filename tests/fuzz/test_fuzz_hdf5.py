@@ -62,7 +62,9 @@ FLIPS = """
 import json, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
+import hostile
 from hostile import Cases
+hostile.LARGEST = 4_000_000  # kB that the library takes for a text whose length was flipped
 import test_fuzz_hdf5 as fuzz
 path, whole, log = Path(sys.argv[2]), Path(sys.argv[3]).read_bytes(), open(sys.argv[4], "a", buffering=1)
 for at, bit in json.loads(sys.argv[5]):
@@ -86,7 +88,7 @@ def test_a_flipped_bit_is_read_past_or_refused(tmp_path: Path) -> None:
     folder, log = tmp_path / "flipped", tmp_path / "log"
     folder.mkdir()
     rng = random.Random(0)
-    todo = [(rng.randrange(size), rng.randrange(8)) for _ in range(500)]
+    todo = [(rng.randrange(size), rng.randrange(8)) for _ in range(250)]
     crashes: list[str] = []
     while todo:
         arguments = [str(Path(__file__).parent), str(folder / "flip.h5"), str(whole), str(log), json.dumps(todo)]
@@ -104,7 +106,7 @@ def test_a_flipped_bit_is_read_past_or_refused(tmp_path: Path) -> None:
     if crashes:
         counts["HDF5 with flipped bits on which the library itself fails"] += len(crashes)
     assert [failure for failures, _ in results for failure in failures] == []
-    assert len(results) + len(crashes) == 500
+    assert len(results) + len(crashes) == 250
     assert len(crashes) <= 5, crashes
 
 
@@ -148,7 +150,7 @@ def test_wrong_kinds_shapes_and_members_are_refused(tmp_path: Path) -> None:
             )  # fmt: skip
     links: dict[str, Callable[[h5py.File], Any]] = {
         "a group": lambda f: f.create_group("kspace"),
-        "nothing": lambda f: None,
+        "nothing": lambda f: len(f),
         "null": lambda f: f.create_dataset("kspace", dtype="c8", shape=None, data=h5py.Empty("c8")),
         "a type": lambda f: f.__setitem__("kspace", np.dtype("c8")),
         "itself": lambda f: f.__setitem__("kspace", h5py.SoftLink("/kspace")),
@@ -255,7 +257,8 @@ def test_headers_that_bomb_or_lie_are_refused(tmp_path: Path) -> None:
     bad: list[Any] = [
         d + good.replace("<encoding>", f"<a>{b}</a><encoding>") for d in doctypes for b in bodies
     ] + [
-        "", " ", "text", "<a>", "<a/>", "</a>", "<ismrmrdHeader/>", b"\0" * 100, b"\xff\xfe<\0a\0", b"\xef\xbb\xbf", "<a>" * 50_000,
+        "", " ", "text", "<a>", "<a/>", "</a>", "<ismrmrdHeader/>", b"\0" * 100, b"\xff\xfe<\0a\0", b"\xef\xbb\xbf",
+        "<a>" * 50_000,
         good[:-5], good + good, good.replace("ismrm", "ismmr"), good.replace("<encoding>", "<encoding>&undefined;"),
         "<?xml version='1.0' encoding='no-such'?>" + good, "<?xml version='1.0' encoding='utf-16'?>" + good,
     ]  # fmt: skip

@@ -10,11 +10,20 @@ from spinwarp.cli import configuration
 from spinwarp.cli.train import build_data
 
 log = logging.getLogger("spinwarp")
+KINDS = {
+    "split": str,
+    "method": str | None,
+    "out": str | None,
+    "n_examples": int,
+    "save_reconstructions": bool,
+    "device": str,
+    "seed": int,
+}
 
 
 def main() -> None:
     """Entry point of ``spinwarp-evaluate``."""
-    configuration.run("evaluate", evaluate)
+    configuration.run("evaluate", evaluate, KINDS)
 
 
 def evaluate(config: DictConfig) -> float:

@@ -8,11 +8,20 @@ from omegaconf import DictConfig
 from spinwarp.cli import configuration
 
 log = logging.getLogger("spinwarp")
+KINDS = {
+    "input": str | None,
+    "slices": list[int] | None,
+    "batch_size": int,
+    "maps": str,
+    "out": str | None,
+    "device": str,
+    "seed": int,
+}
 
 
 def main() -> None:
     """Entry point of ``spinwarp-reconstruct``."""
-    configuration.run("reconstruct", reconstruct)
+    configuration.run("reconstruct", reconstruct, KINDS)
 
 
 def reconstruct(config: DictConfig) -> None:

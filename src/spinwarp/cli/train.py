@@ -18,7 +18,7 @@ log = logging.getLogger("spinwarp")
 
 def main() -> None:
     """Entry point of ``spinwarp-train``."""
-    configuration.run("train", train)
+    configuration.run("train", train, {"seed": int, "ckpt_path": str | None})
 
 
 def train(config: DictConfig) -> float | None:

@@ -1,0 +1,91 @@
+"""One sentence for each thing that Hydra refuses: what was misspelt, and the nearest correct names."""
+
+import argparse
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import InstantiationException, MissingConfigException, OverrideParseException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+
+def sentence(error: BaseException, folder: Path, name: str, arguments: Sequence[str]) -> str:
+    """Say in one sentence what Hydra tells in several lines.
+
+    Parameters
+    ----------
+    error : what Hydra raised while it composed the configuration ``name`` of ``folder``.
+    arguments : of the command line.
+    """
+    text = str(error)
+    if isinstance(error, OverrideParseException):
+        return f"{error.override!r} cannot be read: give KEY=VALUE, and quote a value with commas or brackets"
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        if group:
+            return f"{group}={option} is no option of {group}; {_nearest(option, error.options)}"
+    if found := re.search(r"Could not (?:override|append to config|delete from config)[^']*'([^']+)'", text):
+        key = found[1].partition("=")[0].lstrip("+~")
+        return f"there is no key {key}; {_nearest(key, list(_known(folder, name, arguments, key)))}"
+    if isinstance(error, OmegaConfBaseException) or isinstance(error.__cause__, OmegaConfBaseException):
+        cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
+        key = getattr(cause, "full_key", None)
+        reason = str(getattr(cause, "msg", None) or cause).splitlines()[0]
+        return f"{key} cannot be set so: {reason}" if key else reason
+    return " ".join(text.split())[:400]
+
+
+def instantiation(error: InstantiationException) -> str:
+    """Say what could not be built, and why."""
+    text = str(error)
+    target = re.search(r"(?:call to|locating) (?:target )?'([^']+)'", text)
+    key = re.search(r"full_key: (\S+)", text)
+    cause = error.__cause__ or error
+    reason = " ".join(str(cause).split())[:300]
+    where = f"{key[1]} " if key else ""
+    return f"{where}cannot be built as {target[1] if target else 'configured'}: {reason}"
+
+
+def _known(folder: Path, name: str, arguments: Sequence[str], wrong: str) -> Iterator[str]:
+    """Yield the groups and keys that there are without the override that is wrong; none if others are wrong too."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--config-dir", "-cd")
+    options, rest = parser.parse_known_args(list(arguments))
+    overrides = [a for a in rest if "=" in a and not a.startswith("-") and a.partition("=")[0].lstrip("+~") != wrong]
+    if options.config_dir:
+        overrides.append(f"hydra.searchpath=[file://{Path(options.config_dir).resolve()}]")
+    GlobalHydra.instance().clear()
+    yield from (path.name for path in folder.iterdir() if path.is_dir())
+    try:
+        with initialize_config_dir(str(folder), version_base="1.3"):
+            # of several values of a sweep the first will do
+            first = [o if "[" in o else o.split(",")[0] for o in overrides]
+            yield from _keys(OmegaConf.to_container(compose(name, first, return_hydra_config=True)))
+    except Exception:
+        return
+
+
+def _keys(config: Any, prefix: str = "") -> Iterator[str]:
+    for key, value in config.items() if isinstance(config, dict) else ():
+        yield f"{prefix}{key}"
+        yield from _keys(value, f"{prefix}{key}.")
+
+
+def _nearest(word: str, names: Sequence[str]) -> str:
+    """Say which names come nearest; a name counts as a whole and by its last part, which may stand elsewhere."""
+    last = word.rpartition(".")[2]
+
+    def likeness(name: str) -> float:
+        parts = (word, name), (last, name.rpartition(".")[2])
+        return sum(difflib.SequenceMatcher(None, one, other).ratio() for one, other in parts) / 2
+
+    ranked = sorted(((likeness(name), name) for name in set(names)), key=lambda pair: (-pair[0], pair[1]))
+    if near := [name for score, name in ranked[:3] if score > max(0.6, ranked[0][0] - 0.05)]:
+        return f"did you mean {' or '.join(near)}?"
+    siblings = [name for name in sorted(set(names)) if name.rpartition(".")[0] == word.rpartition(".")[0]]
+    return f"choose from {', '.join(siblings[:30])}" if siblings else "look at --cfg job for those that there are"
