@@ -25,8 +25,9 @@ LAYERS = (
     {"acquisition", "fourier", "channels"},
     {"errors", "files", "progress"},
 )
-# neighbours of one layer that may meet all the same: the SSIM loss is the SSIM metric
-SAME_LAYER = {("losses", "metrics")}
+# neighbours of one layer that may meet all the same: the SSIM loss is the SSIM metric, a file that cannot be read is an
+# error of the input
+SAME_LAYER = {("losses", "metrics"), ("files", "errors")}
 # units that may use less than what lies below them
 ONLY = {
     "data": {"acquisition", "fourier", "masks", "coils", "errors", "files"},

@@ -128,7 +128,8 @@ CALLS = [
     "data.source.snr=2", "hydra.run.dri=x", "model unet", "trainer.devices=[", "seed=abc", "model.net=3",
     "model.optimizer.lr=abc", "model.loss=null", "+model.net.foo=3", "seed=${nothing}",
     "model._target_=spinwarp.nowhere.Net", "model._target_=nowhere", "data.source.files.root=null", "~model.nett",
-    "+mask.x=3", "model.net._target_=", "--config-dir=nowhere", "--experimental-rerun=job.pickle", "--exp=job.pickle", "a=b=c", "=", "model@x=unet", "seed=nan", "mask=3",
+    "+mask.x=3", "model.net._target_=", "--config-dir=nowhere", "--experimental-rerun=job.pickle", "--exp=job.pickle",
+    "a=b=c", "=", "model@x=unet", "seed=nan", "mask=3",
 ]  # fmt: skip
 
 

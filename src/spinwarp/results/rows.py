@@ -113,7 +113,7 @@ def read_rows(path: Path) -> list[Row]:
                 values[f.name] = _as(f.type, line[f.name])
             except (TypeError, ValueError):
                 kind = "a whole number" if f.type is int else "a number" if f.type is float else "text"
-                found = f"{f.name} is {str(line[f.name])[:60]!r}, expected {kind}"
+                found = f"{f.name} is {repr(line[f.name])[:60]}, expected {kind}"
                 raise InputError(f"line {number} of {path}: {found}; evaluate again") from None
         rows.append(Row(**values))
     return rows
