@@ -154,9 +154,9 @@ def test_one_network_serves_all_unrolls() -> None:
 
 def test_recomputing_the_features_changes_neither_image_nor_gradient(make_acquisition) -> None:
     acquisition, results = make_acquisition(), []
-    for recompute in (False, True):
+    for checkpoint in (False, True):
         torch.manual_seed(0)
-        network = MoDL(SMALL, n_unrolls=3, cg_iterations=4, recompute=recompute)
+        network = MoDL(SMALL, n_unrolls=3, cg_iterations=4, checkpoint=checkpoint)
         image = network(acquisition)
         image.abs().square().sum().backward()
         results.append([image.detach(), *(p.grad for p in network.parameters())])

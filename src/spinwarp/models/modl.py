@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint as recomputed
 
 from spinwarp.acquisition import Acquisition
 from spinwarp.errors import InputError
@@ -28,7 +28,7 @@ class MoDL(nn.Module):
     n_unrolls : how often denoiser and data consistency take turns.
     cg_iterations : conjugate gradients of each data consistency.
     weight : lambda at the start of training, positive; it is learned, as its logarithm.
-    recompute : keep no features of the network for the backward pass, compute them again: memory for one unroll
+    checkpoint : keep no features of the network for the backward pass, compute them again: memory for one unroll
         instead of ``n_unrolls``, a third more time.
 
     Raises
@@ -46,7 +46,7 @@ class MoDL(nn.Module):
         n_unrolls: int = 10,
         cg_iterations: int = 10,
         weight: float = 0.05,
-        recompute: bool = False,
+        checkpoint: bool = False,
     ) -> None:
         super().__init__()
         if n_unrolls < 1 or cg_iterations < 1:
@@ -57,7 +57,7 @@ class MoDL(nn.Module):
         self.n_unrolls = n_unrolls
         self.cg_iterations = cg_iterations
         self.log_weight = nn.Parameter(torch.tensor(math.log(weight)))
-        self.recompute = recompute
+        self.checkpoint = checkpoint
 
     def forward(self, acquisition: Acquisition) -> Tensor:
         """Return the image ``(batch, h, w)`` complex.
@@ -82,8 +82,8 @@ class MoDL(nn.Module):
 
     def _residual(self, image: Tensor) -> Tensor:
         """What the network adds to ``(batch, h, w)``."""
-        if self.recompute and torch.is_grad_enabled():
-            residual: Tensor = checkpoint(self.regulariser, image[:, None], use_reentrant=False)
+        if self.checkpoint and torch.is_grad_enabled():
+            residual: Tensor = recomputed(self.regulariser, image[:, None], use_reentrant=False)
         else:
             residual = self.regulariser(image[:, None])
         return residual[:, 0]

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as recomputed
 
 from spinwarp.acquisition import Acquisition, acs_columns
 from spinwarp.coils import combine, root_sum_of_squares
@@ -30,6 +32,9 @@ class VarNet(nn.Module):
     n_cascades : number of cascades.
     sensitivity : makes the network that estimates coil maps; None: the maps come with the acquisition.
     update_domain : ``kspace`` or ``image``.
+    checkpoint : keep nothing of a cascade but its input for the backward pass and compute the rest again, as that of
+        the maps: memory for one cascade instead of ``n_cascades``, a third more time, the same numbers (Chen et al.,
+        "Training deep nets with sublinear memory cost", arXiv 1604.06174).
 
     Raises
     ------
@@ -47,6 +52,7 @@ class VarNet(nn.Module):
         n_cascades: int = 12,
         sensitivity: Callable[[], nn.Module] | None = None,
         update_domain: str = "kspace",
+        checkpoint: bool = False,
     ) -> None:
         super().__init__()
         if update_domain not in DOMAINS:
@@ -54,6 +60,7 @@ class VarNet(nn.Module):
         if n_cascades < 1:
             raise InputError(f"a VarNet has at least one cascade; got n_cascades={n_cascades}")
         self.update_domain = update_domain
+        self.checkpoint = checkpoint
         self.sensitivity = sensitivity() if sensitivity is not None else None
         self.regularisers = nn.ModuleList(regulariser() for _ in range(n_cascades))
         self.steps = nn.Parameter(torch.ones(n_cascades))
@@ -72,11 +79,16 @@ class VarNet(nn.Module):
         dims = (-1,) if line_mask else (-2, -1)
         measured = ifftc(acquisition.kspace, dims=(-2,)) if line_mask else acquisition.kspace
         maps = self._maps(acquisition, measured, dims)
-        kspace = measured
-        for regularise, step in zip(self.regularisers, self.steps, strict=True):
+
+        def cascade(regularise: nn.Module, step: Tensor, kspace: Tensor) -> Tensor:
             prior = regularise(reduce(ifftc(kspace, dims), maps)[:, None])[:, 0]
             consistency = (kspace - measured) * (step * mask)
-            kspace = kspace - consistency - fftc(expand(prior, maps), dims)
+            # in place: a step needs neither difference for its gradient
+            return (kspace - consistency).sub_(fftc(expand(prior, maps), dims))
+
+        kspace = measured
+        for regularise, step in zip(self.regularisers, self.steps, strict=True):
+            kspace = self._checkpointed(cascade, regularise, step, kspace)
         # learned maps have a phase of their own; the image's is relative to the maps that came with the data
         return combine(ifftc(kspace, dims), acquisition.maps)
 
@@ -86,19 +98,28 @@ class VarNet(nn.Module):
             Acquisition(kspace=acquisition.kspace, mask=acquisition.mask, maps=maps, headers=acquisition.headers)
         )
         backprojection = operator.adjoint(acquisition.kspace)
+
+        def cascade(regularise: nn.Module, step: Tensor, image: Tensor) -> Tensor:
+            prior: Tensor = regularise(image[:, None])[:, 0]
+            return image - step * (operator.normal(image) - backprojection) + prior
+
         # the step from a blank image, where a network that normalises its input would have nothing to see
         image = backprojection
         for regularise, step in zip(self.regularisers, self.steps, strict=True):
-            prior = regularise(image[:, None])[:, 0]
-            image = image - step * (operator.normal(image) - backprojection) + prior
+            image = self._checkpointed(cascade, regularise, step, image)
         return image if self.sensitivity is None else combine(expand(image, maps), acquisition.maps)
 
     def _maps(self, acquisition: Acquisition, measured: Tensor, dims: tuple[int, ...]) -> Tensor:
         if self.sensitivity is None:
             return coil_maps(acquisition)
         n_acs = acquisition.n_acs if acquisition.n_acs is not None else acs_columns(acquisition.mask)
-        maps: Tensor = self.sensitivity(measured, n_acs, partial(ifftc, dims=dims))
-        return maps
+        return self._checkpointed(self.sensitivity, measured, n_acs, partial(ifftc, dims=dims))
+
+    def _checkpointed(self, function: Callable[..., Tensor], *arguments: Any) -> Tensor:
+        """Call a function, keeping for the backward pass what the option says; without gradients there is no choice."""
+        if self.checkpoint and torch.is_grad_enabled():
+            return recomputed(function, *arguments, use_reentrant=False)
+        return function(*arguments)
 
 
 class SensitivityNet(nn.Module):
