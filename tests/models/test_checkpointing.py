@@ -88,7 +88,7 @@ def test_a_regulariser_runs_twice_in_training_and_once_without_gradients(pair: l
     network, calls = pair[1], []
     for module in network.modules():
         if isinstance(module, NormUNet):
-            module.register_forward_hook(lambda *_: calls.append(1))
+            module.register_forward_pre_hook(lambda *_: calls.append(1))
     n_networks = sum(isinstance(m, NormUNet) for m in network.modules()) if isinstance(network, VarNet) else 3
     acquisition = make_acquisition()
     network(acquisition).abs().sum().backward()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from spinwarp.cli import configuration
+from spinwarp.cli.building import build_module
 
 if TYPE_CHECKING:
     from spinwarp.data.module import FastMRIDataModule
@@ -37,7 +38,7 @@ def train(config: DictConfig) -> float | None:
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     folder = Path(HydraConfig.get().runtime.output_dir)
     data = build_data(config)
-    module = instantiate(config.model)
+    module = build_module(config)
     if module.whole_images and data.mask is not None:
         raise InputError(
             f"model={HydraConfig.get().runtime.choices['model']} learns from whole images and knows nothing of masks; "

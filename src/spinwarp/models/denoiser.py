@@ -5,11 +5,12 @@ from torch import Tensor, nn
 
 from spinwarp.channels import to_channels, to_complex
 from spinwarp.errors import InputError
+from spinwarp.models.complex_network import ComplexNetwork
 
 CHANNELS = {"complex": 2, "magnitude": 1}
 
 
-class Denoiser(nn.Module):
+class Denoiser(ComplexNetwork):
     """``D(x, sigma)``, the mean of all images that noise of standard deviation sigma may have made x of.
 
     ``sigma`` is that of complex noise everywhere: ``E |n|^2 = sigma^2``, so that real and imaginary parts have half

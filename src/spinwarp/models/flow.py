@@ -1,6 +1,7 @@
 """An invertible flow of complex images: multi-scale, with affine couplings (Glow)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
@@ -93,6 +94,12 @@ class Flow(ImageGenerator):
                 x = step.generate(x)
             x = F.pixel_shuffle(x, 2)
         return to_complex(x[..., :h, :w])[:, 0]
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile the conditioners; what is invertible around them is not called but encodes and generates."""
+        for module in self.modules():
+            if isinstance(module, Conditioner):
+                module.compile(*args, **kwargs)
 
     def _steps(self, level: int) -> "list[Step]":
         return [step for step in self.levels[level].children() if isinstance(step, Step)]

@@ -9,11 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spinwarp.errors import InputError
+from spinwarp.models.complex_network import ComplexNetwork
 
 Size = tuple[int, int]
 
 
-class ImageGenerator(nn.Module, ABC):
+class ImageGenerator(ComplexNetwork, ABC):
     """``G(z)``: a latent ``z ~ N(0, 1)`` to a complex image in the units of :func:`spinwarp.recon.scale.prior_scale`.
 
     Parameters

@@ -9,11 +9,12 @@ from torch.utils.checkpoint import checkpoint as recomputed
 
 from spinwarp.acquisition import Acquisition
 from spinwarp.errors import InputError
+from spinwarp.models.complex_network import ComplexNetwork
 from spinwarp.operators import sense
 from spinwarp.solvers import conjugate_gradient
 
 
-class MoDL(nn.Module):
+class MoDL(ComplexNetwork):
     """Model-based deep learning: a denoiser and data consistency in turn, from ``x = A^H y``.
 
     ``z = x + net(x)``, then ``x = argmin_x |A x - y|^2 + lambda |x - z|^2 = (A^H A + lambda)^-1 (A^H y + lambda z)``.

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from spinwarp.acquisition import Acquisition
 from spinwarp.channels import root_sum_of_squares, to_channels, to_complex
 from spinwarp.coils import combine
+from spinwarp.models.complex_network import ComplexNetwork
 
 
-class NaiveCNN(nn.Module):
+class NaiveCNN(ComplexNetwork):
     """Convolutions applied to the k-space of each coil as if it were a picture, then the root sum of squares.
 
     A convolution sees a few neighbours; every pixel of the image depends on all of k-space. That this network does

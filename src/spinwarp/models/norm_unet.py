@@ -5,10 +5,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spinwarp.channels import to_channels, to_complex
+from spinwarp.models.complex_network import ComplexNetwork
 from spinwarp.models.unet import UNet
 
 
-class NormUNet(nn.Module):
+class NormUNet(ComplexNetwork):
     """U-Net on real and imaginary parts, each brought to zero mean and unit deviation and back.
 
     So it commutes with a change of scale, and needs no scale from outside.

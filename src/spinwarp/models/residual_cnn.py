@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 from spinwarp.channels import root_sum_of_squares, to_channels, to_complex
 from spinwarp.errors import InputError
+from spinwarp.models.complex_network import ComplexNetwork
 
 
-class ResidualCNN(nn.Module):
+class ResidualCNN(ComplexNetwork):
     """Convolutions and ReLUs on real and imaginary part; returns what is to be added to the image.
 
     The image is brought to a root mean square of one and the result back, one factor for both parts, so that the

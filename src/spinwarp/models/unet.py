@@ -10,6 +10,7 @@ from spinwarp.acquisition import Acquisition, Reconstruction, center_crop
 from spinwarp.coils import combine, with_phase_of
 from spinwarp.errors import InputError
 from spinwarp.fourier import ifftc
+from spinwarp.models.complex_network import ComplexNetwork
 
 
 class UNet(nn.Module):
@@ -62,7 +63,7 @@ class UNet(nn.Module):
         return out
 
 
-class MagnitudeUNet(nn.Module):
+class MagnitudeUNet(ComplexNetwork):
     """U-Net from the zero-filled root-sum-of-squares magnitude to the magnitude image.
 
     Works inside the reconstruction size, on each image's own mean and standard deviation, clamped to +-6 of them, as

@@ -12,12 +12,13 @@ from spinwarp.acquisition import Acquisition, acs_columns
 from spinwarp.coils import combine, root_sum_of_squares
 from spinwarp.errors import InputError
 from spinwarp.fourier import fftc, ifftc
+from spinwarp.models.complex_network import ComplexNetwork
 from spinwarp.operators.sense import coil_maps, expand, reduce, sense
 
 DOMAINS = ("kspace", "image")
 
 
-class VarNet(nn.Module):
+class VarNet(ComplexNetwork):
     """Cascades of data consistency and a network, in k-space (E2E-VarNet) or in the image (the article's equation).
 
     ``update_domain="kspace"``, starting from the measured k-space:
@@ -122,7 +123,7 @@ class VarNet(nn.Module):
         return function(*arguments)
 
 
-class SensitivityNet(nn.Module):
+class SensitivityNet(ComplexNetwork):
     """Estimates coil maps from the autocalibration lines: one network for every coil, then unit sum of squares.
 
     Parameters
