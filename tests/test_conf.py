@@ -229,3 +229,11 @@ def test_a_new_entry_without_faults_passes(tmp_path: Path) -> None:
     text = "_target_: spinwarp.masks.RandomMask\ncenter_fractions: [0.1]\naccelerations: [4]\n"
     (tmp_path / "mask" / "new.yaml").write_text(text)
     bind_all("mask/new", entry_config("mask/new", tmp_path))
+
+
+def test_the_trainer_for_8_gb_has_the_cascades_computed_again_in_mixed_precision() -> None:
+    config = composed(["model=varnet", "trainer=8gb"], "train")
+    assert (config.trainer.accelerator, config.trainer.precision) == ("gpu", "bf16-mixed")
+    assert instantiate(config.model).net.checkpoint
+    config = composed(["model=varnet", "trainer=8gb", "model.net.checkpoint=false"], "train")
+    assert not instantiate(config.model).net.checkpoint

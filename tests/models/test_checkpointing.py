@@ -84,7 +84,9 @@ def test_much_less_is_kept_for_the_backward_pass(pair: list[nn.Module], make_acq
     assert kept[1] < 0.4 * kept[0]
 
 
-def test_a_regulariser_runs_twice_in_training_and_once_without_gradients(pair: list[nn.Module], make_acquisition) -> None:
+def test_a_regulariser_runs_twice_in_training_and_once_without_gradients(
+    pair: list[nn.Module], make_acquisition
+) -> None:
     network, calls = pair[1], []
     for module in network.modules():
         if isinstance(module, NormUNet):

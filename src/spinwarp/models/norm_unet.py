@@ -2,7 +2,7 @@
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from spinwarp.channels import to_channels, to_complex
 from spinwarp.models.complex_network import ComplexNetwork

@@ -1,0 +1,52 @@
+"""torch.compile in place: the same numbers and the same names of the weights.
+
+The backend here traces and writes no code (inductor takes minutes); what is traced and shared is the same.
+"""
+
+import copy
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from torch._dynamo.utils import counters
+
+from spinwarp.models.modl import MoDL
+from spinwarp.models.norm_unet import NormUNet
+from spinwarp.models.residual_cnn import ResidualCNN
+from spinwarp.models.varnet import SensitivityNet, VarNet
+
+SMALL = partial(NormUNet, channels=2, pools=1)
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "varnet": partial(VarNet, SMALL, 3, partial(SensitivityNet, network=SMALL)),
+    "varnet, checkpointed": partial(VarNet, SMALL, 3, checkpoint=True),
+    "modl": partial(MoDL, partial(ResidualCNN, 4, 2), 2, 2),
+}
+
+
+@pytest.fixture(params=NETWORKS)
+def pair(request: pytest.FixtureRequest) -> list[nn.Module]:
+    """The network as it is and compiled, of the same weights."""
+    torch.compiler.reset()
+    counters.clear()
+    torch.manual_seed(0)
+    plain = NETWORKS[request.param]()
+    compiled = copy.deepcopy(plain)
+    compiled.compile(backend="eager")
+    return [plain, compiled]
+
+
+def test_a_compiled_network_gives_the_same_image_gradients_and_names(pair: list[nn.Module], make_acquisition) -> None:
+    acquisition, results = make_acquisition(), []
+    for network in pair:
+        image = network(acquisition)
+        image.abs().square().sum().backward()
+        results.append([image.detach(), *(p.grad for p in network.parameters())])
+    assert all(map(torch.equal, *results))  # the operations are the same
+    assert list(pair[0].state_dict()) == list(pair[1].state_dict())
+    # cascades share one graph; the maps, of another batch, have theirs; nothing breaks a graph
+    has_maps = getattr(pair[0], "sensitivity", None) is not None
+    assert counters["stats"]["unique_graphs"] == 1 + has_maps
+    assert not counters["graph_break"]
+    assert torch.equal(copy.deepcopy(pair[1])(acquisition), results[0][0])
