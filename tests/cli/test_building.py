@@ -39,7 +39,7 @@ def build(*overrides: str) -> SupervisedModule:
 )
 def test_what_cannot_be_trained_is_refused_in_a_sentence(overrides: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        build(*TINY, *overrides)
+        build(*overrides)
 
 
 @pytest.mark.parametrize("precision", ["32", "32-true", "bf16-mixed"])

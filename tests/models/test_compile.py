@@ -17,6 +17,9 @@ from spinwarp.models.norm_unet import NormUNet
 from spinwarp.models.residual_cnn import ResidualCNN
 from spinwarp.models.varnet import SensitivityNet, VarNet
 
+# dynamo looks at the gradient of what it traces, and says so by itself
+pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+
 SMALL = partial(NormUNet, channels=2, pools=1)
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "varnet": partial(VarNet, SMALL, 3, partial(SensitivityNet, network=SMALL)),

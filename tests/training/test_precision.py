@@ -132,22 +132,25 @@ def test_under_bf16_transforms_are_complex64_and_losses_metrics_and_weights_floa
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name not in ("gan", "flow")])
-def test_gradients_under_bf16_are_near_those_of_float32(name: str) -> None:
+def test_gradients_in_half_precision_are_near_those_of_float32_as_far_as_their_bits_go(name: str) -> None:
     """A GAN's penalty and a flow that has not set itself are steeper; the step above is what they promise."""
     gradients = []
-    for enabled in (False, True):
+    for precision in (None, torch.float16, torch.bfloat16):
         network = module(name)
         network.log = lambda *_, **__: None
         torch.manual_seed(1)  # of levels and noise
         (batch, *_) = data(network).val_dataloader()
-        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+        with torch.autocast("cpu", precision or torch.bfloat16, enabled=precision is not None):
             loss = network.training_step(batch, 0)
         loss.backward()
         gradients.append(torch.cat([p.grad.flatten() for p in network.net.parameters() if p.grad is not None]))
-    exact, rounded = gradients
-    # bf16 has 8 bits: each layer rounds by up to 2^-9 of what goes through it, forward and back, over some 20 to 60
-    error = float((rounded - exact).norm() / exact.norm())
-    assert 0 < error < 0.15
+    exact, float16, bf16 = gradients
+    # bf16 has 8 bits. Rounding of some 2^-8 moves about 1 % of the features across the kink of a LeakyReLU, where the
+    # slope is 0.2 or 1: over a dozen layers sqrt(0.01 * 12) * 0.8, a quarter of the gradient; measured up to 0.25
+    errors = [float((gradient - exact).norm() / exact.norm()) for gradient in (float16, bf16)]
+    assert 0 < errors[1] < 0.4
+    # eight times finer rounding: a third of the error where kinks make it, an eighth where nothing does
+    assert 0 < errors[0] < 0.7 * errors[1]
 
 
 @pytest.mark.parametrize("name", ["varnet", "varnet with given maps"])

@@ -65,7 +65,7 @@ def train(config: DictConfig) -> float | None:
         trainer.fit(module, datamodule=data, ckpt_path=config.ckpt_path, weights_only=True)
     except torch.cuda.OutOfMemoryError as error:
         raise InputError(
-            "the GPU's memory is too small: lower data.batch_size, or use trainer.precision=bf16-mixed"
+            "the GPU's memory is too small: lower data.batch_size, or use trainer.precision=bf16-mixed, or trainer=8gb"
         ) from error
     except SystemExit:  # Lightning's answer to Ctrl-C, after it has called the callbacks
         last = folder / "checkpoints" / "last.ckpt"

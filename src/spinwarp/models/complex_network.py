@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 
 class ComplexNetwork(nn.Module):
@@ -18,3 +18,13 @@ class ComplexNetwork(nn.Module):
         for child in self.children():
             for network in child if isinstance(child, nn.ModuleList) else [child]:
                 network.compile(*args, **kwargs)
+
+
+class Layers(nn.Sequential):
+    """A sequence that can be compiled: ``torch.compile`` passes over functions of torch itself, such as its own's."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Call one layer after the other."""
+        for layer in self:
+            x = layer(x)
+        return x

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from spinwarp.acquisition import Acquisition
 from spinwarp.channels import root_sum_of_squares, to_channels, to_complex
 from spinwarp.coils import combine
-from spinwarp.models.complex_network import ComplexNetwork
+from spinwarp.models.complex_network import ComplexNetwork, Layers
 
 
 class NaiveCNN(ComplexNetwork):
@@ -30,7 +30,7 @@ class NaiveCNN(ComplexNetwork):
         layers: list[nn.Module] = []
         for n_in, n_out in pairwise(widths):
             layers += [nn.Conv2d(n_in, n_out, kernel_size, padding=kernel_size // 2), nn.ReLU(inplace=True)]
-        self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 2, kernel_size, padding=kernel_size // 2))
+        self.layers = Layers(*layers, nn.Conv2d(widths[-1], 2, kernel_size, padding=kernel_size // 2))
 
     def forward(self, acquisition: Acquisition) -> Tensor:
         """Return the image ``(batch, h, w)`` complex."""

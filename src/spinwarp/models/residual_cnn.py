@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from spinwarp.channels import root_sum_of_squares, to_channels, to_complex
 from spinwarp.errors import InputError
-from spinwarp.models.complex_network import ComplexNetwork
+from spinwarp.models.complex_network import ComplexNetwork, Layers
 
 
 class ResidualCNN(ComplexNetwork):
@@ -39,7 +39,7 @@ class ResidualCNN(ComplexNetwork):
         for n_in, n_out in pairwise(widths):
             layers += [_convolution(n_in, n_out, gain=2**0.5), nn.ReLU(inplace=True)]  # a ReLU halves the square
         # next to nothing is added at first, so that what surrounds the network has a say from the start
-        self.layers = nn.Sequential(*layers, _convolution(channels, 2, gain=0.1))
+        self.layers = Layers(*layers, _convolution(channels, 2, gain=0.1))
 
     def forward(self, image: Tensor) -> Tensor:
         """``(batch, 1, h, w)`` complex to the same."""
