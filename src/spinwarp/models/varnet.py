@@ -34,8 +34,8 @@ class VarNet(ComplexNetwork):
     sensitivity : makes the network that estimates coil maps; None: the maps come with the acquisition.
     update_domain : ``kspace`` or ``image``.
     checkpoint : keep nothing of a cascade but its input for the backward pass and compute the rest again, as that of
-        the maps: memory for one cascade instead of ``n_cascades``, one more forward pass, the same numbers (Chen et al.,
-        "Training deep nets with sublinear memory cost", arXiv 1604.06174).
+        the maps: memory for one cascade instead of ``n_cascades``, one more forward pass, the same numbers (Chen et
+        al., "Training deep nets with sublinear memory cost", arXiv 1604.06174).
 
     Raises
     ------
