@@ -1,5 +1,6 @@
 """``train.py``: compose, fit, say where everything is."""
 
+import errno
 import logging
 import warnings
 from pathlib import Path
@@ -7,19 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from spinwarp.cli import configuration
+from spinwarp.cli import configuration, resume
 from spinwarp.cli.building import build_module
 
 if TYPE_CHECKING:
     from spinwarp.data.module import FastMRIDataModule
-    from spinwarp.training import SupervisedModule
 
 log = logging.getLogger("spinwarp")
 
 
 def main() -> None:
     """Entry point of ``spinwarp-train``."""
-    configuration.run("train", train, {"seed": int, "ckpt_path": str | None})
+    configuration.run("train", train, {"seed": int, "ckpt_path": str | None, "compile": bool})
 
 
 def train(config: DictConfig) -> float | None:
@@ -44,7 +44,11 @@ def train(config: DictConfig) -> float | None:
             f"model={HydraConfig.get().runtime.choices['model']} learns from whole images and knows nothing of masks; "
             f"leave mask= out, and give it when you reconstruct"
         )
-    _check_resume(config.ckpt_path, module)
+    checkpoint = resume.checkpoint_of(config.ckpt_path, folder)
+    going_on = [] if checkpoint is None else resume.check(checkpoint, module, config)
+    if config.ckpt_path == "last":
+        going_on = going_on or [f"no {resume.last_checkpoint(folder)} yet: training starts anew"]
+        warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
     data.prepare_data()
     for split in ("train", "val"):  # one that is missing is better known before training than after
         data.dataset(split)
@@ -59,18 +63,28 @@ def train(config: DictConfig) -> float | None:
     trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers, default_root_dir=str(folder))
     if trainer.is_global_zero:
         _describe(data, module, folder)
+        for sentence in going_on:
+            log.info(sentence)
         for logger in loggers:
             logger.log_hyperparams(configuration.plain(config))
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=config.ckpt_path, weights_only=True)
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except torch.cuda.OutOfMemoryError as error:
         raise InputError(
             "the GPU's memory is too small: lower data.batch_size, or use trainer.precision=bf16-mixed, or trainer=8gb"
         ) from error
-    except SystemExit:  # Lightning's answer to Ctrl-C, after it has called the callbacks
-        last = folder / "checkpoints" / "last.ckpt"
-        log.info("interrupted%s", f"; go on with ckpt_path={last}" if last.exists() else "")
-        raise
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise InputError(
+            f"the disk is full; make room, and go on from the last whole checkpoint with ckpt_path=last "
+            f"hydra.run.dir={folder}"
+        ) from error
+    except SystemExit as stop:  # a signal: 128 + its number; 1 is Lightning's answer to a second Ctrl-C
+        last = resume.last_checkpoint(folder)
+        way = f"; go on with ckpt_path={last}, in this folder with ckpt_path=last hydra.run.dir={folder}"
+        log.info("interrupted%s", way if last.exists() else "; there is no checkpoint yet")
+        raise SystemExit(130 if stop.code == 1 else stop.code) from None
     finally:
         if any(type(logger).__name__ == "WandbLogger" for logger in loggers):
             import wandb
@@ -119,25 +133,6 @@ def _describe(data: "FastMRIDataModule", module: Any, folder: Path) -> None:
         len(rates),
     )
     log.info("run folder %s", folder)
-
-
-def _check_resume(path: str | None, module: "SupervisedModule") -> None:
-    """Refuse to go on from a file that is not a checkpoint of this model, before anything is made or written."""
-    from spinwarp.errors import InputError
-    from spinwarp.recon.checkpoint import load_plain
-
-    if path is None:
-        return
-    if not Path(path).is_file():
-        raise InputError(f"there is no checkpoint {path} to go on from; give ckpt_path=FILE of an earlier run")
-    state = load_plain(path).get("state_dict")
-    expected = module.state_dict()
-    if not isinstance(state, dict) or {k: v.shape for k, v in state.items()} != {
-        k: v.shape for k, v in expected.items()
-    }:
-        raise InputError(
-            f"{path} is not a checkpoint of this model; give the model= and its options with which that run was started"
-        )
 
 
 def _refuse_parallel_sweep(config: DictConfig) -> None:

@@ -1,9 +1,11 @@
 """The LightningDataModule: slices of volumes, undersampled and batched."""
 
 import hashlib
+import signal
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from spinwarp.acquisition import Example, collate
 from spinwarp.coils import low_resolution_maps
+from spinwarp.data.position import next_batch
 from spinwarp.data.samplers import Item, ShapeBatchSampler
 from spinwarp.data.source import SPLITS, Source, Volume
 from spinwarp.data.undersample import Undersample
@@ -132,6 +135,7 @@ class FastMRIDataModule(LightningDataModule):
         self.augment = augment
         self.edge_slices = edge_slices
         self.seed = seed
+        self._start = (0, 0)
 
     def prepare_data(self) -> None:
         """Make, fetch or convert the data where that is not done yet."""
@@ -161,7 +165,8 @@ class FastMRIDataModule(LightningDataModule):
         dataset = self.dataset(split, evaluate)
         shapes = [dataset.volumes[v].shape for v, _ in dataset.slices]
         shuffle = split == "train" and not evaluate
-        sampler = ShapeBatchSampler(shapes, self.batch_size, shuffle=shuffle, seed=self.seed)
+        start = self._start if shuffle else (0, 0)
+        sampler = ShapeBatchSampler(shapes, self.batch_size, shuffle=shuffle, seed=self.seed, start=start)
         return DataLoader(
             dataset,
             sampler=sampler,  # yields whole batches, so the loader must not batch again
@@ -169,6 +174,7 @@ class FastMRIDataModule(LightningDataModule):
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
+            worker_init_fn=_leave_signals,
         )
 
     def train_dataloader(self) -> DataLoader[Example]:
@@ -183,6 +189,22 @@ class FastMRIDataModule(LightningDataModule):
         """Return the test batches."""
         return self.loader("test")
 
+    def state_dict(self) -> dict[str, Any]:
+        """Where in the data training is, for a checkpoint."""
+        epoch, batch = next_batch(self.trainer)
+        return {"epoch": epoch, "batch": batch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Let training go on where the checkpoint was written."""
+        self._start = (state_dict["epoch"], state_dict["batch"])
+        # Lightning knows of other ways only to go on within an epoch
+        warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch")
+
+    def setup(self, stage: str) -> None:
+        """Begin at the first epoch, unless a checkpoint says otherwise after this."""
+        if stage == "fit":
+            self._start = (0, 0)
+
     def _sampled(self, volumes: Sequence[Volume]) -> list[tuple[int, int]]:
         choose = partial(_choose, generator=np.random.default_rng(self.seed))
         edge = self.edge_slices
@@ -191,6 +213,12 @@ class FastMRIDataModule(LightningDataModule):
             for v in choose(np.arange(len(volumes)), self.volume_sample_rate)
             for s in choose(np.arange(volumes[v].n_slices)[edge : volumes[v].n_slices - edge], self.slice_sample_rate)
         ]
+
+
+def _leave_signals(worker: int) -> None:  # noqa: ARG001
+    """Let Ctrl-C stop the main process alone, which needs its workers to end in order; it can still end them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _choose(candidates: np.ndarray, rate: float, generator: np.random.Generator) -> list[int]:

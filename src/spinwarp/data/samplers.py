@@ -25,14 +25,23 @@ class ShapeBatchSampler(Sampler[list[Item]]):
     batch_size : slices a batch; a shape with fewer left makes a smaller one.
     shuffle : draw the order anew each epoch.
     seed : of the order.
+    start : (epoch, batch) at which a resumed run goes on: that epoch leaves out the batches before, on each process.
     """
 
-    def __init__(self, shapes: Sequence[tuple[int, ...]], batch_size: int, shuffle: bool, seed: int = 0) -> None:
+    def __init__(
+        self,
+        shapes: Sequence[tuple[int, ...]],
+        batch_size: int,
+        shuffle: bool,
+        seed: int = 0,
+        start: tuple[int, int] = (0, 0),
+    ) -> None:
         self.shapes = shapes
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.seed = seed
-        self.epoch = 0
+        self.start = start
+        self.epoch = start[0]  # workers begin to load before Lightning tells the epoch
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of an epoch; Lightning calls this."""
@@ -61,7 +70,8 @@ class ShapeBatchSampler(Sampler[list[Item]]):
         positions = range(rank, n_each * world, world)
         if not self.shuffle:  # neighbouring slices stay on one process, so that it writes whole volumes
             positions = range(rank * n_each, (rank + 1) * n_each)
-        for position in positions:
+        n_done = self.start[1] if self.epoch == self.start[0] else 0
+        for position in positions[n_done:]:
             yield [(self.epoch, index) for index in batches[position % len(batches)]]
 
 

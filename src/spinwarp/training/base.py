@@ -1,8 +1,11 @@
 """What every training has: a network, its optimizer and schedule, and a checkpoint that rebuilds it."""
 
+import random
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
+import numpy as np
+import torch
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
@@ -11,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from spinwarp import __version__
 from spinwarp.errors import InputError
+from spinwarp.training.checkpoints import settle
 from spinwarp.training.schedule import Constant
 
 CHECKPOINT_KEY = "spinwarp"
@@ -41,6 +45,7 @@ class NetworkModule(LightningModule):
         self.schedule = schedule or Constant()
         #: plain Python that a checkpoint carries so that it can be rebuilt without any other file
         self.record: dict[str, Any] = {}
+        self._seed: int | None = None
 
     def trained_parameters(self) -> Iterable[nn.Parameter]:
         """Return what the optimizer gets: the weights of the network."""
@@ -55,6 +60,29 @@ class NetworkModule(LightningModule):
         scheduler = LambdaLR(optimizer, lambda step: self.schedule(step / max(int(n_steps), 1)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def on_fit_start(self) -> None:
+        """Take over the seed that the process was given, unless a checkpoint brought that of its run."""
+        if self._seed is None:
+            self._seed = torch.initial_seed()
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
+        """Seed what the step draws (noise, dropout) from run, epoch, batch and process.
+
+        So a resumed run draws what it would have drawn, and no process has a random state that a checkpoint misses.
+        """
+        key = (self._seed, self.current_epoch, batch_idx, self.global_rank)
+        state = np.random.SeedSequence([int(k or 0) for k in key]).generate_state(4)
+        torch.manual_seed(int(state[:2].view(np.uint64)[0]))
+        np.random.seed(state[2:3])
+        random.seed(int(state[3]))
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store what rebuilds the network, as plain Python."""
+        """Store what rebuilds the network, as plain Python, and where training goes on."""
         checkpoint[CHECKPOINT_KEY] = {"version": __version__, **self.record}
+        if self._seed is not None:  # it has been trained
+            checkpoint[CHECKPOINT_KEY]["seed"] = self._seed
+            settle(checkpoint, self.trainer)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the seed of the run."""
+        self._seed = checkpoint.get(CHECKPOINT_KEY, {}).get("seed")

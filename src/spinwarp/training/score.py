@@ -1,7 +1,7 @@
 """Training of score models: a denoiser that knows the noise level, learned from images alone."""
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -105,9 +105,10 @@ class ScoreModule(NetworkModule):
         weight = (per_part.square() + net.sigma_data**2) / (per_part * net.sigma_data).square()
         return (weight * error).mean()
 
-    def on_train_batch_end(self, outputs: Tensor | Mapping[str, Any] | None, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
-        """Let the average follow the weights."""
-        step = self.trainer.global_step
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Let the average follow the weights; not at the end of the batch, where checkpoints may be written already."""
+        super().optimizer_step(*args, **kwargs)
+        step = self.trainer.global_step + 1
         decay = min(self.ema_decay, (1 + step) / (10 + step))
         with torch.no_grad():
             for mean, value in zip(self.average.parameters(), self.net.parameters(), strict=True):
