@@ -83,7 +83,8 @@ def train(config: DictConfig) -> float | None:
     except SystemExit as stop:  # a signal: 128 + its number; 1 is Lightning's answer to a second Ctrl-C
         last = resume.last_checkpoint(folder)
         way = f"; go on with ckpt_path={last}, in this folder with ckpt_path=last hydra.run.dir={folder}"
-        log.info("interrupted%s", way if last.exists() else "; there is no checkpoint yet")
+        if trainer.is_global_zero:
+            log.info("interrupted%s", way if last.exists() else "; there is no checkpoint yet")
         raise SystemExit(130 if stop.code == 1 else stop.code) from None
     finally:
         if any(type(logger).__name__ == "WandbLogger" for logger in loggers):

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from spinwarp.data.position import next_batch
@@ -90,9 +90,8 @@ class LastCheckpoint(Checkpoint):
         for logger in trainer.loggers:
             if isinstance(logger, MetricsTable):
                 logger.drop_from(trainer.global_step)
-        for callback in trainer.callbacks:
-            if isinstance(callback, EarlyStopping) and callback.wait_count >= callback.patience:
-                trainer.should_stop = True
+        if any(callback.wait_count >= callback.patience for callback in trainer.early_stopping_callbacks):
+            trainer.should_stop = True
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Ask for a checkpoint at the next step."""

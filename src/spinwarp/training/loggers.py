@@ -3,9 +3,9 @@
 import csv
 from pathlib import Path
 
+from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
-from lightning.pytorch.loggers.logger import rank_zero_experiment
 
 from spinwarp.files import whole_file
 
@@ -25,13 +25,14 @@ class MetricsTable(CSVLogger):
     @rank_zero_experiment
     def experiment(self) -> ExperimentWriter:
         """What writes the table."""
-        if self._experiment is None:
-            self._experiment = _Writer(self.log_dir)
-        return self._experiment
+        writer = self._experiment
+        if not isinstance(writer, _Writer):
+            self._experiment = writer = _Writer(self.log_dir)
+        return writer
 
     def drop_from(self, step: int) -> None:
         """Forget the rows from a step on: training goes on there and writes them again. At step 0 that is all."""
-        if self._experiment is not None:
+        if isinstance(self._experiment, _Writer):  # on the first process
             self._experiment.drop_from(step)
 
 

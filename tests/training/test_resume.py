@@ -1,0 +1,304 @@
+"""A run that was stopped and taken up again is the run that would have been, bit for bit."""
+
+import csv
+import errno
+import os
+import random
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning import Callback, Trainer, seed_everything
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from memory import MemorySource
+
+from spinwarp.data.augment import FlipsAndPhase
+from spinwarp.data.module import FastMRIDataModule
+from spinwarp.errors import InputError
+from spinwarp.losses import L1Loss
+from spinwarp.masks import RandomMask
+from spinwarp.models.denoiser import Denoiser
+from spinwarp.models.score_unet import ScoreUNet
+from spinwarp.models.unet import MagnitudeUNet
+from spinwarp.training import ScoreModule, UNetModule
+from spinwarp.training.base import NetworkModule
+from spinwarp.training.callbacks import LearningRateWhenLogged
+from spinwarp.training.checkpoints import LastCheckpoint, WholeCheckpoints
+from spinwarp.training.loggers import MetricsTable
+from spinwarp.training.schedule import Cosine
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+    pytest.mark.filterwarnings("ignore:.*logging interval"),
+    pytest.mark.filterwarnings("ignore:Checkpoint directory"),
+    # torch renamed a class that Lightning still asks for
+    pytest.mark.filterwarnings("ignore:.*LeafSpec"),
+]
+
+BATCHES = 6  # an epoch of the twelve slices, two at a time
+
+
+def unet(seed: int = 0) -> NetworkModule:
+    """Draws dropout in every step."""
+    seed_everything(seed, verbose=False)
+    net = MagnitudeUNet(channels=2, pools=2, dropout=0.3)
+    return UNetModule(net, L1Loss(), partial(torch.optim.Adam, lr=1e-3), Cosine())
+
+
+def score(seed: int = 0) -> NetworkModule:
+    """Draws noise levels, noise and dropout, and keeps the average of its weights."""
+    seed_everything(seed, verbose=False)
+    net = Denoiser(ScoreUNet(2, widths=(8, 8), dropout=0.2), "complex")
+    return ScoreModule(net, partial(torch.optim.Adam, lr=1e-3), Cosine())
+
+
+class NumpyNoise(UNetModule):
+    """Draws from numpy and Python, as a network of somebody else may."""
+
+    def training_step(self, example: Any, batch_idx: int) -> torch.Tensor:
+        return super().training_step(example, batch_idx) * (1 + np.random.rand() + random.random())
+
+
+def numpy_noise(seed: int = 0) -> NetworkModule:
+    seed_everything(seed, verbose=False)
+    return NumpyNoise(MagnitudeUNet(channels=2, pools=2), L1Loss(), partial(torch.optim.Adam, lr=1e-3))
+
+
+class StopAt(Callback):
+    """Pulls the plug after a number of batches; what is on the disk then is all that is left."""
+
+    def __init__(self, n_batches: int | None) -> None:
+        self.n_batches = n_batches
+        self.seen = 0
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        self.seen += 1
+        if self.seen == self.n_batches:
+            raise UnpluggedError
+
+
+class UnpluggedError(Exception):
+    pass
+
+
+def run(
+    folder: Path,
+    make: Callable[[int], NetworkModule],
+    stop: int | None = None,
+    going_on: bool = False,
+    workers: int = 0,
+    minutes: float = 0,
+    callbacks: tuple[Callback, ...] = (),
+    ckpt: str = "last.ckpt",
+    **settings: Any,
+) -> dict[str, Any]:
+    """Train in ``folder``; returns the content of its last checkpoint."""
+    module = make(99 if going_on else 0)  # whatever a resumed process draws first
+    torch.rand(7 if going_on else 1)
+    mask = None if module.whole_images else RandomMask([0.16], [4])
+    data = FastMRIDataModule(
+        MemorySource(crop=(24, 32)), mask, batch_size=2, num_workers=workers, augment=FlipsAndPhase()
+    )
+    defaults: dict[str, Any] = {
+        "accelerator": "cpu",
+        "devices": 1,
+        "max_epochs": 3,
+        "gradient_clip_val": 1.0,
+        "logger": MetricsTable(str(folder / "metrics")),
+        "log_every_n_steps": 1,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "use_distributed_sampler": False,
+        "plugins": [WholeCheckpoints()],
+        "callbacks": [
+            LearningRateWhenLogged(logging_interval="step"),
+            EarlyStopping("val/loss", patience=20),
+            ModelCheckpoint(folder, "best", monitor="val/loss", enable_version_counter=False),
+            LastCheckpoint(str(folder), minutes=minutes),
+            StopAt(stop),
+            *callbacks,
+        ],
+        "default_root_dir": folder,
+    }
+    trainer = Trainer(**{**defaults, **settings})
+    if stop is None:
+        trainer.fit(module, datamodule=data, ckpt_path=str(folder / ckpt) if going_on else None)
+    else:
+        with pytest.raises(UnpluggedError):
+            trainer.fit(module, datamodule=data, ckpt_path=str(folder / ckpt) if going_on else None)
+    return torch.load(folder / "last.ckpt", weights_only=True)
+
+
+def assert_same(one: Any, other: Any, place: str = "") -> None:
+    """Everything of a checkpoint, to the bit: weights, averages, optimizer, schedule, counters, callbacks."""
+    assert type(one) is type(other), place
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), place
+    elif isinstance(one, dict):
+        # paths of the run folders differ
+        keys = {key for key in one if not str(key).endswith(("_path", "dirpath", "best_k_models"))}
+        assert keys == {key for key in other if not str(key).endswith(("_path", "dirpath", "best_k_models"))}, place
+        for key in keys:
+            assert_same(one[key], other[key], f"{place}.{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), place
+        for i, (a, b) in enumerate(zip(one, other, strict=True)):
+            assert_same(a, b, f"{place}[{i}]")
+    else:
+        assert one == other, place
+
+
+def table(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics" / "metrics.csv").open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+STOPS = [
+    (score, (2,), {}),  # within the first epoch
+    (unet, (6,), {}),  # at its end, before the validation
+    (score, (7, 1, 3), {}),  # again and again, once after a single step
+    (numpy_noise, (12, 6), {}),  # at the ends of epochs
+    (unet, (3, 7), {"workers": 2}),  # which have prepared batches that nobody has trained
+    (unet, (4, 9), {"val_check_interval": 2}),  # at a validation within an epoch
+    (unet, (5, 8), {"check_val_every_n_epoch": 2}),  # and an epoch that ends without one
+    (score, (3, 4), {"accumulate_grad_batches": 2}),  # within what a step collects
+    (unet, (7,), {"accumulate_grad_batches": 4}),  # the last step of an epoch has less to collect
+    (unet, (5,), {"limit_train_batches": 4}),
+    (unet, (5, 8), {"max_epochs": -1, "max_steps": 15}),  # ends within an epoch
+]
+
+
+# torch forks its workers; Python from 3.12 on warns of that in a process with threads
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.parametrize(("make", "stops", "settings"), STOPS)
+def test_a_run_that_was_stopped_ends_as_the_one_that_was_not(
+    tmp_path: Path, make: Callable[[int], NetworkModule], stops: tuple[int, ...], settings: dict[str, Any]
+) -> None:
+    straight = run(tmp_path / "straight", make, **settings)
+    for i, stop in enumerate(stops):
+        run(tmp_path / "stopped", make, stop=stop, going_on=i > 0, **settings)
+    resumed = run(tmp_path / "stopped", make, going_on=True, **settings)
+    assert_same(straight, resumed)
+    assert table(tmp_path / "stopped") == table(tmp_path / "straight")
+
+
+def test_more_steps_after_an_end_within_an_epoch_are_those_that_would_have_followed(tmp_path: Path) -> None:
+    endless: dict[str, Any] = {"max_epochs": -1}
+    straight = run(tmp_path / "straight", numpy_noise, max_steps=15, **endless)
+    for i, max_steps in enumerate((4, 12, 15)):
+        resumed = run(tmp_path / "longer", numpy_noise, going_on=i > 0, max_steps=max_steps, **endless)
+        assert resumed["global_step"] == max_steps
+    assert_same(straight, resumed)
+
+
+def test_the_best_checkpoint_can_be_gone_on_from_too(tmp_path: Path) -> None:
+    """Lightning writes it within a validation."""
+    straight = run(tmp_path / "straight", score, max_epochs=2)
+    run(tmp_path / "stopped", score, stop=7)
+    assert torch.load(tmp_path / "stopped" / "best.ckpt", weights_only=True)["global_step"] == BATCHES
+    resumed = run(tmp_path / "stopped", score, going_on=True, max_epochs=2, ckpt="best.ckpt")
+    assert_same(straight["state_dict"], resumed["state_dict"])
+    assert_same(straight["optimizer_states"], resumed["optimizer_states"])
+
+
+def test_a_checkpoint_is_written_after_each_validation_and_every_few_minutes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+    save = Trainer.save_checkpoint
+
+    def note(trainer: Trainer, path: Any, *args: Any) -> None:
+        if Path(path).name == "last.ckpt":
+            written.append(trainer.global_step)
+        save(trainer, path, *args)
+
+    monkeypatch.setattr(Trainer, "save_checkpoint", note)
+    run(tmp_path, unet, minutes=5)
+    assert written == [6, 12, 18]
+    clock = iter(range(10**6))  # a second whenever somebody looks
+    monkeypatch.setattr("spinwarp.training.checkpoints.time.monotonic", lambda: 20.0 * next(clock))
+    written.clear()
+    run(tmp_path, unet, minutes=1)
+    assert set(written) > {6, 12, 18} and len(set(written)) == len(written) < 18
+
+
+def test_a_run_that_had_stopped_early_stays_stopped(tmp_path: Path) -> None:
+    early = (EarlyStopping("val/loss", patience=1, min_delta=1e9, mode="max"),)
+    first = run(tmp_path, unet, callbacks=early, max_epochs=9)
+    assert first["global_step"] == 2 * BATCHES
+    assert run(tmp_path, unet, going_on=True, callbacks=early, max_epochs=9)["global_step"] == 2 * BATCHES
+
+
+# ----------------------------------------------------------------------------------------------- files, whole or not
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "last.ckpt"
+    writer = WholeCheckpoints()
+    writer.save_checkpoint({"step": 1}, path)
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("spinwarp.training.checkpoints.os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        writer.save_checkpoint({"step": 2}, path)
+    assert writer.load_checkpoint(path) == {"step": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_what_a_killed_run_had_begun_to_write_is_removed(tmp_path: Path) -> None:
+    tmp_path.joinpath(".last.ckpt.12-34.part").write_bytes(b"half")
+    tmp_path.joinpath(".something_else").write_bytes(b"kept")
+    run(tmp_path, unet, max_epochs=1)
+    assert {file.name for file in tmp_path.iterdir()} == {"last.ckpt", "best.ckpt", "metrics", ".something_else"}
+
+
+def test_a_damaged_checkpoint_and_code_in_one_are_refused(tmp_path: Path) -> None:
+    run(tmp_path, unet, max_epochs=1)
+    path = tmp_path / "last.ckpt"
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(InputError, match=r"last\.ckpt cannot be loaded as plain weights"):
+        run(tmp_path, unet, going_on=True)
+    torch.save({"code": StopAt(1)}, path)
+    with pytest.raises(InputError, match=r"last\.ckpt cannot be loaded as plain weights"):
+        run(tmp_path, unet, going_on=True)
+
+
+# ----------------------------------------------------------------------------------------------- the table of metrics
+
+
+def test_the_table_goes_on_at_the_step_of_the_checkpoint_with_columns_old_and_new(tmp_path: Path) -> None:
+    first = MetricsTable(str(tmp_path))
+    for step in range(5):
+        first.log_metrics({"loss": 0.5, "rate": 1.0}, step)
+    first.save()
+    path = tmp_path / "metrics.csv"
+    path.write_text(path.read_text() + "0.5,1")  # the beginning of row 17, which a kill has cut
+    second = MetricsTable(str(tmp_path))
+    second.drop_from(3)  # nothing is open yet
+    assert len(path.read_text().splitlines()) == 7
+    assert second.experiment is second.experiment
+    second.drop_from(3)
+    second.log_metrics({"loss": 0.25, "ssim": 0.9}, 3)
+    second.save()
+    with path.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["step"] for row in rows] == ["0", "1", "2", "3"]
+    assert [row["loss"] for row in rows] == ["0.5", "0.5", "0.5", "0.25"]
+    assert [row["ssim"] for row in rows] == ["", "", "", "0.9"]
+    assert [row["rate"] for row in rows] == ["1.0", "1.0", "1.0", ""]
+
+
+def test_a_new_run_begins_a_new_table(tmp_path: Path) -> None:
+    for _ in range(2):
+        logger = MetricsTable(str(tmp_path))
+        assert logger.experiment
+        logger.drop_from(0)
+        logger.log_metrics({"loss": 0.5}, 0)
+        logger.save()
+    assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 2
