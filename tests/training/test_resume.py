@@ -69,7 +69,7 @@ def numpy_noise(seed: int = 0) -> NetworkModule:
 
 
 class StopAt(Callback):
-    """Pulls the plug after a number of batches; what is on the disk then is all that is left."""
+    """Pulls the plug within a batch; what is on the disk then is all that is left."""
 
     def __init__(self, n_batches: int | None) -> None:
         self.n_batches = n_batches
@@ -116,7 +116,7 @@ def run(
         "plugins": [WholeCheckpoints()],
         "callbacks": [
             LearningRateWhenLogged(logging_interval="step"),
-            EarlyStopping("val/loss", patience=20),
+            EarlyStopping("val/loss", patience=20, check_on_train_epoch_end=False),
             ModelCheckpoint(folder, "best", monitor="val/loss", enable_version_counter=False),
             LastCheckpoint(str(folder), minutes=minutes),
             StopAt(stop),
@@ -157,18 +157,19 @@ def table(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
+# what is on the disk is of the step before: a run that is stopped within its third batch goes on from the second step
 STOPS = [
-    (score, (2,), {}),  # within the first epoch
-    (unet, (6,), {}),  # at its end, before the validation
-    (score, (7, 1, 3), {}),  # again and again, once after a single step
-    (numpy_noise, (12, 6), {}),  # at the ends of epochs
-    (unet, (3, 7), {"workers": 2}),  # which have prepared batches that nobody has trained
-    (unet, (4, 9), {"val_check_interval": 2}),  # at a validation within an epoch
-    (unet, (5, 8), {"check_val_every_n_epoch": 2}),  # and an epoch that ends without one
-    (score, (3, 4), {"accumulate_grad_batches": 2}),  # within what a step collects
+    (score, (3,), {}),  # within the first epoch
+    (unet, (6,), {}),  # in its last batch
+    (score, (7, 1, 3), {}),  # at its end; again and again, once without a single step
+    (numpy_noise, (13, 6), {}),
+    (unet, (3, 8), {"workers": 2}),  # which have prepared batches that nobody has trained
+    (unet, (5, 7), {"val_check_interval": 2}),  # at validations within an epoch
+    (unet, (7, 8), {"check_val_every_n_epoch": 2}),  # at the end of an epoch without one
+    (score, (4, 4), {"accumulate_grad_batches": 2}),  # within what a step collects
     (unet, (7,), {"accumulate_grad_batches": 4}),  # the last step of an epoch has less to collect
-    (unet, (5,), {"limit_train_batches": 4}),
-    (unet, (5, 8), {"max_epochs": -1, "max_steps": 15}),  # ends within an epoch
+    (unet, (5, 3), {"limit_train_batches": 4}),
+    (unet, (5, 10), {"max_epochs": -1, "max_steps": 15}),  # ends within an epoch
 ]
 
 
@@ -198,7 +199,7 @@ def test_more_steps_after_an_end_within_an_epoch_are_those_that_would_have_follo
 def test_the_best_checkpoint_can_be_gone_on_from_too(tmp_path: Path) -> None:
     """Lightning writes it within a validation."""
     straight = run(tmp_path / "straight", score, max_epochs=2)
-    run(tmp_path / "stopped", score, stop=7)
+    run(tmp_path / "stopped", score, stop=7, max_epochs=2)
     assert torch.load(tmp_path / "stopped" / "best.ckpt", weights_only=True)["global_step"] == BATCHES
     resumed = run(tmp_path / "stopped", score, going_on=True, max_epochs=2, ckpt="best.ckpt")
     assert_same(straight["state_dict"], resumed["state_dict"])
@@ -227,7 +228,7 @@ def test_a_checkpoint_is_written_after_each_validation_and_every_few_minutes(
 
 
 def test_a_run_that_had_stopped_early_stays_stopped(tmp_path: Path) -> None:
-    early = (EarlyStopping("val/loss", patience=1, min_delta=1e9, mode="max"),)
+    early = (EarlyStopping("val/loss", patience=1, min_delta=1e9, mode="max", check_on_train_epoch_end=False),)
     first = run(tmp_path, unet, callbacks=early, max_epochs=9)
     assert first["global_step"] == 2 * BATCHES
     assert run(tmp_path, unet, going_on=True, callbacks=early, max_epochs=9)["global_step"] == 2 * BATCHES
