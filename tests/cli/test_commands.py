@@ -4,6 +4,7 @@ A start of Python with Lightning costs seconds, so that wrong input is given to 
 """
 
 import csv
+import errno
 import importlib
 import json
 import logging
@@ -510,6 +511,24 @@ def test_going_on_from_a_run_that_had_ended_has_nothing_to_do(command: Command, 
     assert command("train", *TINY, *TINY_UNET, *overrides).code == 0
 
 
+def test_a_full_disk_ends_training_in_one_sentence_and_leaves_the_checkpoint_before(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+
+    def fsync(descriptor: int) -> None:
+        synced.append(descriptor)
+        if len(synced) == 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("spinwarp.training.checkpoints.os.fsync", fsync)
+    overrides = ["callbacks.progress=null", "callbacks.last.minutes=0", f"hydra.run.dir={tmp_path / 'run'}"]
+    done = command("train", *TINY, *TINY_UNET, *overrides)
+    assert "the disk is full; make room, and go on from the last whole checkpoint with ckpt_path=last" in done.sentence
+    (last,) = (tmp_path / "run" / "checkpoints").iterdir()
+    assert torch.load(last, weights_only=True)["global_step"] == 2
+
+
 def test_training_without_callbacks_and_loggers_ends_well(command: Command, tmp_path: Path) -> None:
     done = command("train", *TINY, *TINY_UNET, "trainer=debug", "callbacks=none", "logger=none")
     assert done.code == 0, done.err
@@ -660,7 +679,7 @@ def test_ctrl_c_ends_training_with_a_checkpoint_to_go_on_from(environment: dict[
     finally:
         process.kill()
         process.wait()
-    assert process.returncode not in (0, None), (out, err)
+    assert process.returncode == 130, (out, err)
     assert "Traceback" not in out + err
     (last,) = tmp_path.rglob("last.ckpt")
     assert f"interrupted; go on with ckpt_path={last}" in out

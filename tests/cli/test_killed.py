@@ -4,6 +4,7 @@ The processes come from a server that has imported everything, so that each life
 """
 
 import contextlib
+import itertools
 import multiprocessing
 import os
 import random
@@ -127,18 +128,18 @@ def test_training_killed_at_any_moment_goes_on_and_ends_with_the_same_weights(
             if kill % 2:
                 delay = moments.uniform(0, 0.2)
                 time.sleep(delay)
-                print(f"killed {delay:.3f} s after a checkpoint")
+                print(f"killed {delay:.3f} s after a checkpoint")  # noqa: T201
             else:
                 stop_within_a_writing(process, folder)
-                print("killed while a checkpoint was written")
+                print("killed while a checkpoint was written")  # noqa: T201
             assert process.is_alive()
             process.kill()  # SIGKILL
             process.join()
             assert process.exitcode == -signal.SIGKILL
         steps.append(step_of(last))  # whole, whatever lies beside it
         assert kill % 2 or list(folder.glob(".last.ckpt.*.part"))
-    print("checkpoints left behind, by step:", steps)
-    assert all(later > earlier for earlier, later in zip(steps, steps[1:], strict=False))
+    print("checkpoints left behind, by step:", steps)  # noqa: T201
+    assert all(later > earlier for earlier, later in itertools.pairwise(steps))
     assert any(step % 10 for step in steps), "no kill came within an epoch"
     with life(root, "killed") as process:
         process.join(240)

@@ -133,15 +133,18 @@ def run(
     return torch.load(folder / "last.ckpt", weights_only=True)
 
 
+# the run folders differ; the score validated last is stored by Lightning, but neither restored nor used
+APART = ("_path", "dirpath", "best_k_models", "current_score")
+
+
 def assert_same(one: Any, other: Any, place: str = "") -> None:
     """Everything of a checkpoint, to the bit: weights, averages, optimizer, schedule, counters, callbacks."""
     assert type(one) is type(other), place
     if isinstance(one, torch.Tensor):
         assert torch.equal(one, other), place
     elif isinstance(one, dict):
-        # paths of the run folders differ
-        keys = {key for key in one if not str(key).endswith(("_path", "dirpath", "best_k_models"))}
-        assert keys == {key for key in other if not str(key).endswith(("_path", "dirpath", "best_k_models"))}, place
+        keys = {key for key in one if not str(key).endswith(APART)}
+        assert keys == {key for key in other if not str(key).endswith(APART)}, place
         for key in keys:
             assert_same(one[key], other[key], f"{place}.{key}")
     elif isinstance(one, list | tuple):

@@ -170,6 +170,10 @@ def settle(checkpoint: dict[str, Any], trainer: Trainer) -> None:
     for counts in (epochs["total"], epochs["current"]):
         counts["started"] = epoch + 1
     batches["is_last_batch"] = False
+    validated = loops["epoch_loop.val_loop.batch_progress"]  # none is under way
+    for counts in (validated["total"], validated["current"]):
+        counts.update(dict.fromkeys(counts, 0))
+    validated["is_last_batch"] = False
     # the number of the row in the loggers: one is added on the way back, but for a batch that only collects gradients
     collects = (batch + 1) % trainer.accumulate_grad_batches and batch + 1 < trainer.num_training_batches
     loops["epoch_loop.state_dict"]["_batches_that_stepped"] = trainer.global_step - (0 if collects else 1)
