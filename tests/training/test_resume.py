@@ -117,7 +117,9 @@ def run(
         "callbacks": [
             LearningRateWhenLogged(logging_interval="step"),
             EarlyStopping("val/loss", patience=20, check_on_train_epoch_end=False),
-            ModelCheckpoint(folder, "best", monitor="val/loss", enable_version_counter=False),
+            ModelCheckpoint(
+                folder, "best", monitor="val/loss", enable_version_counter=False, save_on_train_epoch_end=False
+            ),
             LastCheckpoint(str(folder), minutes=minutes),
             StopAt(stop),
             *callbacks,

@@ -171,9 +171,14 @@ def settle(checkpoint: dict[str, Any], trainer: Trainer) -> None:
         counts["started"] = epoch + 1
     batches["is_last_batch"] = False
     validated = loops["epoch_loop.val_loop.batch_progress"]  # none is under way
-    for counts in (validated["total"], validated["current"]):
-        counts.update(dict.fromkeys(counts, 0))
     validated["is_last_batch"] = False
+    cleared = [validated["total"], validated["current"]]
+    if batch == 0:  # what is counted within an epoch begins anew
+        optimizer = loops["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]
+        within = (loops["epoch_loop.scheduler_progress"], optimizer["step"], optimizer["zero_grad"])
+        cleared += [counts["current"] for counts in within]
+    for counts in cleared:
+        counts.update(dict.fromkeys(counts, 0))
     # the number of the row in the loggers: one is added on the way back, but for a batch that only collects gradients
     collects = (batch + 1) % trainer.accumulate_grad_batches and batch + 1 < trainer.num_training_batches
     loops["epoch_loop.state_dict"]["_batches_that_stepped"] = trainer.global_step - (0 if collects else 1)
