@@ -14,6 +14,8 @@ KINDS = {
     "split": str,
     "method": str | None,
     "out": str | None,
+    "conformal": str | None,
+    "conformal_level": float,
     "n_examples": int,
     "save_reconstructions": bool,
     "device": str,

@@ -14,6 +14,8 @@ KINDS = {
     "batch_size": int,
     "maps": str,
     "out": str | None,
+    "conformal": str | None,
+    "conformal_level": float,
     "device": str,
     "seed": int,
 }
