@@ -3,10 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := runs/demo
 
-.PHONY: help setup demo test lint types notebooks clean
+.PHONY: help setup demo test test-slurm lint types notebooks clean
 
 help: ## say what there is
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 setup: .venv/ready ## make .venv with the pinned packages
 
@@ -29,6 +29,9 @@ demo: setup ## train, compare and draw on embedded data: offline, two CPU cores,
 
 test: setup ## run the tests
 	$(BIN)/python -m pytest
+
+test-slurm: setup ## run jobs through a SLURM of one node; as root, after apt-get install slurm-wlm munge
+	$(BIN)/python -m pytest -m slurm tests/slurm
 
 lint: setup ## check style and format
 	$(BIN)/ruff check .

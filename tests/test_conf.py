@@ -37,7 +37,7 @@ def options(group: str) -> list[str]:
     return [entry.removeprefix(f"{group}/") for entry in entries() if entry.startswith(f"{group}/")]
 
 
-ENTRIES = [entry for entry in entries() if not entry.startswith("experiment/")]
+ENTRIES = [entry for entry in entries() if not entry.startswith(("experiment/", "hydra/"))]
 
 
 @pytest.fixture(autouse=True)
@@ -113,6 +113,30 @@ def test_every_entry_composes_and_binds_to_what_it_names(entry: str) -> None:
     bind_all(entry, config)
 
 
+@pytest.mark.parametrize("entry", [entry for entry in entries() if entry.startswith("hydra/")])
+def test_every_sweeper_and_launcher_composes_and_binds(entry: str) -> None:
+    group, _, option = entry.rpartition("/")
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("train", [f"{group}={option}", "trainer.devices=2"], return_hydra_config=True)
+    OmegaConf.register_new_resolver("stamp", lambda: "stand-in", replace=True)
+    bind_all(entry, OmegaConf.to_container(config.hydra[group.rpartition("/")[2]], resolve=True))
+
+
+@pytest.mark.parametrize("recipe", [name for name in options("experiment") if name.startswith("fastmri_")])
+def test_the_published_recipes_of_fastmri_say_their_batch_and_their_figures(recipe: str) -> None:
+    text = (CONF / "experiment" / f"{recipe}.yaml").read_text()
+    config = plain(composed([f"experiment={recipe}"], "train"))
+    demo, varnet = recipe.endswith("_demo"), "varnet" in recipe
+    assert "published" in text
+    assert config["model"]["reference_batch"] == (2 if demo else 32)
+    assert config["model"]["optimizer"]["lr"] == (3e-4 if varnet and not demo else 1e-3)
+    assert (config["seed"], config["trainer"]["max_epochs"], config["data"]["batch_size"]) == (42, 50, 1)
+    regular = config["mask"]["_target_"].endswith("EquispacedMask")
+    assert regular == (varnet if demo else "brain" in recipe)
+    n_rates = len(config["mask"]["accelerations"])
+    assert n_rates == (1 if demo or "singlecoil" in recipe else 2)
+
+
 @pytest.mark.parametrize("name", TOP)
 def test_every_command_composes_and_binds(name: str) -> None:
     config = plain(composed([], name))
@@ -184,6 +208,10 @@ def test_what_the_brief_promises_is_there() -> None:
         "fastmri_knee_singlecoil", "fastmri_knee_multicoil", "fastmri_brain_multicoil",
     }  # fmt: skip
     assert set(options("model")) >= {"naive_cnn", "unet", "varnet", "varnet_image"}
+    assert set(options("experiment")) >= {
+        f"fastmri_{organ}_{network}_{size}"
+        for organ in ("knee", "brain") for network in ("unet", "varnet") for size in ("demo", "leaderboard")
+    }  # fmt: skip
     assert set(options("trainer")) >= {"cpu", "gpu", "ddp", "debug"}
     assert set(options("logger")) >= {"csv", "tensorboard", "wandb", "none"}
     assert set(options("recon")) >= {"zero_filled", "checkpoint", "fastmri_weights"}

@@ -297,3 +297,22 @@ def test_data_without_targets_are_refused_with_the_way_out(tmp_path: Path) -> No
     fit = trainer(tmp_path, callbacks=[], enable_checkpointing=False)
     with pytest.raises(InputError, match=r"\.h5 has no reference image.*reconstruct\.py does without"):
         fit.fit(model("unet"), datamodule=data(source=source))
+
+
+def test_the_learning_rate_follows_the_slices_of_a_step(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    module = UNetModule(
+        MagnitudeUNet(channels=4, pools=2), L1Loss(), partial(torch.optim.RMSprop, lr=1e-3), reference_batch=24
+    )
+    trainer = Trainer(
+        accelerator="cpu", max_steps=1, accumulate_grad_batches=3, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path, limit_val_batches=0,
+    )  # fmt: skip
+    with caplog.at_level("INFO", "spinwarp"):
+        trainer.fit(module, datamodule=data(batch_size=2))
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(1e-3 * 6 / 24, rel=1e-12)
+    assert "learning rate 0.00025: 0.001 x 6/24 slices a step" in caplog.text
+
+
+def test_a_reference_batch_of_nothing_is_refused() -> None:
+    with pytest.raises(InputError, match="reference_batch is at least 1; got 0"):
+        UNetModule(MagnitudeUNet(channels=4, pools=2), L1Loss(), partial(torch.optim.Adam), reference_batch=0)

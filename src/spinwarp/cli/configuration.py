@@ -8,10 +8,12 @@ import sys
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
@@ -39,7 +41,12 @@ def conf_folder() -> Path:
 
 
 def stamp() -> str:
-    """Return the date and time at which the run began; the child processes of a job inherit it, and so its folder."""
+    """Return the date and time at which the run began; the child processes of a job inherit it, and so its folder.
+
+    The processes that SLURM starts side by side have no common parent to inherit from, and take the step's number.
+    """
+    if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+        return os.environ.setdefault(STAMP, "slurm_{SLURM_JOB_ID}_{SLURM_STEP_ID}".format_map(os.environ))
     now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S") + f"_{os.getpid() % 10000:04d}"
     return os.environ.setdefault(STAMP, now)
 
@@ -94,6 +101,33 @@ def check_device(name: str) -> None:
         raise InputError(f"device={name} cannot be used here ({str(error).splitlines()[0]}); try device=cpu") from error
 
 
+def refuse_parallel_sweep(config: DictConfig, settings: Any) -> None:
+    """Refuse a multirun whose jobs would start processes of their own: those re-run the sweep, with other parameters.
+
+    SLURM starts the processes of a job by itself and gives all of them the same parameters.
+
+    Parameters
+    ----------
+    config : of a job.
+    settings : those of Hydra.
+    """
+    trainer = config.get("trainer") or {}
+    devices, nodes = trainer.get("devices", 1), trainer.get("num_nodes", 1)
+    if settings.mode != RunMode.MULTIRUN or (devices in (1, "1", "auto") and nodes == 1):
+        return
+    launcher = settings.launcher
+    if "Slurm" not in launcher.get("_target_", ""):
+        raise InputError(
+            f"a multirun with trainer.devices={devices} would start the whole sweep again in every process; use one "
+            f"device a job, or hydra/launcher=slurm, which gives each job its own processes"
+        )
+    if (devices, nodes) != (launcher.tasks_per_node, launcher.nodes):
+        raise InputError(
+            f"trainer.devices={devices} trainer.num_nodes={nodes} do not fit hydra.launcher.tasks_per_node="
+            f"{launcher.tasks_per_node} hydra.launcher.nodes={launcher.nodes}: SLURM has to start a process a device"
+        )
+
+
 def _restore(before: str | None) -> None:
     os.environ.pop(_FULL, None)
     if before is not None:
@@ -115,17 +149,26 @@ def _guard(
             print("\ninterrupted; what was finished is in the run folder", file=sys.stderr)
             raise SystemExit(130) from None
         except Exception as error:
-            cause = _input_error(error)
-            if before == "1" or (cause is None and not isinstance(error, _WRONG)):
+            if before == "1" or (input_error(error) is None and not isinstance(error, _WRONG)):
                 raise
-            print(f"error: {_said(error, cause)}", file=sys.stderr)
-            raise SystemExit(1) from None
+            if _is_awaited():
+                # without what wraps it: the way home from another machine leaves causes behind
+                raise InputError(said(error)) from error
+            end(error)
 
     guarded.began = False  # type: ignore[attr-defined]
     return guarded
 
 
-def _said(error: Exception, cause: BaseException | None) -> str:
+def end(error: BaseException) -> NoReturn:
+    """Say in one sentence what the user can mend, and leave with exit code 1."""
+    print(f"error: {said(error)}", file=sys.stderr)
+    raise SystemExit(1) from None
+
+
+def said(error: BaseException) -> str:
+    """Return the sentence behind an exception."""
+    cause = input_error(error)
     if cause is not None:
         # a worker process puts its traceback before the message
         return str(cause).rpartition("InputError: ")[2].strip()
@@ -136,10 +179,17 @@ def _said(error: Exception, cause: BaseException | None) -> str:
     return sentence(error, conf_folder(), "", ())
 
 
-def _input_error(error: BaseException | None) -> BaseException | None:
+def input_error(error: BaseException | None) -> BaseException | None:
     """Find the input error behind an exception; Hydra and worker processes wrap it."""
     while error is not None:
         if isinstance(error, InputError):
             return error
         error = error.__cause__ or error.__context__
     return None
+
+
+def _is_awaited() -> bool:
+    """Whether the job is one of a sweep that goes on without it, or that has to hear of it from another machine."""
+    hydra_config = HydraConfig.get()
+    plugins = hydra_config.sweeper._target_, hydra_config.launcher._target_
+    return hydra_config.mode == RunMode.MULTIRUN and not all("Basic" in name for name in plugins)

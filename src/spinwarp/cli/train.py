@@ -31,7 +31,7 @@ def train(config: DictConfig) -> float | None:
 
     from spinwarp.errors import InputError
 
-    _refuse_parallel_sweep(config)
+    configuration.refuse_parallel_sweep(config, HydraConfig.get())
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     # torch renamed a class that Lightning still asks for
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
@@ -134,19 +134,3 @@ def _describe(data: "FastMRIDataModule", module: Any, folder: Path) -> None:
         len(rates),
     )
     log.info("run folder %s", folder)
-
-
-def _refuse_parallel_sweep(config: DictConfig) -> None:
-    """Refuse a multirun whose jobs would start processes of their own: those re-run the whole sweep."""
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-
-    from spinwarp.errors import InputError
-
-    local = "BasicLauncher" in str(HydraConfig.get().launcher.get("_target_", ""))
-    many = config.trainer.get("devices", 1) not in (1, "1", "auto") or config.trainer.get("num_nodes", 1) > 1
-    if HydraConfig.get().mode == RunMode.MULTIRUN and many and local:
-        raise InputError(
-            f"a multirun with trainer.devices={config.trainer.devices} would start the whole sweep again in every "
-            f"process; use one device a job, or a launcher that gives each job its own processes"
-        )

@@ -83,7 +83,14 @@ def open_volume(path: Path) -> Iterator[h5py.File]:
         raise
     # h5py tells of damaged metadata with many kinds of errors
     except (
-        OSError, LookupError, RuntimeError, TypeError, ValueError, AttributeError, ArithmeticError, MemoryError
+        OSError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        ArithmeticError,
+        MemoryError,
     ) as error:
         if not path.exists():
             raise InputError(f"there is no file {path}") from error
@@ -150,7 +157,9 @@ def _check_target(path: Path, target: h5py.Dataset | h5py.Group, shape: tuple[in
     found = getattr(target, "shape", None)
     fits = found is not None and len(found) == 3 and found[0] == shape[0] and 0 not in found
     if not found or not (fits and found[1] <= shape[-2] and found[2] <= shape[-1] and target.dtype.kind in "iuf"):
-        raise InputError(f"{path}: {target.name[1:]} {found} does not fit k-space {shape}; it is (slice, h, w) and real")
+        raise InputError(
+            f"{path}: {target.name[1:]} {found} does not fit k-space {shape}; it is (slice, h, w) and real"
+        )
     _check_stored(path, target)
 
 
@@ -171,7 +180,9 @@ def _attribute(path: Path, file: h5py.File, name: str, kind: type[float] | type[
     value = file.attrs[name]
     number = np.asarray(value)
     if number.size != 1 or number.dtype.kind not in "iuf" or not np.isfinite(number).all():
-        raise InputError(f"{path}: its attribute {name!r} is {str(value)[:60]!r}, expected a number; repair or remove it")
+        raise InputError(
+            f"{path}: its attribute {name!r} is {str(value)[:60]!r}, expected a number; repair or remove it"
+        )
     return kind(number.item())
 
 

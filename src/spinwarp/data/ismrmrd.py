@@ -64,7 +64,9 @@ def geometry(path: Path, xml: object, shape: tuple[int, int]) -> Geometry:
         center = int(number("encodingLimits/kspace_encoding_step_1/center"))
         maximum = int(number("encodingLimits/kspace_encoding_step_1/maximum"))
     except (ElementTree.ParseError, ValueError, ZeroDivisionError, LookupError) as error:
-        raise InputError(f"{path}: its ISMRMRD header cannot be read ({str(error)[:200]}); repair or remove it") from error
+        raise InputError(
+            f"{path}: its ISMRMRD header cannot be read ({str(error)[:200]}); repair or remove it"
+        ) from error
     first = encoded // 2 - center
     return Geometry(
         (min(size[0], shape[0]), min(size[1], shape[1])),

@@ -1,5 +1,6 @@
 """What every training has: a network, its optimizer and schedule, and a checkpoint that rebuilds it."""
 
+import logging
 import random
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
@@ -17,6 +18,8 @@ from spinwarp.errors import InputError
 from spinwarp.training.checkpoints import settle
 from spinwarp.training.schedule import Constant
 
+log = logging.getLogger("spinwarp")
+
 CHECKPOINT_KEY = "spinwarp"
 
 
@@ -28,6 +31,8 @@ class NetworkModule(LightningModule):
     net : the network.
     optimizer : makes the optimizer of the parameters.
     schedule : factor on the learning rate as a function of training progress; None: constant.
+    reference_batch : slices a step, over all devices, for which the optimizer's learning rate was chosen; with other
+        numbers of them it is scaled in proportion (Goyal et al. 2017, arXiv 1706.02677). None: it is taken as it is.
     """
 
     #: whether it learns from whole images, whatever the mask
@@ -38,8 +43,12 @@ class NetworkModule(LightningModule):
         net: nn.Module,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         schedule: Callable[[float], float] | None = None,
+        reference_batch: int | None = None,
     ) -> None:
         super().__init__()
+        if reference_batch is not None and reference_batch < 1:
+            raise InputError(f"model.reference_batch is at least 1; got {reference_batch}")
+        self.reference_batch = reference_batch
         self.net = net
         self.make_optimizer = optimizer
         self.schedule = schedule or Constant()
@@ -54,6 +63,8 @@ class NetworkModule(LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Make the optimizer, its learning rate following the schedule step by step."""
         optimizer = self.make_optimizer(self.trained_parameters())
+        if self.reference_batch is not None:
+            self._scale_learning_rate(optimizer, self.reference_batch)
         n_steps = self.trainer.estimated_stepping_batches
         if n_steps == float("inf"):
             raise InputError("training has no end: set trainer.max_epochs or trainer.max_steps")
@@ -75,6 +86,15 @@ class NetworkModule(LightningModule):
         torch.manual_seed(int(state[:2].view(np.uint64)[0]))
         np.random.seed(state[2:3])
         random.seed(int(state[3]))
+
+    def _scale_learning_rate(self, optimizer: Optimizer, reference_batch: int) -> None:
+        """Multiply the learning rate by the share that a step's batch is of the reference's."""
+        trainer: Any = self.trainer  # the data module is not among the attributes that it declares
+        batch = trainer.datamodule.batch_size * trainer.accumulate_grad_batches * trainer.world_size
+        for group in optimizer.param_groups:
+            published, group["lr"] = group["lr"], group["lr"] * batch / reference_batch
+            if trainer.is_global_zero:
+                log.info("learning rate %.4g: %g x %d/%d slices a step", group["lr"], published, batch, reference_batch)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store what rebuilds the network, as plain Python, and where training goes on."""

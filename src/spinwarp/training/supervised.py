@@ -26,6 +26,7 @@ class SupervisedModule(NetworkModule):
     loss : ``loss(image, target, data_range)`` on magnitudes.
     optimizer : makes the optimizer of the parameters.
     schedule : factor on the learning rate as a function of training progress.
+    reference_batch : see :class:`~spinwarp.training.base.NetworkModule`.
     """
 
     def __init__(
@@ -34,8 +35,9 @@ class SupervisedModule(NetworkModule):
         loss: Loss,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         schedule: Callable[[float], float] | None = None,
+        reference_batch: int | None = None,
     ) -> None:
-        super().__init__(net, optimizer, schedule)
+        super().__init__(net, optimizer, schedule, reference_batch)
         self.loss = loss
         self.metrics = VolumeMetrics()
 
