@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := runs/demo
 
-.PHONY: help setup demo test test-slurm lint types notebooks clean
+.PHONY: help setup demo test test-ddp test-slurm lint types notebooks clean
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -27,8 +27,11 @@ demo: setup ## train, compare and draw on embedded data: offline, two CPU cores,
 	$(BIN)/python -m spinwarp.figures $(DEMO)/zero_filled $(DEMO)/unet $(DEMO)/varnet --out $(DEMO)/comparison
 	@echo "The comparison of the three methods: $$(ls $(DEMO)/comparison/phantom_*.png | head -1)"
 
-test: setup ## run the tests
-	$(BIN)/python -m pytest
+test: setup ## run the tests but those of several processes
+	$(BIN)/python -m pytest -m "not ddp"
+
+test-ddp: setup ## run the tests of several processes on the CPU
+	$(BIN)/python -m pytest -m ddp
 
 test-slurm: setup ## run jobs through a SLURM of one node; as root, after apt-get install slurm-wlm munge
 	$(BIN)/python -m pytest -m slurm tests/slurm

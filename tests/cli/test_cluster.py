@@ -8,7 +8,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from spinwarp.cli import configuration
+from spinwarp.cli import configuration, processes
 from spinwarp.errors import InputError
 
 Multirun = Callable[..., DictConfig]
@@ -59,11 +59,11 @@ def test_one_device_a_job_needs_no_launcher_of_its_own(multirun: Multirun) -> No
 def test_processes_of_one_step_of_slurm_have_one_stamp(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"JOB_ID": "71", "STEP_ID": "2", "STEP_NUM_TASKS": "2"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
-    monkeypatch.delenv(configuration.STAMP, raising=False)
+    monkeypatch.delenv(processes.STAMP, raising=False)
     assert configuration.stamp() == "slurm_71_2"
-    monkeypatch.setenv(configuration.STAMP, "of_the_sweep")  # a job of the launcher inherits the sweep's
+    monkeypatch.setenv(processes.STAMP, "of_the_sweep")  # a job of the launcher inherits the sweep's
     assert configuration.stamp() == "of_the_sweep"
-    monkeypatch.delenv(configuration.STAMP)
+    monkeypatch.delenv(processes.STAMP)
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
     assert configuration.stamp()[:3] == "202"
 

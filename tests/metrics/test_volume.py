@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from spinwarp.metrics import VolumeMetrics, nmse, psnr
+from spinwarp.metrics import BatchMean, VolumeMetrics, nmse, psnr
 
 # volumes of uneven length, as (name, number of slices)
 VOLUMES = (("a.h5", 4), ("b.h5", 1), ("c.h5", 2))
@@ -129,6 +129,21 @@ def test_the_rows_of_two_processes_together_give_the_metrics_of_one(parts: tuple
     assert_is(merged, expected())
 
 
+def batch_mean(batches: list[int]) -> BatchMean:
+    """The losses 1, 2 and 4 of batches of two slices, one and three."""
+    metrics = BatchMean()
+    for i in batches:
+        start, size, value = ((0, 2, 1.0), (2, 1, 2.0), (3, 3, 4.0))[i]
+        metrics.update(torch.tensor(value), ["a.h5"] * size, range(start, start + size))
+    return metrics
+
+
+def test_the_mean_of_batches_weighs_slices_the_same_and_counts_repeated_batches_once() -> None:
+    mean = (2 * 1 + 1 * 2 + 3 * 4) / 6
+    assert float(batch_mean([0, 1, 2]).compute()) == pytest.approx(mean, rel=1e-12)
+    assert float(batch_mean([2, 0, 1, 0, 0]).compute()) == pytest.approx(mean, rel=1e-12)
+
+
 # what each of two processes sees: one without a slice; a volume on both and a slice twice
 SHARES = {"empty rank": (list(range(7)), []), "uneven ranks": ([0, 1, 2, 3, 4], [5, 6, 0])}
 
@@ -143,11 +158,13 @@ def _one_of_two_processes(rank: int, folder: str) -> None:
         if shares[rank]:
             update(metrics, [slices()[i] for i in shares[rank]])
         values[case] = {name: float(value) for name, value in metrics.compute().items()}
+        batches = {"empty rank": ([0, 1, 2], []), "uneven ranks": ([0, 1], [2, 0])}[case][rank]
+        values[case]["loss"] = float(batch_mean(batches).compute())
     torch.save(values, Path(folder) / f"rank{rank}.pt")
     dist.destroy_process_group()
 
 
-@pytest.mark.slow
+@pytest.mark.ddp
 def test_two_real_processes_agree_with_one(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(_one_of_two_processes, args=(str(tmp_path),), nprocs=2)
     for rank in (0, 1):
@@ -155,3 +172,4 @@ def test_two_real_processes_agree_with_one(tmp_path: Path) -> None:
         for case in SHARES:
             for name, value in expected().items():
                 assert values[case][name] == pytest.approx(value, rel=1e-9), (rank, case, name)
+            assert values[case]["loss"] == pytest.approx(16 / 6, rel=1e-12)

@@ -18,12 +18,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
+from spinwarp.cli import processes
 from spinwarp.errors import InputError
 
 _FULL = "HYDRA_FULL_ERROR"
 # what a wrong value ends in while it is resolved or built
 _WRONG = (InstantiationException, OmegaConfBaseException)
-STAMP = "SPINWARP_STAMP"
 
 
 def conf_folder() -> Path:
@@ -41,14 +41,11 @@ def conf_folder() -> Path:
 
 
 def stamp() -> str:
-    """Return the date and time at which the run began; the child processes of a job inherit it, and so its folder.
-
-    The processes that SLURM starts side by side have no common parent to inherit from, and take the step's number.
-    """
-    if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
-        return os.environ.setdefault(STAMP, "slurm_{SLURM_JOB_ID}_{SLURM_STEP_ID}".format_map(os.environ))
-    now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S") + f"_{os.getpid() % 10000:04d}"
-    return os.environ.setdefault(STAMP, now)
+    """Return the date and time at which the run began; all processes of a job agree on it, and so on its folder."""
+    if processes.STAMP not in os.environ:
+        now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S") + f"_{os.getpid() % 10000:04d}"
+        os.environ[processes.STAMP] = processes.agreed(now)
+    return os.environ[processes.STAMP]
 
 
 def run(name: str, task: Callable[[DictConfig], Any], kinds: Mapping[str, Any]) -> None:
@@ -141,6 +138,7 @@ def _guard(
         _restore(before)
         guarded.began = True  # type: ignore[attr-defined]
         try:
+            processes.prepare_process()
             from spinwarp.cli.kinds import check_kinds
 
             check_kinds(plain(config), kinds=kinds)

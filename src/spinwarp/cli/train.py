@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from spinwarp.cli import configuration, resume
+from spinwarp.cli import configuration, processes, resume
 from spinwarp.cli.building import build_module
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ def train(config: DictConfig) -> float | None:
     from spinwarp.errors import InputError
 
     configuration.refuse_parallel_sweep(config, HydraConfig.get())
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     # torch renamed a class that Lightning still asks for
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
     lightning.seed_everything(config.seed, workers=True, verbose=False)
@@ -49,7 +50,8 @@ def train(config: DictConfig) -> float | None:
     if config.ckpt_path == "last":
         going_on = going_on or [f"no {resume.last_checkpoint(folder)} yet: training starts anew"]
         warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
-    data.prepare_data()
+    with processes.in_turn():
+        data.prepare_data()
     for split in ("train", "val"):  # one that is missing is better known before training than after
         data.dataset(split)
     module.record = {
@@ -63,12 +65,14 @@ def train(config: DictConfig) -> float | None:
     trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers, default_root_dir=str(folder))
     if trainer.is_global_zero:
         _describe(data, module, folder)
+        _describe_steps(trainer, data, module)
         for sentence in going_on:
             log.info(sentence)
         for logger in loggers:
             logger.log_hyperparams(configuration.plain(config))
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        with processes.together(trainer.world_size, resume.last_checkpoint(folder)):
+            trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except torch.cuda.OutOfMemoryError as error:
         raise InputError(
             "the GPU's memory is too small: lower data.batch_size, or use trainer.precision=bf16-mixed, or trainer=8gb"
@@ -134,3 +138,16 @@ def _describe(data: "FastMRIDataModule", module: Any, folder: Path) -> None:
         len(rates),
     )
     log.info("run folder %s", folder)
+
+
+def _describe_steps(trainer: Any, data: "FastMRIDataModule", module: Any) -> None:
+    """Print how many slices make a step, and the learning rate that goes with it."""
+    n_accumulated = trainer.accumulate_grad_batches
+    log.info(
+        "effective batch size %d (%d processes x batch %d x accumulation %d), learning rate %g",
+        trainer.world_size * data.batch_size * n_accumulated,
+        trainer.world_size,
+        data.batch_size,
+        n_accumulated,
+        module.make_optimizer(module.trained_parameters()).param_groups[0]["lr"],
+    )

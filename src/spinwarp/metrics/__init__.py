@@ -1,6 +1,6 @@
 """Image quality as fastMRI's evaluation defines it."""
 
 from spinwarp.metrics.functional import nmse, psnr, ssim, ssim_map
-from spinwarp.metrics.volume import VolumeMetrics
+from spinwarp.metrics.volume import BatchMean, VolumeMetrics
 
-__all__ = ["VolumeMetrics", "nmse", "psnr", "ssim", "ssim_map"]
+__all__ = ["BatchMean", "VolumeMetrics", "nmse", "psnr", "ssim", "ssim_map"]

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -13,20 +13,70 @@ from spinwarp.metrics.functional import ssim
 NAMES = ("nmse", "psnr", "ssim")
 
 
-class VolumeMetrics(Metric):
-    """NMSE, PSNR and SSIM of whole volumes, averaged over volumes, as fastMRI's evaluation.
+class _SliceTable(Metric):
+    """A few numbers a slice, filed under (volume, slice): what a distributed sampler repeats overwrites itself.
 
-    Only six numbers a slice are kept, filed under (volume, slice): a slice that a distributed sampler repeats
-    overwrites itself, uneven volumes are weighted right, and a process without any slice is legal.
+    A process without any slice is legal.
     """
 
     full_state_update = False
+    n_columns: ClassVar[int]  # volume key and slice first
     rows: list[Tensor] | Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        # volume key, slice, squared error, energy, n_pixels, SSIM, data range
         self.add_state("rows", default=[], dist_reduce_fx="cat")
+
+    def sync(self, *args: Any, **kwargs: Any) -> None:
+        """Gather from all processes; one without slices takes part with an empty table, or the others would wait."""
+        if not len(self.rows):
+            self.rows = [torch.zeros(0, self.n_columns, dtype=torch.float64, device=self.device)]
+        super().sync(*args, **kwargs)
+
+    def add(self, rows: Tensor) -> None:
+        """Add a table ``(slice, column)``."""
+        assert isinstance(self.rows, list)
+        self.rows.append(rows)
+
+    def unique(self) -> list[Tensor]:
+        """Return a row a slice, in an order that does not depend on who saw it."""
+        if not len(self.rows):
+            return []
+        rows = torch.cat(self.rows) if isinstance(self.rows, list) else self.rows
+        return [row for _, row in sorted({(float(row[0]), float(row[1])): row for row in rows.cpu()}.items())]
+
+
+class BatchMean(_SliceTable):
+    """Mean over slices of a number that is known batch by batch, such as a loss that is no sum over slices.
+
+    A batch is filed under its first slice: one that a distributed sampler repeats counts once, so that the mean is that
+    of one process, as long as the processes share the batches of one process out between them.
+    """
+
+    n_columns = 4  # volume key, slice, batch size, value
+
+    def update(self, value: Tensor, volume: Sequence[str], slices: Sequence[int]) -> None:
+        """Add the value ``()`` of a batch of these slices."""
+        row = [_key(volume[0]), slices[0], len(volume), float(value.detach())]
+        self.add(torch.tensor([row], dtype=torch.float64, device=value.device))
+
+    def compute(self) -> Tensor:
+        """Return the mean, weighted by the sizes of the batches; NaN without any."""
+        rows = self.unique()
+        if not rows:
+            return _nan()
+        _, _, size, value = torch.stack(rows).unbind(1)
+        return (size * value).sum() / size.sum()
+
+
+class VolumeMetrics(_SliceTable):
+    """NMSE, PSNR and SSIM of whole volumes, averaged over volumes, as fastMRI's evaluation.
+
+    Only six numbers a slice are kept, filed under (volume, slice), so that uneven volumes are weighted right, however
+    many processes share them.
+    """
+
+    n_columns = 7  # volume key, slice, squared error, energy, n_pixels, SSIM, data range
 
     def update(
         self, image: Tensor, target: Tensor, data_range: Tensor, volume: Sequence[str], slices: Sequence[int]
@@ -43,14 +93,7 @@ class VolumeMetrics(Metric):
             ssim(x, y, data_range),
             data_range.double(),
         ]
-        assert isinstance(self.rows, list)
-        self.rows.append(torch.stack([c.to(x.device) for c in columns], dim=1))
-
-    def sync(self, *args: Any, **kwargs: Any) -> None:
-        """Gather from all processes; one without slices takes part with an empty table, or the others would wait."""
-        if not len(self.rows):
-            self.rows = [torch.zeros(0, 7, dtype=torch.float64, device=self.device)]
-        super().sync(*args, **kwargs)
+        self.add(torch.stack([c.to(x.device) for c in columns], dim=1))
 
     def compute(self) -> dict[str, Tensor]:
         """Return the mean over volumes of each metric; NaN without any volume."""
@@ -59,13 +102,9 @@ class VolumeMetrics(Metric):
 
     def per_volume(self) -> list[dict[str, Tensor]]:
         """Return the metrics of each volume."""
-        if not len(self.rows):
-            return []
-        rows = torch.cat(self.rows) if isinstance(self.rows, list) else self.rows
-        slices = {(float(row[0]), float(row[1])): row for row in rows.cpu()}
         by_volume: dict[float, list[Tensor]] = {}
-        for (volume, _), row in sorted(slices.items()):
-            by_volume.setdefault(volume, []).append(row)
+        for row in self.unique():
+            by_volume.setdefault(float(row[0]), []).append(row)
         return [_metrics(torch.stack(rows)) for rows in by_volume.values()]
 
 

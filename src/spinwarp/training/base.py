@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from spinwarp import __version__
 from spinwarp.errors import InputError
+from spinwarp.metrics import BatchMean, VolumeMetrics
 from spinwarp.training.checkpoints import settle
 from spinwarp.training.schedule import Constant
 
@@ -25,6 +26,13 @@ CHECKPOINT_KEY = "spinwarp"
 
 class NetworkModule(LightningModule):
     """A network in training.
+
+    A subclass fills ``validation_loss`` and ``metrics`` in its validation; they are logged as ``val/...``, and are
+    those of one process however many there are.
+
+    Of ``W`` processes, each step of training sees the batches of ``W`` steps of one process, and their mean gradient:
+    that of one process with ``accumulate_grad_batches`` of ``W``. Only in the last step of an epoch may batches repeat,
+    to fill it up.
 
     Parameters
     ----------
@@ -55,6 +63,8 @@ class NetworkModule(LightningModule):
         #: plain Python that a checkpoint carries so that it can be rebuilt without any other file
         self.record: dict[str, Any] = {}
         self._seed: int | None = None
+        self.validation_loss = BatchMean()
+        self.metrics = VolumeMetrics()
 
     def trained_parameters(self) -> Iterable[nn.Parameter]:
         """Return what the optimizer gets: the weights of the network."""
@@ -95,6 +105,19 @@ class NetworkModule(LightningModule):
             published, group["lr"] = group["lr"], group["lr"] * batch / reference_batch
             if trainer.is_global_zero:
                 log.info("learning rate %.4g: %g x %d/%d slices a step", group["lr"], published, batch, reference_batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the mean loss and the means over volumes, which all processes have gathered."""
+        self._log_validated("loss", self.validation_loss.compute())
+        for name, value in self.metrics.compute().items():
+            self._log_validated(name, value)
+        self.validation_loss.reset()
+        self.metrics.reset()
+
+    def _log_validated(self, name: str, value: Tensor) -> None:
+        # on the device, for NCCL exchanges nothing else
+        value = value.to(self.device, torch.float32)
+        self.log(f"val/{name}", value, prog_bar=name in ("loss", "ssim"), sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store what rebuilds the network, as plain Python, and where training goes on."""

@@ -13,10 +13,10 @@ from spinwarp.acquisition import Example, center_crop
 from spinwarp.coils import combine
 from spinwarp.errors import InputError
 from spinwarp.fourier import ifftc
-from spinwarp.metrics import VolumeMetrics
 from spinwarp.models.flow import Flow
 from spinwarp.models.generator import ImageGenerator
 from spinwarp.models.vae import VAE
+from spinwarp.recon.base import slice_generator
 from spinwarp.recon.latent import generator_units
 from spinwarp.training.base import NetworkModule
 from spinwarp.training.images import check_whole
@@ -58,7 +58,6 @@ class GeneratorModule(NetworkModule):
             raise InputError(
                 f"{type(self).__name__} trains a {self.kind.__name__} of spinwarp.models; got {type(net).__name__}"
             )
-        self.metrics = VolumeMetrics()
 
     @abstractmethod
     def training_loss(self, images: Tensor, generator: Generator | None = None) -> Tensor:
@@ -80,22 +79,14 @@ class GeneratorModule(NetworkModule):
         self.log("train/loss", loss, prog_bar=True, batch_size=len(example))
         return loss
 
-    def validation_step(self, example: Example, batch_idx: int) -> Tensor:
+    def validation_step(self, example: Example, batch_idx: int) -> Tensor:  # noqa: ARG002
         """Collect the metrics of the batch, its randomness always the same; returns magnitudes to draw."""
         (images, unit), target = self.images(example), target_of(example)
-        generator = torch.Generator(images.device).manual_seed(batch_idx)
-        self.log(
-            "val/loss", self.training_loss(images, generator), batch_size=len(example), sync_dist=True, prog_bar=True
-        )
+        generator = slice_generator(0, example, str(images.device))
+        self.validation_loss.update(self.training_loss(images, generator), example.volume, example.slice)
         magnitude = center_crop((self.restore(images) * unit).abs(), (target.shape[-2], target.shape[-1]))
         self.metrics.update(magnitude, target, example.data_range, example.volume, example.slice)
         return magnitude
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the means over volumes."""
-        for name, value in self.metrics.compute().items():
-            self.log(f"val/{name}", value.float(), prog_bar=name == "ssim", sync_dist=True)
-        self.metrics.reset()
 
     @torch.no_grad()
     def sample(self, n: int, generator: Generator | None = None) -> Tensor:

@@ -10,8 +10,8 @@ from torch.optim import Optimizer
 
 from spinwarp.acquisition import Example
 from spinwarp.errors import InputError
-from spinwarp.metrics import VolumeMetrics
 from spinwarp.models.denoiser import Denoiser
+from spinwarp.recon.base import slice_generator
 from spinwarp.recon.scale import prior_scale
 from spinwarp.samplers import ChainNoise, chain_generators, unconditional
 from spinwarp.training.base import NetworkModule
@@ -74,7 +74,6 @@ class ScoreModule(NetworkModule):
         self.log_sigma_std = log_sigma_std
         self.scale_jitter = scale_jitter
         self.ema_decay = ema_decay
-        self.metrics = VolumeMetrics()
         self._size: tuple[int, ...] | None = None  # of the images validated last, which samples take
 
     def images(self, example: Example) -> Tensor:
@@ -114,25 +113,19 @@ class ScoreModule(NetworkModule):
             for mean, value in zip(self.average.parameters(), self.net.parameters(), strict=True):
                 mean.lerp_(value, 1 - decay)
 
-    def validation_step(self, example: Example, batch_idx: int) -> Tensor:
+    def validation_step(self, example: Example, batch_idx: int) -> Tensor:  # noqa: ARG002
         """Denoise at fixed levels with noise that is always the same; returns the magnitude, in the data's units."""
         images = self.images(example)
         scale = prior_scale(example.acquisition).view(-1, 1, 1)
-        generator = Generator(images.device).manual_seed(batch_idx)
+        generator = slice_generator(0, example, str(images.device))
         noise = torch.randn(images.shape, dtype=images.dtype, device=images.device, generator=generator)
         levels = [torch.full((len(images),), level, device=images.device) for level in LEVELS]
         loss = torch.stack([self.matching_loss(self.average, images, sigma, noise) for sigma in levels]).mean()
-        self.log("val/loss", loss, batch_size=len(example), sync_dist=True)
+        self.validation_loss.update(loss, example.volume, example.slice)
         denoised = self.average(images + LEVELS[1] * noise, levels[1]).abs() * scale
         self._size = tuple(images.shape[1:])
         self.metrics.update(denoised, images.abs() * scale, example.data_range, example.volume, example.slice)
         return denoised
-
-    def on_validation_epoch_end(self) -> None:
-        """Log how well the validation images are denoised, over volumes."""
-        for name, value in self.metrics.compute().items():
-            self.log(f"val/{name}", value.float(), prog_bar=name == "ssim", sync_dist=True)
-        self.metrics.reset()
 
     @torch.no_grad()
     def sample(self, n: int, generator: Generator | None = None) -> Tensor:

@@ -10,7 +10,6 @@ from spinwarp.acquisition import Example, center_crop
 from spinwarp.coils import root_sum_of_squares
 from spinwarp.errors import InputError
 from spinwarp.fourier import ifftc
-from spinwarp.metrics import VolumeMetrics
 from spinwarp.models.unet import statistics
 from spinwarp.training.base import NetworkModule
 
@@ -39,7 +38,6 @@ class SupervisedModule(NetworkModule):
     ) -> None:
         super().__init__(net, optimizer, schedule, reference_batch)
         self.loss = loss
-        self.metrics = VolumeMetrics()
 
     def training_loss(self, magnitude: Tensor, example: Example) -> Tensor:
         """Loss of a cropped magnitude image ``(batch, h, w)``."""
@@ -65,15 +63,9 @@ class SupervisedModule(NetworkModule):
     def validation_step(self, example: Example, batch_idx: int) -> Tensor:  # noqa: ARG002
         """Collect the metrics of the batch; returns the magnitude, from which callbacks draw."""
         loss, magnitude = self.loss_and_magnitude(example)
-        self.log("val/loss", loss, batch_size=len(example), sync_dist=True)
+        self.validation_loss.update(loss, example.volume, example.slice)
         self.metrics.update(magnitude, target_of(example), example.data_range, example.volume, example.slice)
         return magnitude
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the means over volumes, which the metric has gathered from all processes."""
-        for name, value in self.metrics.compute().items():
-            self.log(f"val/{name}", value.float(), prog_bar=name == "ssim", sync_dist=True)
-        self.metrics.reset()
 
 
 class UNetModule(SupervisedModule):

@@ -1,0 +1,104 @@
+"""What ``evaluate.py`` evaluates on what, built from the configuration: the same on every process."""
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from torch.utils.data import DataLoader
+
+from spinwarp.acquisition import Example
+from spinwarp.cli import processes
+from spinwarp.cli.conformal import conformal
+from spinwarp.cli.train import build_data
+from spinwarp.evaluation import Protocol, evaluate
+from spinwarp.recon.base import Reconstructor
+from spinwarp.results import Row
+
+log = logging.getLogger("spinwarp")
+
+
+class EvaluationJob:
+    """A method, its data and its protocol.
+
+    Parameters
+    ----------
+    config : of ``evaluate.py``.
+    choices : the options chosen of the groups ``recon``, ``mask`` and ``uncertainty``.
+    """
+
+    def __init__(self, config: DictConfig, choices: dict[str, str]) -> None:
+        torch.manual_seed(config.seed)
+        self.config = config
+        self.data = build_data(config)
+        self.reconstructor: Reconstructor = instantiate(config.recon)
+        self.record: dict[str, Any] = getattr(self.reconstructor, "record", {})
+        name = config.method or self.record.get("name") or choices["recon"]
+        if config.uncertainty:
+            self.reconstructor = instantiate(config.uncertainty)(self.reconstructor, mask=self.data.eval_mask)
+            name = config.method or f"{name} {choices['uncertainty']}"  # its claims are not the method's own
+        with processes.in_turn():
+            self.data.prepare_data()
+        self.protocol = Protocol(
+            method=name,
+            dataset=self.data.source.name,
+            split=config.split,
+            mask=choices["mask"],
+            acceleration_nominal=getattr(self.data.eval_mask, "nominal_acceleration", float("nan")),
+            n_slices={v.name: v.n_slices for v in self.data.source.volumes(config.split)},
+        )
+        if config.conformal is not None:
+            self._scale()
+
+    def _scale(self) -> None:
+        """Scale the method's claims by those of a calibration."""
+        level = self.config.conformal_level
+        self.reconstructor = conformal(
+            self.reconstructor,
+            self.config.conformal,
+            level,
+            method=self.protocol.method,
+            mask=self.protocol.mask,
+            dataset=self.protocol.dataset,
+            volumes=list(self.protocol.n_slices),
+        )
+        # by this name its own calibration.json is not taken for that of the plain method
+        self.protocol = replace(self.protocol, method=f"{self.protocol.method} conformal", level=level)
+
+    def loader(self) -> DataLoader[Example]:
+        """Return the batches of all volumes."""
+        return self.data.loader(self.config.split, evaluate=True)
+
+    def evaluate(
+        self, batches: Iterable[Example], folder: Path, device: str, advance: Callable[[float], None]
+    ) -> list[Row]:
+        """Evaluate batches into a folder."""
+        return evaluate(
+            self.reconstructor,
+            batches,
+            self.protocol,
+            folder,
+            n_examples=self.config.n_examples,
+            save_reconstructions=self.config.save_reconstructions,
+            device=device,
+            seed=self.config.seed,
+            advance=advance,
+        )
+
+    def warn_of_leaks(self) -> None:
+        """Say so if the method was trained on what it is evaluated on."""
+        trained_on, volumes = self.record.get("trained_on"), self.protocol.n_slices
+        if isinstance(trained_on, dict) and trained_on.get("dataset") == self.data.source.name:
+            seen = sorted(set(volumes) & set(trained_on.get("volumes", [])))
+            if seen:
+                log.warning(
+                    "this checkpoint was trained on %d of the %d volumes that it is evaluated on (%s, ...): these "
+                    "figures say nothing about new data",
+                    len(seen),
+                    len(volumes),
+                    seen[0],
+                )
