@@ -41,8 +41,13 @@ def main() -> None:
             factor = _factor(method / CALIBRATION_SET, options.level)
         except InputError as error:
             raise SystemExit(f"error: {method.name}: {error}") from None
-        for folder in sorted(path.parent for path in method.glob(f"*/{CALIBRATION}")):
+        for folder in sorted((path.parent for path in method.glob(f"*/{CALIBRATION}")), key=_order):
             print("| " + " | ".join(_cells(folder, factor, options.level)) + " |")
+
+
+def _order(folder: Path) -> tuple[bool, bool, str]:
+    """The set of calibration first, then what is like it, then the others."""
+    return folder.name != CALIBRATION_SET, folder.name != "test", folder.name
 
 
 def _factor(folder: Path, level: float) -> float:
