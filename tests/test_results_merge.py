@@ -1,17 +1,23 @@
 """One result folder of the parts that several processes left."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from spinwarp.results import (
+    CALIBRATION,
     EXAMPLES,
     RESULTS,
+    CalibrationCurves,
     ExampleSlice,
     Row,
+    VolumeCurves,
+    read_calibration,
     read_examples,
     read_rows,
+    write_calibration,
     write_examples,
     write_reconstruction,
     write_rows,
@@ -22,8 +28,9 @@ IMAGE = np.ones((2, 2), np.float32)
 
 
 def row(volume: str) -> Row:
-    # the last two are set, since nan would make a row differ from itself
-    measured = {"nmse": 0.1, "psnr": 30.0, "ssim": 0.9, "coverage": 0.5, "error_correlation": 0.1}
+    # what may be nan is set, since nan would make a row differ from itself
+    claims = {f.name: 0.5 for f in dataclasses.fields(Row) if f.type is float and f.default is not dataclasses.MISSING}
+    measured = {"nmse": 0.1, "psnr": 30.0, "ssim": 0.9, **claims}
     names = {"method": "m", "dataset": "d", "split": "test", "provenance": "phantom", "mask": "none", "crop": "2x2"}
     return Row(
         **names,
@@ -46,6 +53,10 @@ def write_part(folder: Path, volumes: list[str], unfinished: str | None = None) 
     examples = [ExampleSlice(v, 0, "m", IMAGE, IMAGE, 1.0, 0.1, 30.0, 0.9, "phantom", 4.0) for v in volumes]
     write_examples(folder / EXAMPLES, examples)
     write_rows(folder / RESULTS, [row(volume) for volume in volumes])
+    curves = [VolumeCurves(v, 3, [0.5], [0.5], [1.0], [1.0], [1.0], None, [1, 1, 1]) for v in volumes]
+    write_calibration(
+        folder / CALIBRATION, CalibrationCurves("m", "d", "test", "none", 4.0, [0.9], [0.0], [1.0, 2.0], curves)
+    )
     return folder
 
 
@@ -60,6 +71,8 @@ def test_parts_become_one_folder_in_the_order_of_one_process(tmp_path: Path) -> 
     assert merged == read_rows(tmp_path / "all" / RESULTS)
     write_part(tmp_path / "expected", order)
     assert (tmp_path / "all" / RESULTS).read_bytes() == (tmp_path / "expected" / RESULTS).read_bytes()
+    curves = read_calibration(tmp_path / "all" / CALIBRATION)
+    assert curves == read_calibration(tmp_path / "expected" / CALIBRATION)
     found = [e.volume for e in read_examples(tmp_path / "all" / EXAMPLES)]
     assert found == [e.volume for e in read_examples(tmp_path / "expected" / EXAMPLES)] == ["a.h5", "b", "c.h5"]
     names = sorted(path.name for path in (tmp_path / "all" / "reconstructions").iterdir())

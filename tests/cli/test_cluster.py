@@ -57,7 +57,7 @@ def test_one_device_a_job_needs_no_launcher_of_its_own(multirun: Multirun) -> No
 
 
 def test_processes_of_one_step_of_slurm_have_one_stamp(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"JOB_ID": "71", "STEP_ID": "2", "STEP_NUM_TASKS": "2"}.items():
+    for name, value in {"JOB_ID": "71", "STEP_ID": "2", "STEP_NUM_TASKS": "2", "PROCID": "1", "LOCALID": "1"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
     monkeypatch.delenv(processes.STAMP, raising=False)
     assert configuration.stamp() == "slurm_71_2"

@@ -23,7 +23,7 @@ OVERRIDES = [
     *(f"data.source.files.{key}={value}" for key, value in {
         "n_train": 2, "n_val": 1, "n_test": 1, "n_slices": 5, "height": 64, "width": 64, "n_coils": 2,
     }.items()),
-    "model=unet_small", "model.net.channels=2", "model.net.pools=2", "+model.net.dropout=0.2",
+    "model=unet_small", "model.net.channels=2", "model.net.pools=2", "model.net.dropout=0.2",
     "trainer.max_epochs=10", "trainer.log_every_n_steps=1", "callbacks.early_stopping.patience=100",
     "callbacks.panel=null", "callbacks.progress=null",
 ]  # fmt: skip

@@ -306,7 +306,7 @@ def test_a_target_that_does_not_fit_its_kspace_is_refused(tmp_path: Path, shape:
         (header().replace("<center>13</center>", ""), "ISMRMRD header cannot be read"),
         (header(center=20), r"acquired columns -4\.\.24 lie outside its 32 columns"),
         (header(maximum=40), r"acquired columns 3\.\.44 lie outside its 32 columns"),
-        (header(maximum=-1), r"acquired columns 3\.\.3 lie outside its 32 columns"),
+        (header(maximum=-1), r"its ISMRMRD header cannot be read \(.*maximum is -1\)"),
     ],
 )
 def test_a_header_that_lies_is_refused(tmp_path: Path, xml: str, message: str) -> None:

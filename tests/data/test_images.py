@@ -172,7 +172,7 @@ def test_floats_without_any_finding_still_miss_their_phase(tmp_path: Path, caplo
         (-np.eye(8), "expected magnitudes, which are positive"),
         (np.zeros((8, 8)), "zero everywhere"),
         (np.eye(8) * 1j, "expected real numbers"),
-        (np.zeros((2, 2, 8, 8)), r"expected \(h, w\) or \(slice, h, w\)"),
+        (np.zeros((2, 2, 8, 8)), r"expected numbers \(h, w\) or \(slice, h, w\)"),
     ],
 )
 def test_images_that_are_no_magnitudes_are_refused(tmp_path: Path, image: np.ndarray, message: str) -> None:

@@ -43,7 +43,9 @@ class FirstGradients(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
         self.slices += zip(batch.volume, batch.slice, strict=True)
-        self.noise.append(float(torch.rand(())))
+
+    def on_before_backward(self, trainer: Trainer, module: LightningModule, loss: torch.Tensor) -> None:
+        self.noise.append(float(torch.rand(())))  # as the step itself would draw it
 
     def on_before_optimizer_step(self, trainer: Trainer, module: LightningModule, optimizer: Any) -> None:
         self.gradients = [p.grad.clone() for p in module.parameters() if p.grad is not None]

@@ -129,7 +129,7 @@ CALLS = [
     "model.optimizer.lr=abc", "model.loss=null", "+model.net.foo=3", "seed=${nothing}",
     "model._target_=spinwarp.nowhere.Net", "model._target_=nowhere", "data.source.files.root=null", "~model.nett",
     "+mask.x=3", "model.net._target_=", "--config-dir=nowhere", "--experimental-rerun=job.pickle", "--exp=job.pickle",
-    "a=b=c", "=", "model@x=unet", "seed=nan", "mask=3",
+    "a=b=c", "=", "model@x=unet", "seed=nan", "mask=3", "+model.net.channels=3",
 ]  # fmt: skip
 
 

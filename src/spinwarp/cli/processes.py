@@ -152,5 +152,6 @@ def together(world: int, resume: Path) -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Lightning's handler would talk to the lost one
         if not is_first():
             raise SystemExit(1) from error  # the first says it for all
+        time.sleep(1)  # whoever watches the processes says which one it was
         hint = f"; go on with ckpt_path={resume}" if resume.exists() else ""
         raise InputError(f"another process of this training was lost, so it ends{hint}") from error

@@ -29,6 +29,8 @@ def sentence(error: BaseException, folder: Path, name: str, arguments: Sequence[
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         if group:
             return f"{group}={option} is no option of {group}; {_nearest(option, error.options)}"
+    if found := re.search(r"An item is already at '([^']+)'", text):
+        return f"there is a key {found[1]} already; leave out the + to set it"
     if found := re.search(r"Could not (?:override|append to config|delete from config)[^']*'([^']+)'", text):
         key = found[1].partition("=")[0].lstrip("+~")
         return f"there is no key {key}; {_nearest(key, list(_known(folder, name, arguments, key)))}"
