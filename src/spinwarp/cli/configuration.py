@@ -72,6 +72,9 @@ def run(name: str, task: Callable[[DictConfig], Any], kinds: Mapping[str, Any]) 
     os.environ[_FULL] = "1"
     try:
         hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name=name)(guarded)()
+    except BrokenPipeError:  # whoever reads --help has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         if before == "1" or guarded.began:  # type: ignore[attr-defined]
             raise
