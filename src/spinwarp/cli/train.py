@@ -143,11 +143,12 @@ def _describe(data: "FastMRIDataModule", module: Any, folder: Path) -> None:
 def _describe_steps(trainer: Any, data: "FastMRIDataModule", module: Any) -> None:
     """Print how many slices make a step, and the learning rate that goes with it."""
     n_accumulated = trainer.accumulate_grad_batches
+    slices = trainer.world_size * data.batch_size * n_accumulated
     log.info(
         "effective batch size %d (%d processes x batch %d x accumulation %d), learning rate %g",
-        trainer.world_size * data.batch_size * n_accumulated,
+        slices,
         trainer.world_size,
         data.batch_size,
         n_accumulated,
-        module.make_optimizer(module.trained_parameters()).param_groups[0]["lr"],
+        module.make_optimizer(module.trained_parameters()).param_groups[0]["lr"] * module.rate_factor(slices),
     )

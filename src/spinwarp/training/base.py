@@ -70,6 +70,10 @@ class NetworkModule(LightningModule):
         """Return what the optimizer gets: the weights of the network."""
         return self.net.parameters()
 
+    def rate_factor(self, slices: int) -> float:
+        """Return the factor on the optimizer's learning rate where so many slices make a step."""
+        return 1.0 if self.reference_batch is None else slices / self.reference_batch
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Make the optimizer, its learning rate following the schedule step by step."""
         optimizer = self.make_optimizer(self.trained_parameters())
@@ -102,7 +106,7 @@ class NetworkModule(LightningModule):
         trainer: Any = self.trainer  # the data module is not among the attributes that it declares
         batch = trainer.datamodule.batch_size * trainer.accumulate_grad_batches * trainer.world_size
         for group in optimizer.param_groups:
-            published, group["lr"] = group["lr"], group["lr"] * batch / reference_batch
+            published, group["lr"] = group["lr"], group["lr"] * self.rate_factor(batch)
             if trainer.is_global_zero:
                 log.info("learning rate %.4g: %g x %d/%d slices a step", group["lr"], published, batch, reference_batch)
 
