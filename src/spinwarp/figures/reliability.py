@@ -76,8 +76,9 @@ def _coverage(axes: "Axes", methods: Mapping[str, CalibrationCurves], colors: Ma
         axes.plot(levels, [0, *baseline], color=colors[name], linewidth=1.2, linestyle=":")
         observed = _mean([volume.coverage for volume in curves.volumes])
         axes.plot(levels, [0, *observed], color=colors[name], linewidth=1.6)
-    axes.text(0.04, 0.95, "claims too\nlarge errors", fontsize=SMALL, color="0.4", va="top")
-    axes.text(0.96, 0.05, "too sure\nof itself", fontsize=SMALL, color="0.4", ha="right")
+    paper = {"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 1}  # curves may pass behind the words
+    axes.text(0.04, 0.95, "claims too\nlarge errors", fontsize=SMALL, color="0.4", va="top", bbox=paper)
+    axes.text(0.96, 0.05, "too sure\nof itself", fontsize=SMALL, color="0.4", ha="right", bbox=paper)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
     _dress(axes, "nominal coverage", "observed coverage")
