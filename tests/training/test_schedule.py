@@ -45,7 +45,7 @@ def test_a_cosine_is_halfway_down_halfway_through() -> None:
     assert Cosine(warmup=0.2, floor=0.1)(0.6) == pytest.approx(0.55)
 
 
-@pytest.mark.parametrize("schedule", [Constant(), Step(), Cosine()], ids=repr)
+@pytest.mark.parametrize("schedule", [Constant(), Step(), Cosine()], ids=lambda schedule: type(schedule).__name__)
 def test_training_that_runs_over_stays_at_the_end(schedule) -> None:
     assert schedule(1.2) == pytest.approx(schedule(1.0), abs=1e-12)
 
