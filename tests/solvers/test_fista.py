@@ -55,6 +55,14 @@ def test_the_lasso_of_a_unitary_matrix_is_a_soft_threshold() -> None:
     torch.testing.assert_close(x, soft_threshold(y @ unitary.conj(), 0.7), rtol=0, atol=1e-13)
 
 
+def test_without_momentum_it_is_proximal_gradient_descent() -> None:
+    lasso = Lasso()
+    x = lasso.start
+    for _ in range(7):
+        x = soft_threshold(x - lasso.step[:, None] * lasso.gradient(x), (lasso.weight * lasso.step)[:, None])
+    torch.testing.assert_close(lasso.solve(iterations=7, momentum=0.0), x, rtol=0, atol=1e-13)
+
+
 @pytest.mark.parametrize("restart", [True, False])
 def test_the_result_meets_the_conditions_of_optimality(restart: bool) -> None:
     """The gradient has the weight's length and x's direction where x is not zero, and less elsewhere."""

@@ -18,6 +18,7 @@ def fista(
     iterations: int = 100,
     tolerance: float = 0.0,
     restart: bool = True,
+    momentum: float = 1.0,
     trace: Callback | None = None,
 ) -> Tensor:
     """Minimise f(x) + g(x), f smooth, g with a simple proximal map, for every item of a batch.
@@ -30,6 +31,8 @@ def fista(
     step : at most one over the Lipschitz constant of the gradient; a number or ``(batch,)``.
     iterations : at most so many.
     tolerance : an item stops when it changes by at most so much of its norm.
+    momentum : its upper bound, at most one. Choose it below one where ``proximal`` differs from call to call: unbounded
+        momentum amplifies the differences, and rounding with them (Schmidt, Le Roux and Bach, NIPS 2011).
     restart : drop the momentum where it points uphill (the gradient scheme); without it the objective ripples.
     trace : called with the number of each iteration and its x.
 
@@ -48,7 +51,7 @@ def fista(
                 age = torch.where(inner(ahead - new, new - x) > 0, 1.0, age)
         older, age = age, (1 + torch.sqrt(1 + 4 * age.square())) / 2
         new = converged.hold(new, x)
-        ahead = new + (older - 1) / age * (new - x)
+        ahead = new + ((older - 1) / age).clamp_max(momentum) * (new - x)
         x = new
         if trace is not None:
             trace(i + 1, x)
