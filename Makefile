@@ -27,8 +27,8 @@ demo: setup ## train, compare and draw on embedded data: offline, two CPU cores,
 	$(BIN)/python -m spinwarp.figures $(DEMO)/zero_filled $(DEMO)/unet $(DEMO)/varnet --out $(DEMO)/comparison
 	@echo "The comparison of the three methods: $$(ls $(DEMO)/comparison/phantom_*.png | head -1)"
 
-test: setup ## run the tests but those of several processes
-	$(BIN)/python -m pytest -m "not ddp"
+test: setup ## run the tests but those of several processes; a worker a core
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not ddp"
 
 test-ddp: setup ## run the tests of several processes on the CPU
 	$(BIN)/python -m pytest -m ddp
