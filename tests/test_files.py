@@ -3,6 +3,8 @@
 import errno
 import logging
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -107,25 +109,15 @@ def test_a_folder_and_an_empty_file_are_said(tmp_path: Path) -> None:
 
 def test_a_file_that_is_open_for_writing_is_said_to_be_locked(tmp_path: Path) -> None:
     path = volume(tmp_path / "train" / "a.h5")
-    reader, writer = os.pipe()
-    if (child := os.fork()) == 0:  # a lock of this process would not keep it out
-        file = h5py.File(path, "r+")
-        os.write(writer, b"x")
-        os.read(reader, 1) if False else None
-        import time
-
-        time.sleep(30)
-        del file
-        os._exit(0)
-    try:
-        os.read(reader, 1)
+    code = f"import h5py, sys; file = h5py.File({str(path)!r}, 'r+'); print(flush=True); sys.stdin.read()"
+    # a lock of this process would not keep it out
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout
+        holder.stdout.readline()
         with pytest.raises(InputError, match=r"a\.h5 is locked: .*HDF5_USE_FILE_LOCKING=FALSE"):
             source(tmp_path).volumes("train")
-    finally:
-        os.kill(child, 9)
-        os.waitpid(child, 0)
-        os.close(reader)
-        os.close(writer)
+        holder.communicate()
+    assert len(source(tmp_path).volumes("train")) == 1
 
 
 @pytest.mark.parametrize(

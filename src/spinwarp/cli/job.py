@@ -15,6 +15,7 @@ from spinwarp.acquisition import Example
 from spinwarp.cli import processes
 from spinwarp.cli.conformal import conformal
 from spinwarp.cli.train import build_data
+from spinwarp.data.patients import warn_of_shared_patients
 from spinwarp.evaluation import Protocol, evaluate
 from spinwarp.recon.base import Reconstructor
 from spinwarp.results import Row
@@ -90,7 +91,8 @@ class EvaluationJob:
         )
 
     def warn_of_leaks(self) -> None:
-        """Say so if the method was trained on what it is evaluated on."""
+        """Say so if the method was trained on what it is evaluated on, or one patient is in several splits."""
+        warn_of_shared_patients(self.data.source)
         trained_on, volumes = self.record.get("trained_on"), self.protocol.n_slices
         if isinstance(trained_on, dict) and trained_on.get("dataset") == self.data.source.name:
             seen = sorted(set(volumes) & set(trained_on.get("volumes", [])))
@@ -101,4 +103,12 @@ class EvaluationJob:
                     len(seen),
                     len(volumes),
                     seen[0],
+                )
+            volumes_of = {v.patient: v.name for v in self.data.source.volumes(self.config.split) if v.name not in seen}
+            if known := sorted(set(trained_on.get("patients", [])) & (set(volumes_of) - {None})):
+                log.warning(
+                    "this checkpoint was trained on other scans of %d patients that it is evaluated on (%s, ...): these "
+                    "figures are not those of new patients",
+                    len(known),
+                    known[0],
                 )

@@ -125,11 +125,11 @@ def warn_of_shared_patients(source: Source) -> None:
         first, second = ({v.patient for v in found[s] if v.path not in same} - {None} for s in (one, other))
         if shared := sorted(str(patient) for patient in first & second):
             _log.warning(
-                "%d patients of %s are in both %s and %s (%s%s): figures on %s are not those of new patients",
-                len(shared),
-                source.name,
+                "%s and %s of %s share patients (%d: %s%s): figures on %s are not those of new patients",
                 one,
                 other,
+                source.name,
+                len(shared),
                 ", ".join(shared[:5]),
                 ", ..." if len(shared) > 5 else "",
                 other,

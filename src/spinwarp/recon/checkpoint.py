@@ -191,8 +191,8 @@ def _values(value: dict[Any, Any] | list[Any]) -> Collection[Any]:
 def _checked(path: str, record: dict[str, Any]) -> dict[str, Any]:
     """Return the record of a training if what others read of it is of the kind that they expect."""
     trained_on = record.get("trained_on", {})
-    volumes = trained_on.get("volumes", []) if isinstance(trained_on, dict) else None
-    plain = isinstance(volumes, list) and all(isinstance(volume, str) for volume in volumes)
+    listed = [trained_on.get(key, []) for key in ("volumes", "patients")] if isinstance(trained_on, dict) else [None]
+    plain = all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in listed)
     name = record.get("name", "")
     if not (plain and isinstance(name, str) and not set(name) & set("/\\\n") and len(name) < 200):
         raise InputError(f"{path} has a record of its training that train.py did not write; get the file again")
