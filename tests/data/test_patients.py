@@ -160,7 +160,7 @@ def test_a_patient_id_in_two_splits_is_named_and_the_index_keeps_it(
 
     warn_of_shared_patients(source())
     said = [record.getMessage() for record in caplog.records]
-    assert [line.split(": ")[0] for line in said] == [
+    assert [line.partition(": figures")[0] for line in said] == [
         "train and val of set share patients (3: 17, sub-09, two)",
         "train and test of set share patients (3: 17, sub-09, two)",
     ]

@@ -171,8 +171,8 @@ def _name(folder: Path, path: Path) -> str:
 
 
 def _stem(path: Path) -> str:
-    suffix = max((s for s in _SUFFIXES if path.name.lower().endswith(s)), key=len, default="")
-    return path.name.removesuffix(path.name[len(path.name) - len(suffix) :])
+    suffix = max((s for s in (*_SUFFIXES, *_NAMED_AFTER) if path.name.lower().endswith(s)), key=len)
+    return path.name[: len(path.name) - len(suffix)]
 
 
 def _is_dicom(path: Path) -> bool:
