@@ -46,9 +46,9 @@ def test_what_a_mac_keeps_beside_the_data_is_left_out_with_one_line(
     assert [record.getMessage() for record in caplog.records] == [
         f"{tmp_path / 'train'}: 1 files named ._* are left out; a Mac keeps them beside the data"
     ]
-    with pytest.raises(InputError, match=r"\._a\.h5 is not the data but what a Mac keeps beside it; give a\.h5"):
-        with open_volume(tmp_path / "train" / "._a.h5"):
-            pass
+    message = r"\._a\.h5 is not the data but what a Mac keeps beside it; give a\.h5"
+    with pytest.raises(InputError, match=message), open_volume(tmp_path / "train" / "._a.h5"):
+        pass
 
 
 def test_suffixes_in_capitals_and_the_long_one_are_volumes(tmp_path: Path) -> None:
@@ -146,9 +146,9 @@ def test_what_the_system_says_is_not_called_damage(
         with pytest.raises(InputError, match=words) as caught, open_volume(path):
             pass
     assert ("truncated" in str(caught.value)) == ("truncated" in words)
-    with pytest.raises(InputError, match=words.replace("truncated or not HDF5", "not a whole picture")):
-        with reading(path, "picture"):
-            raise error
+    words = words.replace("truncated or not HDF5", "not a whole picture")
+    with pytest.raises(InputError, match=words), reading(path, "picture"):
+        raise error
 
 
 def test_a_filter_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Which DICOM slices make a volume, in which order, and what their values are."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -210,8 +211,8 @@ def test_a_compression_that_cannot_be_unpacked_is_named(tmp_path: Path, monkeypa
     file.file_meta.TransferSyntaxUID = pydicom.uid.JPEG2000Lossless
     file.PixelData = pydicom.encaps.encapsulate([b"no jpeg"])
     file.save_as(tmp_path / "a.dcm", enforce_file_format=True)
-    decoder = type("None_", (), {"is_available": False})()
-    monkeypatch.setattr("spinwarp.data.dicom.pixels.get_decoder", lambda syntax: decoder)
+    decoder = SimpleNamespace(is_available=False)
+    monkeypatch.setattr("spinwarp.data.dicom.get_decoder", lambda _: decoder)
     with pytest.raises(InputError, match=r"a\.dcm is compressed as JPEG 2000 .*; install what unpacks it"):
         read_slice(find_images(tmp_path)[0], 0)
 

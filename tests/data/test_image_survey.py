@@ -71,7 +71,9 @@ def test_sub_folders_named_as_splits_are_the_splits() -> None:
 
 
 def test_what_cannot_be_split_is_refused_with_the_way_out() -> None:
-    with pytest.raises(InputError, match=r"10 images make 1 blocks of file numbers \(0-9\).*lower data\.source\.block \(now 50\)"):
+    with pytest.raises(
+        InputError, match=r"10 images make 1 blocks of file numbers \(0-9\).*lower data\.source\.block \(now 50\)"
+    ):
         split_by_patient(pictures(*range(10)), 50, 1, 1)
     with pytest.raises(InputError, match="make 1 sub-folders"):
         split_by_patient(pictures(1, 2, subject="a"), 50, 1, 1)

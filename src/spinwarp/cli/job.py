@@ -107,8 +107,8 @@ class EvaluationJob:
             volumes_of = {v.patient: v.name for v in self.data.source.volumes(self.config.split) if v.name not in seen}
             if known := sorted(set(trained_on.get("patients", [])) & (set(volumes_of) - {None})):
                 log.warning(
-                    "this checkpoint was trained on other scans of %d patients that it is evaluated on (%s, ...): these "
-                    "figures are not those of new patients",
+                    "this checkpoint was trained on other scans of %d patients that it is evaluated on (%s, ...): "
+                    "these figures are not those of new patients",
                     len(known),
                     known[0],
                 )

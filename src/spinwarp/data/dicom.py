@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pydicom
-from pydicom import pixels
+from pydicom.pixels import get_decoder, pixel_array  # type: ignore[attr-defined]
 
 from spinwarp.errors import InputError
 from spinwarp.files import reading
@@ -193,12 +193,12 @@ def _values(path: Path, index: int) -> tuple[np.ndarray, bool]:
     with reading(path, "DICOM file"):
         header = pydicom.dcmread(path, stop_before_pixels=True)
         syntax = header.file_meta.TransferSyntaxUID
-        if syntax.is_compressed and not pixels.get_decoder(syntax).is_available:
+        if syntax.is_compressed and not get_decoder(syntax).is_available:
             raise InputError(
                 f"{path} is compressed as {syntax.name}; install what unpacks it with: pip install pylibjpeg "
                 f"pylibjpeg-libjpeg pylibjpeg-openjpeg"
             )
-        stored = np.asarray(pixels.pixel_array(path, index=index))
+        stored = np.asarray(pixel_array(path, index=index))
         scale = _part(header, index, "PixelValueTransformationSequence")
         slope, offset = float(scale.get("RescaleSlope") or 1), float(scale.get("RescaleIntercept") or 0)
         values = stored if (slope, offset) == (1, 0) else stored * slope + offset

@@ -203,7 +203,9 @@ def _picture(path: Path, page: int) -> np.ndarray:
         if page:
             picture.seek(page)
         if picture.mode.startswith("RGB") and _is_deep(path):
-            raise InputError(f"{path} has 16 bits with colours or transparency; save it as grey alone, to keep them all")
+            raise InputError(
+                f"{path} has 16 bits with colours or transparency; save it as grey alone, to keep them all"
+            )
         if picture.mode == "I;16" and getattr(picture, "tag_v2", {}).get(_PHOTOMETRIC) == 0:
             raise InputError(f"{path} is a TIFF of 16 bits whose zero is white; save it with zero as black")
         grey = len(picture.getbands()) == 1 and picture.mode != "P"

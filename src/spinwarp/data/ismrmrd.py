@@ -34,7 +34,8 @@ def geometry(path: Path, xml: object, shape: tuple[int, int]) -> Geometry:
     As in fastMRI's reader, the first acquired column is ``encodedSpace y // 2 - center`` of kspace_encoding_step_1, the
     last ``maximum`` further on; limits beyond k-space are cut. As in its transforms (``UnetDataTransform``, and the
     inference script of the VarNet), where reconSpace is wider than k-space the image is cropped to a square of
-    k-space's width. Of several encodings the first whose encodedSpace has the shape of k-space counts, or else the first.
+    k-space's width. Of several encodings the first counts whose encodedSpace has the shape of k-space, or else the
+    first.
 
     What cannot be used is None. One line in the log names the file, every such field, and what is assumed instead.
 
@@ -66,7 +67,7 @@ def _root(path: Path, xml: object, notes: list[str]) -> ElementTree.Element | No
     try:
         parser.feed(xml.strip("\0\ufeff \t\r\n") if isinstance(xml, str) else xml.strip(b"\0 \t\r\n"))
         return parser.close()
-    except _DocumentType as error:
+    except _DocumentTypeError as error:
         raise InputError(f"{path}: its ISMRMRD header {error}; repair or remove it") from error
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         notes.append(f"the XML cannot be read ({str(error)[:200]}): {_NOTHING}")
@@ -158,7 +159,7 @@ def _count(encoding: ElementTree.Element, where: str) -> int:
     return value
 
 
-class _DocumentType(ValueError):
+class _DocumentTypeError(ValueError):
     """A header declares a document type: its entities may unpack to any length or name other files."""
 
 
@@ -166,4 +167,4 @@ class _NoDocumentType(ElementTree.TreeBuilder):
     """Builds the tree, but of no document with a type."""
 
     def doctype(self, name: str, pubid: str | None, system: str | None) -> None:  # noqa: ARG002
-        raise _DocumentType("declares a document type, which no scanner writes")
+        raise _DocumentTypeError("declares a document type, which no scanner writes")
