@@ -160,44 +160,50 @@ def list_files(folder: Path, suffixes: tuple[str, ...], below: bool = False) -> 
             elif matches:
                 found.append(path)
     if from_mac:
-        _warn_once(f"{folder}: {from_mac} files named ._* are left out; a Mac keeps them beside the data")
+        warn_once(f"{folder}: {from_mac} files named ._* are left out; a Mac keeps them beside the data")
     return sorted(found)
 
 
 @lru_cache
-def _warn_once(message: str) -> None:
+def warn_once(message: str) -> None:
+    """Say something in the log, but not again."""
     log.warning(message)
 
 
-def cache_folder() -> Path:
-    """Return the folder for what only saves time: ``$SPINWARP_CACHE``, or else ``~/.cache/spinwarp``.
-
-    A user without a home folder, as in many containers, gets one in the folder for temporary files.
-    """
-    if named := os.environ.get("SPINWARP_CACHE"):
-        return user_path(named)
-    return user_path("~/.cache/spinwarp")
-
-
-def user_path(path: str | Path) -> Path:
-    """Return a path with ``~`` as the user's home folder.
-
-    Without a home it is a folder for temporary files. ``HOME`` becomes that folder, so that other libraries and
-    processes use it too, and the log says so once.
+def user_path(text: str | Path) -> Path:
+    """Return the path that a user wrote, with the home folder for ``~`` and ``~name``.
 
     Raises
     ------
-    InputError : if the path begins with ``~`` and the name of a user who does not exist.
+    InputError : if the user has no home folder.
     """
     try:
-        return Path(path).expanduser()
+        return Path(text).expanduser()
     except RuntimeError as error:
-        if (user := Path(path).parts[0]) != "~":
-            raise InputError(f"{path} begins with the home folder of {user[1:]}, a user who does not exist") from error
+        raise InputError(
+            f"{text}: this user has no home folder; write the path out, or set HOME in the environment"
+        ) from error
+
+
+def cache_folder() -> Path:
+    """Return the folder for what only saves time: ``$SPINWARP_CACHE``, or else ``~/.cache/spinwarp``."""
+    named = os.environ.get("SPINWARP_CACHE") or "~/.cache/spinwarp"
+    if named.startswith("~"):
+        find_home()
+    return user_path(named)
+
+
+def find_home() -> None:
+    """Make a temporary home for a user without one, as in many containers; the log says so.
+
+    ``HOME`` becomes that folder, so that the caches of other libraries and of child processes lie there too.
+    """
+    try:
+        Path("~").expanduser()
+    except RuntimeError:
         home = Path(tempfile.gettempdir()) / f"spinwarp-{os.getuid()}"
         home.mkdir(mode=0o700, exist_ok=True)
         if home.stat().st_uid != os.getuid():  # somebody else was there first
             home = Path(tempfile.mkdtemp(prefix="spinwarp-"))
         log.warning("there is no home folder (set HOME); %s takes its place", home)
         os.environ["HOME"] = str(home)
-        return home.joinpath(*Path(path).parts[1:])

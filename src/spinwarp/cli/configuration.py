@@ -20,7 +20,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 
 from spinwarp.cli import processes
 from spinwarp.errors import InputError
-from spinwarp.files import user_path
+from spinwarp.files import find_home
 
 _FULL = "HYDRA_FULL_ERROR"
 # what a wrong value ends in while it is resolved or built
@@ -142,7 +142,7 @@ def _guard(
         _restore(before)
         guarded.began = True  # type: ignore[attr-defined]
         try:
-            user_path("~")  # libraries that keep something at home find one, if only a temporary one
+            find_home()
             processes.prepare_process()
             from spinwarp.cli.kinds import check_kinds
 

@@ -92,7 +92,8 @@ class EvaluationJob:
 
     def warn_of_leaks(self) -> None:
         """Say so if the method was trained on what it is evaluated on, or one patient is in several splits."""
-        warn_of_shared_patients(self.data.source)
+        # the patients of training come with the checkpoint: to list its volumes may take long on a large set
+        warn_of_shared_patients(self.data.source, ("val", "test"))
         trained_on, volumes = self.record.get("trained_on"), self.protocol.n_slices
         if isinstance(trained_on, dict) and trained_on.get("dataset") == self.data.source.name:
             seen = sorted(set(volumes) & set(trained_on.get("volumes", [])))

@@ -13,6 +13,7 @@ from PIL import Image
 from spinwarp.acquisition import Acquisition, Example, Header
 from spinwarp.data.image_files import ImageVolume, find_images, read_slice
 from spinwarp.data.image_survey import has_empty_border, is_coarse, split_by_patient, with_orientation
+from spinwarp.data.patients import warn_of_shared_patients
 from spinwarp.data.simulation import acquire, loop_coil_maps, measured_coil_maps, smooth_phase
 from spinwarp.data.source import SPLITS, Volume
 from spinwarp.errors import InputError
@@ -96,6 +97,7 @@ class SimulatedImages:
         InputError : if the folder, an image looked at, the coil maps or the split is not usable.
         """
         volumes = [volume for split in SPLITS for volume in self._splits[split]]
+        warn_of_shared_patients(self)
         _maps(self.coil_maps, self.n_coils, self._shape(volumes[0]), 0)
         looked_at = volumes[:: max(len(volumes) // 8, 1)][:8]
         for volume in looked_at:

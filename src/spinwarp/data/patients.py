@@ -1,15 +1,13 @@
 """Who was scanned: the patient that a file's name gives, and a warning when one patient is in several splits."""
 
 import itertools
-import logging
 import re
 from collections import Counter
 from collections.abc import Sequence
 
 from spinwarp.data.source import SPLITS, Source, Volume
 from spinwarp.errors import InputError
-
-_log = logging.getLogger(__name__)
+from spinwarp.files import warn_once
 
 # words after which a patient's number or label stands; the label of BIDS may have letters
 _PATIENT = re.compile(
@@ -108,14 +106,14 @@ def _normal(name: str) -> str:
     return re.sub(r"0+(\d)", r"\1", re.sub(r"[^a-z0-9]", "", name.lower()))
 
 
-def warn_of_shared_patients(source: Source) -> None:
-    """Say in the log which patients are in two splits of a set; volumes of unknown patients are left out.
+def warn_of_shared_patients(source: Source, splits: Sequence[str] = SPLITS) -> None:
+    """Say in the log, once, which patients are in two splits of a set; unknown patients are left out.
 
     A split that cannot be listed is left out too: a set need not have all of them. Volumes that validation and test
     share are no mistake, since the official sets have no other test volumes with a reference.
     """
     found: dict[str, list[Volume]] = {}
-    for split in SPLITS:
+    for split in splits:
         try:
             found[split] = source.volumes(split)
         except InputError:
@@ -124,13 +122,8 @@ def warn_of_shared_patients(source: Source) -> None:
         same = {v.path for v in found[one]} & {v.path for v in found[other]} if one == "val" else set()
         first, second = ({v.patient for v in found[s] if v.path not in same} - {None} for s in (one, other))
         if shared := sorted(str(patient) for patient in first & second):
-            _log.warning(
-                "%s and %s of %s share patients (%d: %s%s): figures on %s are not those of new patients",
-                one,
-                other,
-                source.name,
-                len(shared),
-                ", ".join(shared[:5]),
-                ", ..." if len(shared) > 5 else "",
-                other,
+            names = ", ".join(shared[:5]) + (", ..." if len(shared) > 5 else "")
+            warn_once(
+                f"{one} and {other} of {source.name} share patients ({len(shared)}: {names}): figures on {other} are "
+                f"not those of new patients"
             )
