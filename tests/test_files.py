@@ -202,3 +202,12 @@ def test_a_named_cache_needs_no_home(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("Could not determine home")))
     index([volume(tmp_path / "a.h5")], "scanner")
     assert len(list((tmp_path / "cache").glob("index-*.json"))) == 1
+
+
+@pytest.mark.parametrize("home", ["/nonexistent", "/"])
+def test_a_home_that_is_none_counts_as_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str) -> None:
+    monkeypatch.setenv("HOME", home)
+    monkeypatch.setattr("spinwarp.files.os.access", lambda *_: False)
+    monkeypatch.setattr("spinwarp.files.tempfile.gettempdir", lambda: str(tmp_path))
+    monkeypatch.delenv("SPINWARP_CACHE")
+    assert cache_folder() == tmp_path / f"spinwarp-{os.getuid()}" / ".cache" / "spinwarp"

@@ -198,12 +198,20 @@ def find_home() -> None:
 
     ``HOME`` becomes that folder, so that the caches of other libraries and of child processes lie there too.
     """
+    if _has_home():
+        return
+    home = Path(tempfile.gettempdir()) / f"spinwarp-{os.getuid()}"
+    home.mkdir(mode=0o700, exist_ok=True)
+    if home.stat().st_uid != os.getuid():  # somebody else was there first
+        home = Path(tempfile.mkdtemp(prefix="spinwarp-"))
+    log.warning("there is no home folder (set HOME); %s takes its place", home)
+    os.environ["HOME"] = str(home)
+
+
+def _has_home() -> bool:
     try:
-        Path("~").expanduser()
+        home = Path("~").expanduser()
     except RuntimeError:
-        home = Path(tempfile.gettempdir()) / f"spinwarp-{os.getuid()}"
-        home.mkdir(mode=0o700, exist_ok=True)
-        if home.stat().st_uid != os.getuid():  # somebody else was there first
-            home = Path(tempfile.mkdtemp(prefix="spinwarp-"))
-        log.warning("there is no home folder (set HOME); %s takes its place", home)
-        os.environ["HOME"] = str(home)
+        return False
+    # containers give a user they do not know the root folder, and services one that is not there
+    return home.is_dir() and (home != Path("/") or os.access(home, os.W_OK))

@@ -16,7 +16,7 @@ from spinwarp.acquisition import Header
 from spinwarp.data.ismrmrd import LONGEST, Geometry, geometry
 from spinwarp.data.patients import named_patient
 from spinwarp.errors import InputError
-from spinwarp.files import cache_folder, unreadable, whole_file
+from spinwarp.files import cache_folder, unreadable, warn_once, whole_file
 
 log = logging.getLogger(__name__)
 _VERSION = 1  # raise it when scan() reads something else
@@ -259,4 +259,4 @@ def _save_index(cache: Path, entries: dict[Path, Entry]) -> None:
         with whole_file(cache) as temporary:
             temporary.write_text(json.dumps({str(path): asdict(entry) for path, entry in entries.items()}))
     except OSError as error:  # an index only saves time; a read-only home is no reason to stop
-        log.warning("the index %s cannot be written (%s); files are scanned at each start", cache, error)
+        warn_once(f"the index {cache} cannot be written ({error}); files are scanned at each start")
