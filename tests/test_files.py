@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from spinwarp.data.fastmri import FastMRIFiles, Folders
+from spinwarp.data.image_files import find_images
 from spinwarp.data.index import index, open_volume
 from spinwarp.errors import InputError
 from spinwarp.files import cache_folder, list_files, reading, user_path
@@ -84,6 +85,14 @@ def test_a_link_to_a_moved_disk_is_said_before_anything_is_read(tmp_path: Path) 
     (tmp_path / "train" / "b.h5").symlink_to("/disk/b.h5")
     with pytest.raises(InputError, match=r"b\.h5 is a link to /disk/b\.h5, which is not there; connect that disk"):
         source(tmp_path).volumes("train")
+
+
+def test_a_folder_behind_a_link_to_a_moved_disk_is_said(tmp_path: Path) -> None:
+    (tmp_path / "set").symlink_to("/disk/fastmri")
+    with pytest.raises(InputError, match="set is a link to /disk/fastmri, which is not there"):
+        source(tmp_path / "set").volumes("train")
+    with pytest.raises(InputError, match="set is a link to /disk/fastmri, which is not there"):
+        find_images(tmp_path / "set" / "pictures")
 
 
 def test_a_file_that_disappears_is_said_wherever_it_is_missed(tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def unreadable(path: Path, error: BaseException, damaged: str) -> InputError:
 def _without_content(path: Path) -> str | None:
     """Say what is wrong if a path leads to nothing, to a folder or to an empty file."""
     try:
-        if sentence := _dangling(path):
+        if sentence := dangling(path):
             return sentence
         if not path.exists():
             return f"there is no file {path}"
@@ -112,9 +112,11 @@ def _without_content(path: Path) -> str | None:
     return None
 
 
-def _dangling(path: Path) -> str | None:
-    if path.is_symlink() and not path.exists():
-        return f"{path} is a link to {path.readlink()}, which is not there; connect that disk or make the link anew"
+def dangling(path: Path) -> str | None:
+    """Return a sentence if a path, or a folder above it, is a link that leads nowhere; else None."""
+    for link in () if path.exists() else (path, *path.parents):
+        if link.is_symlink() and not link.exists():
+            return f"{link} is a link to {link.readlink()}, which is not there; connect that disk or make the link anew"
     return None
 
 
@@ -141,7 +143,7 @@ def list_files(folder: Path, suffixes: tuple[str, ...], below: bool = False) -> 
         current = todo.pop()
         try:
             with os.scandir(current) as listing:
-                entries = list(listing)
+                entries = sorted(listing, key=lambda entry: entry.name)
             status = current.stat()
             if (status.st_dev, status.st_ino) in seen:  # a link back to a folder above
                 continue
@@ -153,11 +155,11 @@ def list_files(folder: Path, suffixes: tuple[str, ...], below: bool = False) -> 
             matches = entry.name.lower().endswith(suffixes)
             if entry.name.startswith(".") or entry.name == "__MACOSX":
                 from_mac += matches and entry.name.startswith("._")
-            elif (below or matches) and (sentence := _dangling(path)):
+            elif (below or matches) and entry.is_symlink() and (sentence := dangling(path)):
                 raise InputError(sentence)
             elif below and entry.is_dir():
-                todo.append(path)
-            elif matches:
+                todo.insert(0 if entry.is_symlink() else len(todo), path)  # a folder goes before the links to it
+            elif matches and (entry.is_file() or not below):
                 found.append(path)
     if from_mac:
         warn_once(f"{folder}: {from_mac} files named ._* are left out; a Mac keeps them beside the data")

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from spinwarp.cli.job import EvaluationJob
+from spinwarp.data.patients import digest
 from spinwarp.data.source import Volume
 
 
@@ -27,9 +28,9 @@ def job(trained_on: dict[str, Any]) -> Any:
 @pytest.mark.parametrize(
     ("trained_on", "words"),
     [
-        ({"dataset": "set", "volumes": ["z.h5"], "patients": ["two", "nine"]}, "other scans of 1 patients"),
-        ({"dataset": "set", "volumes": ["b.h5"], "patients": ["two"]}, "trained on 1 of the 3 volumes"),
-        ({"dataset": "other", "volumes": ["z.h5"], "patients": ["two"]}, ""),
+        ({"dataset": "set", "volumes": ["z.h5"], "patients": [digest("set", "two"), "0"]}, "other scans of 1 patients"),
+        ({"dataset": "set", "volumes": ["b.h5"], "patients": [digest("set", "two")]}, "trained on 1 of the 3 volumes"),
+        ({"dataset": "other", "volumes": ["z.h5"], "patients": [digest("other", "two")]}, ""),
         ({"dataset": "set", "volumes": ["z.h5"]}, ""),  # of an earlier version
     ],
 )

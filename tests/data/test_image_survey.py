@@ -70,6 +70,16 @@ def test_sub_folders_named_as_splits_are_the_splits() -> None:
     assert splits["val"] == []
 
 
+def test_other_names_of_the_splits_are_known_and_other_folders_beside_them_refused() -> None:
+    found = [volume for folder in ("Testing", "Training", "Validation") for volume in pictures(1, subject=folder)]
+    splits = split_by_patient(found, 50, 1, 1)
+    assert {split: [v.subject for v in part] for split, part in splits.items()} == {
+        "train": ["Training"], "val": ["Validation"], "test": ["Testing"]
+    }  # fmt: skip
+    with pytest.raises(InputError, match=r"beside the sub-folders of the splits there are others \(masks\)"):
+        split_by_patient(found + pictures(1, subject="masks"), 50, 1, 1)
+
+
 def test_what_cannot_be_split_is_refused_with_the_way_out() -> None:
     with pytest.raises(
         InputError, match=r"10 images make 1 blocks of file numbers \(0-9\).*lower data\.source\.block \(now 50\)"

@@ -15,7 +15,7 @@ from spinwarp.acquisition import Example
 from spinwarp.cli import processes
 from spinwarp.cli.conformal import conformal
 from spinwarp.cli.train import build_data
-from spinwarp.data.patients import warn_of_shared_patients
+from spinwarp.data.patients import digest, warn_of_shared_patients
 from spinwarp.evaluation import Protocol, evaluate
 from spinwarp.recon.base import Reconstructor
 from spinwarp.results import Row
@@ -105,8 +105,10 @@ class EvaluationJob:
                     len(volumes),
                     seen[0],
                 )
-            volumes_of = {v.patient: v.name for v in self.data.source.volumes(self.config.split) if v.name not in seen}
-            if known := sorted(set(trained_on.get("patients", [])) & (set(volumes_of) - {None})):
+            others = self.data.source.volumes(self.config.split)
+            patients = {v.patient for v in others if v.patient and v.name not in seen}
+            trained = set(trained_on.get("patients", []))
+            if known := sorted(p for p in patients if digest(self.data.source.name, p) in trained):
                 log.warning(
                     "this checkpoint was trained on other scans of %d patients that it is evaluated on (%s, ...): "
                     "these figures are not those of new patients",

@@ -29,6 +29,7 @@ def train(config: DictConfig) -> float | None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.utils import instantiate
 
+    from spinwarp.data.patients import digest
     from spinwarp.errors import InputError
 
     configuration.refuse_parallel_sweep(config, HydraConfig.get())
@@ -60,7 +61,9 @@ def train(config: DictConfig) -> float | None:
         "trained_on": {
             "dataset": data.source.name,
             "volumes": [v.name for v in data.source.volumes("train")],
-            "patients": sorted({v.patient for v in data.source.volumes("train") if v.patient}),
+            "patients": sorted(
+                {digest(data.source.name, v.patient) for v in data.source.volumes("train") if v.patient}
+            ),
         },
         "config": configuration.plain(config),
     }

@@ -14,11 +14,15 @@ from PIL import Image
 from spinwarp.data.patients import file_numbers, named_patient, patients_in
 from spinwarp.data.source import SPLITS
 from spinwarp.errors import InputError
-from spinwarp.files import list_files, reading
+from spinwarp.files import dangling, list_files, reading
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 _SUFFIXES = (*PICTURES, ".npy", ".nii", ".nii.gz", ".dcm")
 _NAMED_AFTER = ("", ".ima", ".dicom", ".dic")  # suffixes of DICOM files beside .dcm; the first bytes decide
+_SPLIT_FOLDERS = {
+    **{"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"},
+    **{"test": "test", "testing": "test"},
+}
 _LARGEST_RATIO = 1100  # of unpacked to packed bytes; deflate ends at 1032
 _PHOTOMETRIC = 262  # tag of TIFF
 _PLANES = ("sagittal", "coronal", "axial")  # by the axis (right, anterior, superior) across the slices
@@ -69,7 +73,9 @@ def find_images(folder: Path) -> list[ImageVolume]:
     InputError : if the folder is missing or holds no image, a file cannot be read, or two volumes share a name.
     """
     if not folder.is_dir():
-        raise InputError(f"there is no folder {folder}; data.source.path must name a folder of magnitude images")
+        raise InputError(
+            dangling(folder) or f"there is no folder {folder}; data.source.path must name a folder of magnitude images"
+        )
     paths = list_files(folder, ("",), below=True)
     pictures = [p for p in paths if p.name.lower().endswith(_SUFFIXES) and not p.name.lower().endswith(".dcm")]
     slices = [p for p in paths if p.suffix.lower() == ".dcm" or _is_dicom(p)]
@@ -151,7 +157,7 @@ def _with_patients(folder: Path, volumes: list[ImageVolume]) -> list[ImageVolume
     stems = [volume.stem for volume in volumes]
     parents = [volume.files[0].relative_to(folder).parts[:-1] for volume in volumes]
     subjects = [folders[0] if folders else "" for folders in parents]
-    if are_splits(set(subjects)):
+    if splits_of(set(subjects)):
         parents = [folders[1:] for folders in parents]
     filled = []
     for i, (volume, number, guess) in enumerate(zip(volumes, file_numbers(stems), patients_in(stems), strict=True)):
@@ -161,9 +167,22 @@ def _with_patients(folder: Path, volumes: list[ImageVolume]) -> list[ImageVolume
     return filled
 
 
-def are_splits(subjects: set[str]) -> bool:
-    """Tell whether the sub-folders of a folder are the splits and not subjects."""
-    return "train" in subjects and subjects <= set(SPLITS)
+def splits_of(subjects: set[str]) -> dict[str, str]:
+    """Return the split of each sub-folder if they are the splits; nothing if they are patients.
+
+    Raises
+    ------
+    InputError : if there is a folder ``train`` beside others that are no splits.
+    """
+    splits = {subject: _SPLIT_FOLDERS.get(subject.lower(), "") for subject in subjects}
+    if "train" not in splits.values():
+        return {}
+    if others := [subject or "files" for subject, split in splits.items() if not split]:
+        raise InputError(
+            f"beside the sub-folders of the splits there are others ({', '.join(sorted(others)[:4])}); leave only "
+            f"{', '.join(SPLITS)}, or only one of each patient"
+        )
+    return splits
 
 
 def _name(folder: Path, path: Path) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from spinwarp.data.image_files import PICTURES, ImageVolume, are_splits
+from spinwarp.data.image_files import PICTURES, ImageVolume, splits_of
 from spinwarp.data.patients import without_number
 from spinwarp.data.source import SPLITS
 from spinwarp.errors import InputError
@@ -28,9 +28,9 @@ def split_by_patient(volumes: list[ImageVolume], block: int, n_val: int, n_test:
     InputError : if there are too few groups, or the names do not tell which files may be of one patient.
     """
     subjects = {volume.subject for volume in volumes}
-    if are_splits(subjects):
-        _log.info("the sub-folders train, val and test are the splits")
-        return {split: [volume for volume in volumes if volume.subject == split] for split in SPLITS}
+    if splits := splits_of(subjects):
+        _log.info("the sub-folders %s are the splits", ", ".join(sorted(splits)))
+        return {split: [volume for volume in volumes if splits[volume.subject] == split] for split in SPLITS}
     if subjects == {""} and not any(volume.patient for volume in volumes):
         kind, groups = "blocks of file numbers", _blocks(volumes, block)
         remedy = f"lower data.source.block (now {block}) to cut shorter blocks, but keep a patient in one block"

@@ -183,7 +183,9 @@ class SimulatedImages:
             raise InputError(f"{where} is {magnitude.dtype} {magnitude.shape}; expected real numbers {volume.size}")
         magnitude = magnitude.astype(np.float32)
         if not np.isfinite(magnitude).all():
-            raise InputError(f"{where} has values that are not finite; repair or remove it")
+            raise InputError(
+                f"{where} has values that are not finite; set them to zero where nothing was imaged, or remove it"
+            )
         # interpolation leaves small negative values; real parts and phase images are far below zero
         if magnitude.min() < -0.05 * magnitude.max():
             raise InputError(f"{where} has values down to {magnitude.min():g}; expected magnitudes, which are positive")

@@ -1,5 +1,6 @@
 """Who was scanned: the patient that a file's name gives, and a warning when one patient is in several splits."""
 
+import hashlib
 import itertools
 import re
 from collections import Counter
@@ -104,6 +105,11 @@ def _plain(name: str) -> str:
 
 def _normal(name: str) -> str:
     return re.sub(r"0+(\d)", r"\1", re.sub(r"[^a-z0-9]", "", name.lower()))
+
+
+def digest(dataset: str, patient: str) -> str:
+    """Return what a checkpoint keeps of a patient: who has it can recognise them, but not read their name."""
+    return hashlib.sha256(f"{dataset}/{patient}".encode()).hexdigest()[:16]
 
 
 def warn_of_shared_patients(source: Source, splits: Sequence[str] = SPLITS) -> None:
