@@ -80,6 +80,19 @@ def test_a_folder_that_cannot_be_listed_is_not_an_empty_one(tmp_path: Path, monk
         list_files(tmp_path, (".h5",))
 
 
+def test_a_folder_that_may_not_be_looked_at_is_not_a_missing_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "is_dir", refuse)
+        for look in (lambda: source(tmp_path).volumes("train"), lambda: find_images(tmp_path)):
+            with pytest.raises(InputError, match=r"cannot be looked at \(Permission denied\)"):
+                look()
+
+
 def test_a_link_to_a_moved_disk_is_said_before_anything_is_read(tmp_path: Path) -> None:
     volume(tmp_path / "train" / "a.h5")
     (tmp_path / "train" / "b.h5").symlink_to("/disk/b.h5")

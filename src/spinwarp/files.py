@@ -20,6 +20,8 @@ _DISK = {
     for name in ("EIO", "ESTALE", "ENXIO", "ENODEV", "ENOTCONN", "ETIMEDOUT", "EHOSTDOWN", "EHOSTUNREACH", "EREMOTEIO")
     if hasattr(errno, name)
 }
+# folders that hold nothing of the user's, and that not everybody may read
+_OF_SYSTEMS = {"__MACOSX", "lost+found", "$RECYCLE.BIN", "System Volume Information"}
 
 
 @contextmanager
@@ -99,7 +101,7 @@ def unreadable(path: Path, error: BaseException, damaged: str) -> InputError:
 def _without_content(path: Path) -> str | None:
     """Say what is wrong if a path leads to nothing, to a folder or to an empty file."""
     try:
-        if sentence := dangling(path):
+        if sentence := _dangling(path):
             return sentence
         if not path.exists():
             return f"there is no file {path}"
@@ -112,7 +114,22 @@ def _without_content(path: Path) -> str | None:
     return None
 
 
-def dangling(path: Path) -> str | None:
+def is_folder(path: Path) -> bool:
+    """Tell whether there is such a folder.
+
+    Raises
+    ------
+    InputError : if it is behind a link that leads nowhere, or the user may not look.
+    """
+    try:
+        if sentence := _dangling(path):
+            raise InputError(sentence)
+        return path.is_dir()
+    except OSError as error:
+        raise InputError(f"the folder {path} cannot be looked at ({error.strerror}); ask its owner") from error
+
+
+def _dangling(path: Path) -> str | None:
     """Return a sentence if a path, or a folder above it, is a link that leads nowhere; else None."""
     for link in () if path.exists() else (path, *path.parents):
         if link.is_symlink() and not link.exists():
@@ -153,9 +170,9 @@ def list_files(folder: Path, suffixes: tuple[str, ...], below: bool = False) -> 
         for entry in entries:
             path = Path(entry.path)
             matches = entry.name.lower().endswith(suffixes)
-            if entry.name.startswith(".") or entry.name == "__MACOSX":
+            if entry.name.startswith(".") or entry.name in _OF_SYSTEMS:
                 from_mac += matches and entry.name.startswith("._")
-            elif (below or matches) and entry.is_symlink() and (sentence := dangling(path)):
+            elif (below or matches) and entry.is_symlink() and (sentence := _dangling(path)):
                 raise InputError(sentence)
             elif below and entry.is_dir():
                 todo.insert(0 if entry.is_symlink() else len(todo), path)  # a folder goes before the links to it

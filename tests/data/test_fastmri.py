@@ -357,6 +357,7 @@ def without(*tags: str) -> str:
         (header().replace("www.ismrm.org/ISMRMRD", "example.org/other"), (20, 20), (3, 31), (11.0, 11.0, 5.0)),
         ("\ufeff" + header(), (20, 20), (3, 31), (11.0, 11.0, 5.0)),
         (b"\xef\xbb\xbf" + header().encode(), (20, 20), (3, 31), (11.0, 11.0, 5.0)),
+        (np.void(("\ufeff" + header()).encode("utf-16")), (20, 20), (3, 31), (11.0, 11.0, 5.0)),
         ("\n  " + header() + "\n", (20, 20), (3, 31), (11.0, 11.0, 5.0)),
         (np.frombuffer(header().encode(), np.uint8), (20, 20), (3, 31), (11.0, 11.0, 5.0)),
         (

@@ -142,8 +142,8 @@ def _guard(
         _restore(before)
         guarded.began = True  # type: ignore[attr-defined]
         try:
-            find_home()
             processes.prepare_process()
+            find_home()
             from spinwarp.cli.kinds import check_kinds
 
             check_kinds(plain(config), kinds=kinds)

@@ -10,7 +10,7 @@ from spinwarp.acquisition import Acquisition, Example
 from spinwarp.data.index import Entry, index, open_volume, scan
 from spinwarp.data.source import SPLITS, Volume
 from spinwarp.errors import InputError
-from spinwarp.files import dangling, list_files, user_path
+from spinwarp.files import is_folder, list_files, user_path
 
 
 class Files(Protocol):
@@ -58,8 +58,8 @@ class Folders:
         if folder is None:
             raise InputError(f"this data set has no {split} folder; give data.source.files.{split}=FOLDER")
         path = self.root / folder
-        if not path.is_dir():
-            raise InputError(dangling(path) or f"there is no folder {path} for the {split} split. {self.hint}".rstrip())
+        if not is_folder(path):
+            raise InputError(f"there is no folder {path} for the {split} split. {self.hint}".rstrip())
         files = list_files(path, (".h5", ".hdf5"))
         if not files:
             raise InputError(f"the folder {path} of the {split} split has no .h5 files. {self.hint}".rstrip())

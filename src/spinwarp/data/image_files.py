@@ -14,7 +14,7 @@ from PIL import Image
 from spinwarp.data.patients import file_numbers, named_patient, patients_in
 from spinwarp.data.source import SPLITS
 from spinwarp.errors import InputError
-from spinwarp.files import dangling, list_files, reading
+from spinwarp.files import is_folder, list_files, reading
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 _SUFFIXES = (*PICTURES, ".npy", ".nii", ".nii.gz", ".dcm")
@@ -72,10 +72,8 @@ def find_images(folder: Path) -> list[ImageVolume]:
     ------
     InputError : if the folder is missing or holds no image, a file cannot be read, or two volumes share a name.
     """
-    if not folder.is_dir():
-        raise InputError(
-            dangling(folder) or f"there is no folder {folder}; data.source.path must name a folder of magnitude images"
-        )
+    if not is_folder(folder):
+        raise InputError(f"there is no folder {folder}; data.source.path must name a folder of magnitude images")
     paths = list_files(folder, ("",), below=True)
     pictures = [p for p in paths if p.name.lower().endswith(_SUFFIXES) and not p.name.lower().endswith(".dcm")]
     slices = [p for p in paths if p.suffix.lower() == ".dcm" or _is_dicom(p)]

@@ -63,6 +63,8 @@ def _root(path: Path, xml: object, notes: list[str]) -> ElementTree.Element | No
         return None
     if len(xml) > LONGEST:
         raise InputError(f"{path}: its ISMRMRD header is longer than {LONGEST} bytes; remove it from the file")
+    if isinstance(xml, bytes) and xml[:2] in (b"\xff\xfe", b"\xfe\xff"):  # UTF-16 says so
+        xml = xml.decode("utf-16", errors="replace")
     parser = ElementTree.XMLParser(target=_NoDocumentType())
     try:
         parser.feed(xml.strip("\0\ufeff \t\r\n") if isinstance(xml, str) else xml.strip(b"\0 \t\r\n"))
