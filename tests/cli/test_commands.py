@@ -448,7 +448,7 @@ def test_a_wrong_file_ends_in_one_sentence_with_workers_too(command: Command, tm
     ("content", "message"),
     [
         (None, "there is no file"),
-        (b"", "cannot be loaded as plain weights"),
+        (b"", "is empty; copy or download it again"),
         (b"hello", "cannot be loaded as plain weights"),
         ([1, 2], "holds a list; a dictionary of weights is expected"),
         ({"state_dict": {}}, "is not a checkpoint of spinwarp's train.py"),

@@ -1,3 +1,5 @@
+import struct
+import zlib
 from pathlib import Path
 
 import nibabel
@@ -7,6 +9,7 @@ import pytest
 from PIL import Image
 
 from spinwarp.data.image_files import find_images, read_slice
+from spinwarp.data.images import SimulatedImages
 from spinwarp.errors import InputError
 
 
@@ -116,3 +119,96 @@ def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("importlib.import_module", missing)
     with pytest.raises(InputError, match=rf"pip install spinwarp\[{extra}\]"):
         find_images(tmp_path)
+
+
+def test_the_pages_of_a_tiff_are_slices(tmp_path: Path) -> None:
+    pages = [Image.fromarray(picture(seed=i).astype(np.uint16) * 100) for i in range(3)]
+    pages[0].save(tmp_path / "1.tif", save_all=True, append_images=pages[1:])
+    [volume] = find_images(tmp_path)
+    assert volume.n_slices == 3
+    for i in range(3):
+        np.testing.assert_array_equal(read_slice(volume, i), picture(seed=i).astype(np.uint16) * 100)
+
+
+def test_pictures_with_transparency_keep_their_grey_values(tmp_path: Path) -> None:
+    grey, alpha = picture(), np.full((48, 40), 100, np.uint8)
+    Image.fromarray(np.dstack([grey, alpha]), "LA").save(tmp_path / "1_la.PNG")
+    Image.fromarray(np.dstack([grey, grey, grey, alpha]), "RGBA").save(tmp_path / "2_rgba.png")
+    Image.fromarray(np.dstack([grey * 0, grey * 0, grey * 0, 255 - grey]), "CMYK").save(tmp_path / "3_cmyk.TIF")
+    Image.fromarray(grey > 0).save(tmp_path / "4_bits.png")
+    *three, bits = (read_slice(volume, 0) for volume in find_images(tmp_path))
+    for found in three:
+        np.testing.assert_array_equal(found, grey)
+    np.testing.assert_array_equal(bits, grey > 0)
+
+
+def png_of_16_bits(path: Path, channels: int) -> None:
+    """Write a PNG that Pillow cannot: 16 bits, grey with transparency (2) or colours (3)."""
+    h, w = 4, 5
+    rows = np.random.RandomState(0).randint(0, 65536, (h, w, channels)).astype(">u2")
+    body = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    head = struct.pack(">IIBBBBB", w, h, 16, {2: 4, 3: 2}[channels], 0, 0, 0)
+    chunks = [(b"IHDR", head), (b"IDAT", body), (b"IEND", b"")]
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks)
+    )
+
+
+@pytest.mark.parametrize("channels", [2, 3])
+def test_sixteen_bits_of_which_eight_would_be_lost_are_refused(tmp_path: Path, channels: int) -> None:
+    png_of_16_bits(tmp_path / "1.png", channels)
+    with pytest.raises(InputError, match=r"1\.png has 16 bits with colours or transparency; save it as grey alone"):
+        read_slice(find_images(tmp_path)[0], 0)
+
+
+def test_pictures_that_would_be_read_wrongly_are_refused(tmp_path: Path) -> None:
+    frames = [Image.fromarray(picture(seed=i)) for i in range(2)]
+    frames[0].save(tmp_path / "1.png", save_all=True, append_images=frames[1:])
+    with pytest.raises(InputError, match=r"1\.png is animated; expected one slice, or a TIFF file of several"):
+        find_images(tmp_path)
+    (tmp_path / "1.png").unlink()
+    Image.fromarray(picture().astype(np.uint16) * 200).save(tmp_path / "1.tif", tiffinfo={262: 0})
+    with pytest.raises(InputError, match=r"1\.tif is a TIFF of 16 bits whose zero is white"):
+        read_slice(find_images(tmp_path)[0], 0)
+    (tmp_path / "1.tif").unlink()
+    np.save(tmp_path / "1.npy", np.ones((48, 40, 3)))
+    with pytest.raises(InputError, match=r"1\.npy has shape \(48, 40, 3\), colours last; expected"):
+        find_images(tmp_path)
+
+
+def test_true_and_false_are_one_and_zero(tmp_path: Path) -> None:
+    for number in range(3):
+        np.save(tmp_path / f"{number}.npy", picture() > 0)
+    source = SimulatedImages(tmp_path, n_coils=2, block=1)
+    source.prepare()
+    target = source.read(source.volumes("test")[0], 0).target
+    assert target is not None
+    np.testing.assert_array_equal(target[0], picture() > 0)
+
+
+def test_a_nifti_file_of_colours_is_refused(tmp_path: Path) -> None:
+    colours = np.zeros((4, 5, 6), np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")]))
+    nibabel.save(nibabel.Nifti1Image(colours, np.eye(4)), tmp_path / "1.nii")
+    with pytest.raises(InputError, match=r"1\.nii holds colours .*; expected one magnitude value a voxel"):
+        find_images(tmp_path)
+
+
+def test_capitals_in_a_suffix_change_nothing(tmp_path: Path) -> None:
+    data = np.zeros((6, 8, 10), np.float32)  # packs far below its size
+    data[2:4, 3:5] = 7
+    nibabel.save(nibabel.Nifti1Image(data, np.diag([1, 1, 4, 1])), tmp_path / "1.nii.gz")
+    (tmp_path / "1.nii.gz").rename(tmp_path / "1.NII.GZ")
+    np.save(tmp_path / "2.npy", picture())
+    (tmp_path / "2.npy").rename(tmp_path / "2.NPY")
+    packed, array = find_images(tmp_path)
+    assert (packed.name, packed.n_slices, array.name) == ("1", 10, "2")
+    np.testing.assert_array_equal(read_slice(packed, 4), data[:, ::-1, 4].T)
+    np.testing.assert_array_equal(read_slice(array, 0), picture())
+
+
+def test_hidden_files_and_folders_are_left_out(tmp_path: Path) -> None:
+    for name in (".ipynb_checkpoints/1.png", "__MACOSX/2.png", ".3.png", "._4.png", "4.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(picture()).save(tmp_path / name)
+    assert [volume.name for volume in find_images(tmp_path)] == ["4"]

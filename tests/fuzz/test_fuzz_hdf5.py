@@ -147,6 +147,7 @@ def test_wrong_kinds_shapes_and_members_are_refused(tmp_path: Path) -> None:
                 lambda f, n=name, s=shape: [
                     f.create_dataset("kspace", data=ok), f.create_dataset(n, data=np.ones(s, "f4"))
                 ],
+                must_refuse=name != "ismrmrd_header",
             )  # fmt: skip
     links: dict[str, Callable[[h5py.File], Any]] = {
         "a group": lambda f: f.create_group("kspace"),
@@ -242,7 +243,7 @@ def header(path: Path) -> str:
         return file["ismrmrd_header"][()].decode()
 
 
-def test_headers_that_bomb_or_lie_are_refused(tmp_path: Path) -> None:
+def test_headers_that_bomb_are_refused_and_those_that_lie_are_not_used(tmp_path: Path) -> None:
     path = tmp_path / "header.h5"
     whole = volume(path)
     good = header(path)
@@ -254,9 +255,8 @@ def test_headers_that_bomb_or_lie_are_refused(tmp_path: Path) -> None:
         '<!DOCTYPE r [<!ATTLIST r a CDATA "b">]>', '<!DOCTYPE r [<!ENTITY a "&b;"><!ENTITY b "&a;">]>',
     ]  # fmt: skip
     bodies = ["&l11;", "&q;" * 20_000, "&x;", "&a;", ""]
-    bad: list[Any] = [
-        d + good.replace("<encoding>", f"<a>{b}</a><encoding>") for d in doctypes for b in bodies
-    ] + [
+    hostile = [d + good.replace("<encoding>", f"<a>{b}</a><encoding>") for d in doctypes for b in bodies]
+    damaged: list[Any] = [
         "", " ", "text", "<a>", "<a/>", "</a>", "<ismrmrdHeader/>", b"\0" * 100, b"\xff\xfe<\0a\0", b"\xef\xbb\xbf",
         "<a>" * 50_000,
         good[:-5], good + good, good.replace("ismrm", "ismmr"), good.replace("<encoding>", "<encoding>&undefined;"),
@@ -271,8 +271,10 @@ def test_headers_that_bomb_or_lie_are_refused(tmp_path: Path) -> None:
             file["ismrmrd_header"] = np.void(xml) if isinstance(xml, bytes) and xml[-1:] == b"\0" else xml
         cases.run(label, lambda: read(path), path.name, must_refuse)
 
-    for i, xml in enumerate(bad):
-        attempt(f"bad header {i}", xml, must_refuse=True)
+    for i, xml in enumerate(hostile):
+        attempt(f"hostile header {i}", xml, must_refuse=True)
+    for i, xml in enumerate(damaged):  # nothing in them is used
+        attempt(f"damaged header {i}", xml, must_refuse=False)
     for tag in ("x", "y", "z", "matrixSize", "reconSpace", "encodedSpace", "fieldOfView_mm", "maximum", "center"):
         for value in (
             "",
@@ -293,9 +295,9 @@ def test_headers_that_bomb_or_lie_are_refused(tmp_path: Path) -> None:
         ):
             start, _, rest = good.partition(f"<{tag}>")
             attempt(f"{tag}={value:.10}", f"{start}<{tag}>{value}</{tag}>" + rest.partition(f"</{tag}>")[2], False)
-        attempt(f"no {tag}", good.replace(f"<{tag}>", "<b>").replace(f"</{tag}>", "</b>"), must_refuse=True)
+        attempt(f"no {tag}", good.replace(f"<{tag}>", "<b>").replace(f"</{tag}>", "</b>"), must_refuse=False)
     for at in range(0, len(good), 7):
-        attempt(f"header cut at {at}", good[:at], must_refuse=True)
+        attempt(f"header cut at {at}", good[:at], must_refuse=False)
     attempt("a long header", good.replace("<encoding>", "<a>" + "x" * 17_000_000 + "</a><encoding>"), must_refuse=True)
     cases.check()
 

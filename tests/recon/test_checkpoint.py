@@ -87,7 +87,7 @@ def test_code_in_a_file_is_refused_and_not_run(tmp_path: Path, reader: type) -> 
 
 
 @pytest.mark.parametrize("reader", READERS)
-@pytest.mark.parametrize("name", ["", "absent.ckpt", "."])
+@pytest.mark.parametrize("name", ["", "absent.ckpt"])
 def test_a_missing_file_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reader: type, name: str) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"there is no file '.*'; give the weights as recon\.path=FILE"):
@@ -95,7 +95,19 @@ def test_a_missing_file_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 
 
 @pytest.mark.parametrize("reader", READERS)
-@pytest.mark.parametrize("kept", [0, 1, 10, 100, 0.5, 0.9, 0.999])
+def test_a_folder_an_empty_file_and_a_dangling_link_are_said(tmp_path: Path, reader: type) -> None:
+    with pytest.raises(InputError, match="is a folder; a file is expected"):
+        reader(str(tmp_path))
+    (tmp_path / "empty.ckpt").touch()
+    with pytest.raises(InputError, match=r"empty\.ckpt is empty"):
+        reader(str(tmp_path / "empty.ckpt"))
+    (tmp_path / "link.ckpt").symlink_to(tmp_path / "moved" / "last.ckpt")
+    with pytest.raises(InputError, match=r"link\.ckpt is a link to .*moved/last\.ckpt, which is not there"):
+        reader(str(tmp_path / "link.ckpt"))
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("kept", [1, 10, 100, 0.5, 0.9, 0.999])
 def test_a_damaged_file_is_said(tmp_path: Path, reader: type, kept: float) -> None:
     path = Path(save(tmp_path, content()))
     data = path.read_bytes()

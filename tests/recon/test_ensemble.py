@@ -125,4 +125,8 @@ def test_the_record_holds_the_training_volumes_of_all_members(tmp_path: Path) ->
     trained = [{"trained_on": {"dataset": "a", "volumes": volumes}} for volumes in (["x", "y"], ["y", "z"])]
     paths = [checkpoint(tmp_path, i, **record) for i, record in enumerate([*trained, {}])]
     assert Ensemble(paths).record == {"trained_on": {"dataset": "a", "volumes": ["x", "y", "z"]}}
+    for i, patients in enumerate((["p"], ["o", "p"])):
+        trained[i]["trained_on"]["patients"] = patients
+    paths = [checkpoint(tmp_path, 4 + i, **record) for i, record in enumerate(trained)]
+    assert Ensemble(paths).record["trained_on"]["patients"] == ["o", "p"]
     assert Ensemble([checkpoint(tmp_path, 8), checkpoint(tmp_path, 9)]).record == {}

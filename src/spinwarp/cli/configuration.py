@@ -20,6 +20,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 
 from spinwarp.cli import processes
 from spinwarp.errors import InputError
+from spinwarp.files import find_home
 
 _FULL = "HYDRA_FULL_ERROR"
 # what a wrong value ends in while it is resolved or built
@@ -142,6 +143,7 @@ def _guard(
         guarded.began = True  # type: ignore[attr-defined]
         try:
             processes.prepare_process()
+            find_home()
             from spinwarp.cli.kinds import check_kinds
 
             check_kinds(plain(config), kinds=kinds)

@@ -15,6 +15,7 @@ from spinwarp.acquisition import Example
 from spinwarp.cli import processes
 from spinwarp.cli.conformal import conformal
 from spinwarp.cli.train import build_data
+from spinwarp.data.patients import digest, warn_of_shared_patients
 from spinwarp.evaluation import Protocol, evaluate
 from spinwarp.recon.base import Reconstructor
 from spinwarp.results import Row
@@ -90,7 +91,9 @@ class EvaluationJob:
         )
 
     def warn_of_leaks(self) -> None:
-        """Say so if the method was trained on what it is evaluated on."""
+        """Say so if the method was trained on what it is evaluated on, or one patient is in several splits."""
+        # the patients of training come with the checkpoint: to list its volumes may take long on a large set
+        warn_of_shared_patients(self.data.source, ("val", "test"))
         trained_on, volumes = self.record.get("trained_on"), self.protocol.n_slices
         if isinstance(trained_on, dict) and trained_on.get("dataset") == self.data.source.name:
             seen = sorted(set(volumes) & set(trained_on.get("volumes", [])))
@@ -101,4 +104,14 @@ class EvaluationJob:
                     len(seen),
                     len(volumes),
                     seen[0],
+                )
+            others = self.data.source.volumes(self.config.split)
+            patients = {v.patient for v in others if v.patient and v.name not in seen}
+            trained = set(trained_on.get("patients", []))
+            if known := sorted(p for p in patients if digest(self.data.source.name, p) in trained):
+                log.warning(
+                    "this checkpoint was trained on other scans of %d patients that it is evaluated on (%s, ...): "
+                    "these figures are not those of new patients",
+                    len(known),
+                    known[0],
                 )

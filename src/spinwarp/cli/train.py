@@ -29,6 +29,7 @@ def train(config: DictConfig) -> float | None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.utils import instantiate
 
+    from spinwarp.data.patients import digest
     from spinwarp.errors import InputError
 
     configuration.refuse_parallel_sweep(config, HydraConfig.get())
@@ -57,7 +58,13 @@ def train(config: DictConfig) -> float | None:
     module.record = {
         "net": configuration.plain(config.model.net),
         "name": HydraConfig.get().runtime.choices["model"],
-        "trained_on": {"dataset": data.source.name, "volumes": [v.name for v in data.source.volumes("train")]},
+        "trained_on": {
+            "dataset": data.source.name,
+            "volumes": [v.name for v in data.source.volumes("train")],
+            "patients": sorted(
+                {digest(data.source.name, v.patient) for v in data.source.volumes("train") if v.patient}
+            ),
+        },
         "config": configuration.plain(config),
     }
     callbacks = [instantiate(callback) for callback in (config.callbacks or {}).values() if callback is not None]
@@ -116,10 +123,13 @@ def _describe(data: "FastMRIDataModule", module: Any, folder: Path) -> None:
     """Print what is trained on what, with the acceleration that the mask really gives."""
     from hydra.core.hydra_config import HydraConfig
 
+    from spinwarp.data.patients import warn_of_shared_patients
+
     choices = HydraConfig.get().runtime.choices
     dataset = data.dataset("train")
     example = dataset.example(0, 0)
     rates = [float(dataset.example(0, i).acquisition.acceleration()) for i in range(min(8, len(dataset)))]
+    warn_of_shared_patients(data.source)
     n_parameters = sum(p.numel() for p in module.net.parameters())
     kspace = tuple(example.acquisition.kspace.shape[1:])
     provenance = example.acquisition.headers[0].provenance

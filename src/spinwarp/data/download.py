@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spinwarp.errors import InputError
+from spinwarp.files import user_path
 
 _log = logging.getLogger(__name__)
 
@@ -137,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="default: $SPINWARP_DATA/ulf_brain, or ./data/ulf_brain if it is unset",
     )
     options = parser.parse_args(arguments)
-    root: Path = options.to or Path(os.environ.get("SPINWARP_DATA", "data")) / options.name
+    root = user_path(options.to or Path(os.environ.get("SPINWARP_DATA", "data")) / options.name)
 
     from spinwarp.data.ulf import UltraLowFieldBrains  # imports torch, which --help need not wait for
 

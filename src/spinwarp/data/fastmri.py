@@ -10,6 +10,7 @@ from spinwarp.acquisition import Acquisition, Example
 from spinwarp.data.index import Entry, index, open_volume, scan
 from spinwarp.data.source import SPLITS, Volume
 from spinwarp.errors import InputError
+from spinwarp.files import is_folder, list_files, user_path
 
 
 class Files(Protocol):
@@ -30,14 +31,14 @@ class Folders:
     Parameters
     ----------
     root : folder of the set.
-    train, val, test : folders of ``*.h5`` below it; a split may be left out.
+    train, val, test : folders of ``*.h5`` or ``*.hdf5`` below it; a split may be left out.
     hint : added to the error when a folder is missing: where to get the data.
     """
 
     def __init__(
         self, root: str, train: str | None = None, val: str | None = None, test: str | None = None, hint: str = ""
     ) -> None:
-        self.root = Path(root).expanduser()
+        self.root = user_path(root)
         self.folders = {"train": train, "val": val, "test": test}
         self.hint = hint
 
@@ -57,9 +58,9 @@ class Folders:
         if folder is None:
             raise InputError(f"this data set has no {split} folder; give data.source.files.{split}=FOLDER")
         path = self.root / folder
-        if not path.is_dir():
+        if not is_folder(path):
             raise InputError(f"there is no folder {path} for the {split} split. {self.hint}".rstrip())
-        files = sorted(path.glob("*.h5"))
+        files = list_files(path, (".h5", ".hdf5"))
         if not files:
             raise InputError(f"the folder {path} of the {split} split has no .h5 files. {self.hint}".rstrip())
         return files
@@ -97,7 +98,7 @@ class FastMRIFiles:
         """
         entries = index(self.files.files(split), self.provenance)
         self._entries.update(entries)
-        return [Volume(path.name, path, entry.n_slices, entry.shape) for path, entry in entries.items()]
+        return [Volume(path.name, path, entry.n_slices, entry.shape, entry.patient) for path, entry in entries.items()]
 
     def read(self, volume: Volume, slice_index: int) -> Example:
         """Read one slice as a batch of one, its mask True on the acquired columns.

@@ -1,56 +1,91 @@
 """What a folder of images is: how it splits, which way its slices lie, and what in it flatters a reconstruction."""
 
 import csv
+import logging
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from spinwarp.data.image_files import PICTURES, ImageVolume
+from spinwarp.data.image_files import PICTURES, ImageVolume, splits_of
+from spinwarp.data.patients import without_number
 from spinwarp.data.source import SPLITS
 from spinwarp.errors import InputError
+from spinwarp.files import reading
+
+_log = logging.getLogger(__name__)
+_REMEDY = "give each patient a sub-folder, or make the sub-folders train, val and test"
 
 
-def split_by_subject(volumes: list[ImageVolume], block: int, n_val: int, n_test: int) -> dict[str, list[ImageVolume]]:
-    """Split by sub-folder where there are any, otherwise by contiguous blocks of file numbers.
+def split_by_patient(volumes: list[ImageVolume], block: int, n_val: int, n_test: int) -> dict[str, list[ImageVolume]]:
+    """Split by sub-folder where there are any, else by patient, else by contiguous blocks of file numbers.
+
+    How it was done is said in the log.
 
     Raises
     ------
-    InputError : if there are too few blocks or subjects, or a file has neither a sub-folder nor a number.
+    InputError : if there are too few groups, or the names do not tell which files may be of one patient.
     """
     subjects = {volume.subject for volume in volumes}
-    groups: dict[object, list[ImageVolume]] = {}
-    if subjects == {""}:
-        kind = "blocks of file numbers"
-        first = previous = -2
-        for volume in sorted(volumes, key=lambda v: -1 if v.number is None else v.number):
-            if volume.number is None:
-                raise InputError(
-                    f"{volume.files[0]} has no number to split by; put each subject in a folder of its own"
-                )
-            if volume.number > previous + 1 or volume.number - first >= block:
-                first = volume.number
-            previous = volume.number
-            groups.setdefault(first, []).append(volume)
+    if splits := splits_of(subjects):
+        _log.info("the sub-folders %s are the splits", ", ".join(sorted(splits)))
+        return {split: [volume for volume in volumes if splits[volume.subject] == split] for split in SPLITS}
+    if subjects == {""} and not any(volume.patient for volume in volumes):
+        kind, groups = "blocks of file numbers", _blocks(volumes, block)
+        remedy = f"lower data.source.block (now {block}) to cut shorter blocks, but keep a patient in one block"
     else:
-        kind = "subjects (sub-folders)"
-        if "" in subjects:
-            stray = next(v.files[0] for v in volumes if not v.subject)
-            raise InputError(f"{stray} lies beside sub-folders; put each subject in a folder of its own")
+        kind, remedy = "patients", _REMEDY
+        if subjects != {""}:
+            kind, remedy = "sub-folders", "give each patient a sub-folder"
+        groups = {}
         for volume in volumes:
-            groups.setdefault(volume.subject, []).append(volume)
-        if "train" in subjects and subjects <= set(SPLITS):
-            return {split: groups.get(split, []) for split in SPLITS}
+            name = volume.patient if subjects == {""} else volume.subject
+            if not name:
+                wrong = "names no patient, but other files do" if subjects == {""} else "lies beside sub-folders"
+                raise InputError(f"{volume.files[0]} {wrong}; {_REMEDY}")
+            groups.setdefault(name, []).append(volume)
     n_train = len(groups) - n_val - n_test
     if n_train < 1:
         raise InputError(
-            f"{len(volumes)} images make {len(groups)} {kind}; {n_val} for val, {n_test} for test and one or more for "
-            f"train are needed: lower data.block (now {block}) to cut shorter blocks, but keep a patient in one block"
+            f"{len(volumes)} images make {len(groups)} {kind} ({_listed(list(groups))}); {n_val} for val, {n_test} for "
+            f"test and one or more for train are needed: {remedy}"
         )
-    ordered = list(groups.values())
-    parts = {"train": ordered[:n_train], "val": ordered[n_train : n_train + n_val], "test": ordered[n_train + n_val :]}
-    return {split: [volume for group in part for volume in group] for split, part in parts.items()}
+    names = list(groups)
+    parts = {"train": names[:n_train], "val": names[n_train : n_train + n_val], "test": names[n_train + n_val :]}
+    _log.info(
+        "%d images are split by %s: %s",
+        len(volumes),
+        kind,
+        "; ".join(f"{split} {_listed(part)}" for split, part in parts.items()),
+    )
+    return {split: [volume for name in part for volume in groups[name]] for split, part in parts.items()}
+
+
+def _blocks(volumes: list[ImageVolume], block: int) -> dict[str, list[ImageVolume]]:
+    """Return runs of consecutive file numbers, the long ones cut, called after their first and last number."""
+    runs: list[list[ImageVolume]] = []
+    first = previous = -2
+    words: dict[int, str] = {}
+    for volume in sorted(volumes, key=lambda v: -1 if v.number is None else v.number):
+        if volume.number is None:
+            raise InputError(f"{volume.files[0]} has no number to split by; {_REMEDY}")
+        beside = without_number(volume.stem, volume.number)
+        if words.setdefault(volume.number, beside) != beside:
+            raise InputError(
+                f"several files have the number {volume.number}, such as {volume.files[0]}, and their names do not "
+                f"tell which files may be of one patient; {_REMEDY}"
+            )
+        if volume.number > previous + 1 or volume.number - first >= block:
+            first = volume.number
+            runs.append([])
+        previous = volume.number
+        runs[-1].append(volume)
+    return {f"{run[0].number}-{run[-1].number}": run for run in runs}
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (f" to {names[-1]} ({len(names)})" if len(names) > 4 else "")
 
 
 def with_orientation(folder: Path, volumes: list[ImageVolume]) -> list[ImageVolume]:
@@ -63,7 +98,7 @@ def with_orientation(folder: Path, volumes: list[ImageVolume]) -> list[ImageVolu
     path = folder / "orientation.tsv"
     if not path.is_file():
         return volumes
-    with path.open(newline="") as file:
+    with reading(path, "table"), path.open(newline="") as file:
         try:
             runs = [(int(r["first"]), int(r["last"]), r["orientation"]) for r in csv.DictReader(file, delimiter="\t")]
         except (KeyError, TypeError, ValueError, csv.Error) as error:

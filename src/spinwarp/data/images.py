@@ -12,10 +12,12 @@ from PIL import Image
 
 from spinwarp.acquisition import Acquisition, Example, Header
 from spinwarp.data.image_files import ImageVolume, find_images, read_slice
-from spinwarp.data.image_survey import has_empty_border, is_coarse, split_by_subject, with_orientation
+from spinwarp.data.image_survey import has_empty_border, is_coarse, split_by_patient, with_orientation
+from spinwarp.data.patients import warn_of_shared_patients
 from spinwarp.data.simulation import acquire, loop_coil_maps, measured_coil_maps, smooth_phase
 from spinwarp.data.source import SPLITS, Volume
 from spinwarp.errors import InputError
+from spinwarp.files import user_path
 
 _log = logging.getLogger(__name__)
 _VARIANTS = 16  # sets of coil maps a split; each takes n_coils * h * w * 8 bytes in every worker
@@ -32,10 +34,11 @@ class SimulatedImages:
     In NIfTI files the slices are taken across the axis of the thickest voxels, of equal ones the axial; a compressed
     one is unpacked whole for every slice unless it was among the last two, so train on ``.nii`` or ``.npy``.
 
-    The split is by subject where there are sub-folders: each is a subject, or the split where they are called
-    ``train``, ``val`` and ``test``. In a flat folder it is by contiguous blocks of the numbers in the file names,
-    never at random, since neighbouring numbers tend to be one patient: approximately patient-disjoint. The last blocks
-    (or subjects) are test, those before them val.
+    The split is by sub-folder where there are any: each is a patient, or the split where they are called ``train``,
+    ``val`` and ``test``. In a flat folder it is by patient, where PatientID of DICOM or the file names tell it
+    (``p01_0001.png``, ``sub-003_T1w_012.png``; see :func:`spinwarp.data.patients.patients_in`). Elsewhere it is by
+    contiguous blocks of file numbers, never at random, since neighbouring numbers tend to be one patient:
+    approximately patient-disjoint. The last groups are test, those before them val.
 
     Parameters
     ----------
@@ -48,7 +51,7 @@ class SimulatedImages:
     size : (h, w), or one number for both: images are scaled to fit, proportions kept, and padded with zeros. None:
         each has its own.
     block : a longer run of consecutive numbers is cut after so many.
-    n_val, n_test : number of blocks or subjects of the split.
+    n_val, n_test : number of patients, sub-folders or blocks of the split.
     orientations : only these are used; None: all.
     seed : of all draws.
     """
@@ -73,10 +76,10 @@ class SimulatedImages:
                 f"n_coils={n_coils} and block={block} must be at least 1; noise_std={noise_std}, n_val={n_val} and "
                 f"n_test={n_test} at least 0"
             )
-        self.path = Path(path).expanduser()
+        self.path = user_path(path)
         self.n_coils = n_coils
         self.noise_std = noise_std
-        self.coil_maps = None if coil_maps is None else Path(coil_maps).expanduser()
+        self.coil_maps = None if coil_maps is None else user_path(coil_maps)
         both = (size, size) if isinstance(size, int) else size
         self.size = None if both is None else (int(both[0]), int(both[1]))
         self.block = block
@@ -94,6 +97,7 @@ class SimulatedImages:
         InputError : if the folder, an image looked at, the coil maps or the split is not usable.
         """
         volumes = [volume for split in SPLITS for volume in self._splits[split]]
+        warn_of_shared_patients(self)
         _maps(self.coil_maps, self.n_coils, self._shape(volumes[0]), 0)
         looked_at = volumes[:: max(len(volumes) // 8, 1)][:8]
         for volume in looked_at:
@@ -103,6 +107,8 @@ class SimulatedImages:
             findings.append(f"{coarse} of {len(volumes)} volumes are JPEG or 8-bit, so detail and noise are quantised")
         if padded := sum(has_empty_border(read_slice(v, v.n_slices // 2)) for v in looked_at):
             findings.append(f"the border of k-space is empty in {padded} of {len(looked_at)} looked at (interpolated)")
+        if not any(volume.patient or volume.subject for volume in volumes):
+            findings.append("the names tell no patient, so one patient may be in two splits")
         _log.warning(
             "results on %s flatter every method and are labelled simulated: %s", self.path, "; ".join(findings)
         )
@@ -117,7 +123,7 @@ class SimulatedImages:
         if split not in SPLITS:
             raise InputError(f"no split {split!r}; expected one of {', '.join(SPLITS)}")
         return [
-            Volume(v.name, v.files[0], v.n_slices, (self.n_coils, *self._shape(v), *self._shape(v)))
+            Volume(v.name, v.files[0], v.n_slices, (self.n_coils, *self._shape(v), *self._shape(v)), v.patient)
             for v in self._splits[split]
         ]
 
@@ -161,7 +167,7 @@ class SimulatedImages:
                 raise InputError(
                     f"{self.path} has no image of orientation {', '.join(self.orientations)}; it has {', '.join(there)}"
                 )
-        return split_by_subject(found, self.block, self.n_val, self.n_test)
+        return split_by_patient(found, self.block, self.n_val, self.n_test)
 
     @cached_property
     def _found(self) -> dict[str, tuple[ImageVolume, str]]:
@@ -177,7 +183,9 @@ class SimulatedImages:
             raise InputError(f"{where} is {magnitude.dtype} {magnitude.shape}; expected real numbers {volume.size}")
         magnitude = magnitude.astype(np.float32)
         if not np.isfinite(magnitude).all():
-            raise InputError(f"{where} has values that are not finite; repair or remove it")
+            raise InputError(
+                f"{where} has values that are not finite; set them to zero where nothing was imaged, or remove it"
+            )
         # interpolation leaves small negative values; real parts and phase images are far below zero
         if magnitude.min() < -0.05 * magnitude.max():
             raise InputError(f"{where} has values down to {magnitude.min():g}; expected magnitudes, which are positive")

@@ -1,11 +1,11 @@
 """What the files of a data set hold, read once and remembered until a file changes."""
 
 import hashlib
+import importlib
 import json
 import logging
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,8 +14,9 @@ import numpy as np
 
 from spinwarp.acquisition import Header
 from spinwarp.data.ismrmrd import LONGEST, Geometry, geometry
+from spinwarp.data.patients import named_patient
 from spinwarp.errors import InputError
-from spinwarp.files import whole_file
+from spinwarp.files import cache_folder, unreadable, warn_once, whole_file
 
 log = logging.getLogger(__name__)
 _VERSION = 1  # raise it when scan() reads something else
@@ -34,6 +35,7 @@ class Entry:
     data_range: float
     target: str | None
     fields: dict[str, object]
+    patient: str | None = None
 
     @property
     def header(self) -> Header:
@@ -45,7 +47,7 @@ class Entry:
 def index(paths: list[Path], provenance: str) -> dict[Path, Entry]:
     """Return the entry of each file; only files that are new or changed since the last call are opened.
 
-    The index lies under ``$SPINWARP_CACHE`` or ``~/.cache/spinwarp``.
+    The index lies in :func:`spinwarp.files.cache_folder`.
 
     Raises
     ------
@@ -55,7 +57,10 @@ def index(paths: list[Path], provenance: str) -> dict[Path, Entry]:
     known = _load_index(cache)
     fresh: dict[Path, Entry] = {}
     for path in paths:
-        status = path.stat()
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise unreadable(path, error, "cannot be found ({reason})") from error
         entry = known.get(path)
         if entry is None or (entry.mtime_ns, entry.size) != (status.st_mtime_ns, status.st_size):
             entry = scan(path, provenance)
@@ -71,17 +76,18 @@ def open_volume(path: Path) -> Iterator[h5py.File]:
 
     Raises
     ------
-    InputError : if the file is missing, truncated, not HDF5 or has no k-space.
+    InputError : if the file is missing, locked, truncated, not HDF5, has no k-space, or needs a filter that is missing.
     """
     try:
         with h5py.File(path, "r") as file:
             if not isinstance(file.get("kspace"), h5py.Dataset):
                 names = ", ".join(file)[:200] or "nothing"
                 raise InputError(f"{path} has no dataset 'kspace' (it has {names}); the fastMRI layout is expected")
+            _load_filters(path, file)
             yield file
     except InputError:
         raise
-    # h5py tells of damaged metadata with many kinds of errors
+    # h5py answers damaged metadata with many kinds of errors
     except (
         OSError,
         LookupError,
@@ -92,10 +98,31 @@ def open_volume(path: Path) -> Iterator[h5py.File]:
         ArithmeticError,
         MemoryError,
     ) as error:
-        if not path.exists():
-            raise InputError(f"there is no file {path}") from error
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path} is truncated or not HDF5 ({reason}); copy or download it again") from error
+        raise unreadable(path, error, "is truncated or not HDF5 ({reason}); copy or download it again") from error
+
+
+def _load_filters(path: Path, file: h5py.File) -> None:
+    """Make the filters available that the file's data needs; those of ``hdf5plugin`` come by importing it.
+
+    Raises
+    ------
+    InputError : if one is missing, by its name.
+    """
+    for name in ("kspace", *_TARGETS, "mask"):
+        if not isinstance(file.get(name), h5py.Dataset):
+            continue
+        settings = file[name].id.get_create_plist()
+        for code, _, _, described in (settings.get_filter(i) for i in range(settings.get_nfilters())):
+            if h5py.h5z.filter_avail(code):
+                continue
+            with suppress(ImportError):
+                importlib.import_module("hdf5plugin")
+            if not h5py.h5z.filter_avail(code):
+                words = described.decode(errors="replace").split(";")[0][:60] or "unnamed"
+                raise InputError(
+                    f"{path}: its {name} is compressed by a filter that is not installed here ({words}, HDF5 filter "
+                    f"{code}); install it with: pip install hdf5plugin"
+                )
 
 
 def scan(path: Path, provenance: str) -> Entry:
@@ -120,12 +147,11 @@ def scan(path: Path, provenance: str) -> Entry:
         if not (np.isfinite(data_range) and data_range > 0):
             raise InputError(f"{path}: the largest value of its target ('max') is {data_range:g}; remove the file")
         padding = _attribute(path, file, "padding_left", int), _attribute(path, file, "padding_right", int)
+        patient = _text(file, "patient_id").strip() or named_patient(path.stem)
         stated, orientation, contrast = (_text(file, name) for name in ("provenance", "orientation", "acquisition"))
         told = Geometry()
         if "ismrmrd_header" in file:
-            dataset = file["ismrmrd_header"]
-            scalar = isinstance(dataset, h5py.Dataset) and dataset.shape in ((), (1,)) and dataset.nbytes <= LONGEST
-            told = geometry(path, np.asarray(dataset[()]).item() if scalar else None, (h, w))
+            told = geometry(path, _header_text(path, file["ismrmrd_header"]), (h, w))
     columns = told.columns
     if padding[0] is not None and padding[1] is not None:
         columns = int(padding[0]), int(padding[1])
@@ -150,6 +176,7 @@ def scan(path: Path, provenance: str) -> Entry:
         float(data_range),
         target,
         json.loads(json.dumps(asdict(header))),
+        patient,
     )
 
 
@@ -173,6 +200,18 @@ def _check_stored(path: Path, dataset: h5py.Dataset) -> None:
         )
 
 
+def _header_text(path: Path, dataset: h5py.Dataset | h5py.Group) -> object:
+    """Return a header as bytes or text, whether it is stored as one or as an array of bytes; None if it is neither."""
+    if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
+        return None
+    if dataset.nbytes > LONGEST:
+        raise InputError(f"{path}: its ISMRMRD header is longer than {LONGEST} bytes; remove it from the file")
+    value = np.asarray(dataset[()])
+    if value.dtype in (np.uint8, np.int8):
+        return value.tobytes()
+    return value.item() if value.size == 1 else None
+
+
 def _attribute(path: Path, file: h5py.File, name: str, kind: type[float] | type[int]) -> float | None:
     """Return an attribute that must be one number, None where it is absent."""
     if name not in file.attrs:
@@ -189,14 +228,15 @@ def _attribute(path: Path, file: h5py.File, name: str, kind: type[float] | type[
 def _text(file: h5py.File, name: str) -> str:
     """Return an attribute that must be a text, an empty one where it is absent or something else."""
     value = file.attrs.get(name, "")
-    return value[:200] if isinstance(value, str) else ""
+    if isinstance(value, bytes):
+        value = value.decode(errors="replace")
+    return str(value)[:200] if isinstance(value, str | np.integer) else ""
 
 
 def _cache_path(paths: list[Path], provenance: str) -> Path:
-    root = Path(os.environ.get("SPINWARP_CACHE", Path.home() / ".cache" / "spinwarp"))
     asked = [str(_VERSION), provenance, *(str(p.resolve()) for p in paths)]
     key = hashlib.sha256("\n".join(asked).encode()).hexdigest()[:16]
-    return root / f"index-{key}.json"
+    return cache_folder() / f"index-{key}.json"
 
 
 def _load_index(cache: Path) -> dict[Path, Entry]:
@@ -204,6 +244,7 @@ def _load_index(cache: Path) -> dict[Path, Entry]:
         stored = json.loads(cache.read_text())
         entries = {Path(p): Entry(**{**e, "shape": tuple(e["shape"])}) for p, e in stored.items()}
         for entry in entries.values():
+            hash(entry.patient)  # a list cannot be compared
             _ = entry.header, entry.n_slices + sum(entry.shape) + entry.mtime_ns + entry.size, float(entry.data_range)
     except FileNotFoundError:
         return {}
@@ -218,4 +259,4 @@ def _save_index(cache: Path, entries: dict[Path, Entry]) -> None:
         with whole_file(cache) as temporary:
             temporary.write_text(json.dumps({str(path): asdict(entry) for path, entry in entries.items()}))
     except OSError as error:  # an index only saves time; a read-only home is no reason to stop
-        log.warning("the index %s cannot be written (%s); files are scanned at each start", cache, error)
+        warn_once(f"the index {cache} cannot be written ({error}); files are scanned at each start")

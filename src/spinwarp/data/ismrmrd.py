@@ -1,5 +1,6 @@
 """The ISMRMRD header of a volume, as far as fastMRI's reader looks at it."""
 
+import logging
 import math
 from pathlib import Path
 from typing import NamedTuple
@@ -7,18 +8,19 @@ from xml.etree import ElementTree
 
 from spinwarp.errors import InputError
 
-_XML = {"i": "http://www.ismrm.org/ISMRMRD"}
+_log = logging.getLogger(__name__)
+_NOTHING = "all columns count as acquired, and the size is that of the target or k-space"
 LONGEST = 16 * 2**20  # bytes; headers of scanners have some ten thousand
 
 
 class Geometry(NamedTuple):
-    """What a header tells; None where it does not.
+    """What a header says; None where it does not.
 
     Parameters
     ----------
     size : of the reconstruction, (h, w) in pixels.
     columns : first acquired column and the one after the last.
-    voxel_size : (h, w, slice) in mm.
+    voxel_size : (h, w, slice) in mm, of the image that k-space makes.
     """
 
     size: tuple[int, int] | None = None
@@ -27,56 +29,144 @@ class Geometry(NamedTuple):
 
 
 def geometry(path: Path, xml: object, shape: tuple[int, int]) -> Geometry:
-    """Read reconstruction size, acquired columns and voxel size off the header.
+    """Read reconstruction size, acquired columns and voxel size from a header, each by itself.
+
+    As in fastMRI's reader, the first acquired column is ``encodedSpace y // 2 - center`` of kspace_encoding_step_1, the
+    last ``maximum`` further on; limits beyond k-space are cut. As in its transforms (``UnetDataTransform``, and the
+    inference script of the VarNet), where reconSpace is wider than k-space the image is cropped to a square of
+    k-space's width. Of several encodings the first counts whose encodedSpace has the shape of k-space, or else the
+    first.
+
+    What cannot be used is None. One line in the log names the file, every such field, and what is assumed instead.
 
     Parameters
     ----------
     path : of the volume, for messages.
-    xml : the header as the file has it.
+    xml : the header as the file has it, bytes or text; in any namespace.
     shape : (h, w) of k-space.
 
     Raises
     ------
-    InputError : if it is no such XML, declares a document type, or its numbers cannot be.
+    InputError : if the header is longer than :data:`LONGEST` or declares a document type; no scanner writes such.
     """
-    text = xml.encode() if isinstance(xml, str) else xml
-    if not isinstance(text, bytes) or len(text) > LONGEST:
-        raise InputError(f"{path}: its ISMRMRD header is no text of at most {LONGEST} bytes; remove it from the file")
+    notes: list[str] = []
+    root = _root(path, xml, notes)
+    found = Geometry() if root is None else _read(root, shape, notes)
+    if notes:
+        _log.warning("%s: in its ISMRMRD header %s", path, "; ".join(notes))
+    return found
+
+
+def _root(path: Path, xml: object, notes: list[str]) -> ElementTree.Element | None:
+    if not isinstance(xml, bytes | str):
+        notes.append(f"there is no text: {_NOTHING}")
+        return None
+    if len(xml) > LONGEST:
+        raise InputError(f"{path}: its ISMRMRD header is longer than {LONGEST} bytes; remove it from the file")
+    if isinstance(xml, bytes) and xml[:2] in (b"\xff\xfe", b"\xfe\xff"):  # UTF-16 says so
+        xml = xml.decode("utf-16", errors="replace")
     parser = ElementTree.XMLParser(target=_NoDocumentType())
     try:
-        parser.feed(text)
-        root = parser.close()
+        parser.feed(xml.strip("\0\ufeff \t\r\n") if isinstance(xml, str) else xml.strip(b"\0 \t\r\n"))
+        return parser.close()
+    except _DocumentTypeError as error:
+        raise InputError(f"{path}: its ISMRMRD header {error}; repair or remove it") from error
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
+        notes.append(f"the XML cannot be read ({str(error)[:200]}): {_NOTHING}")
+        return None
 
-        def number(where: str) -> float:
-            found = root.findtext("i:encoding/" + "/".join(f"i:{tag}" for tag in where.split("/")), namespaces=_XML)
-            value = float(found or "")
-            if not (math.isfinite(value) and 0 <= value < 2**31):
-                raise ValueError(f"{where} is {value:g}")
-            return value
 
-        size = int(number("reconSpace/matrixSize/x")), int(number("reconSpace/matrixSize/y"))
-        if min(size) < 1:
-            raise ValueError(f"reconSpace/matrixSize is {size[0]}x{size[1]}")
-        voxel = tuple(
-            number(f"reconSpace/fieldOfView_mm/{axis}") / number(f"reconSpace/matrixSize/{axis}") for axis in "xyz"
-        )
-        encoded = int(number("encodedSpace/matrixSize/y"))
-        center = int(number("encodingLimits/kspace_encoding_step_1/center"))
-        maximum = int(number("encodingLimits/kspace_encoding_step_1/maximum"))
-    except (ElementTree.ParseError, ValueError, ZeroDivisionError, LookupError) as error:
-        raise InputError(
-            f"{path}: its ISMRMRD header cannot be read ({str(error)[:200]}); repair or remove it"
-        ) from error
-    first = encoded // 2 - center
-    return Geometry(
-        (min(size[0], shape[0]), min(size[1], shape[1])),
-        (first, first + maximum + 1) if encoded == shape[1] else None,
-        (voxel[0], voxel[1], voxel[2]) if all(voxel) else None,
-    )
+def _read(root: ElementTree.Element, shape: tuple[int, int], notes: list[str]) -> Geometry:
+    encodings = root.findall(".//{*}encoding")
+    if not encodings:
+        notes.append(f"there is no encoding: {_NOTHING}")
+        return Geometry()
+    fitting = [i for i, encoding in enumerate(encodings) if _matrix(encoding, "encodedSpace") == shape]
+    encoding = encodings[fitting[0] if fitting else 0]
+    if len(encodings) > 1:
+        notes.append(f"there are {len(encodings)} encodings, of which number {(fitting or [0])[0] + 1} is used")
+    size = columns = voxel_size = None
+    recon = _matrix(encoding, "reconSpace", notes)
+    if recon is None:
+        notes.append("the size is that of the target or k-space")
+    else:
+        square = (shape[1], shape[1]) if recon[1] > shape[1] else recon
+        size = min(square[0], shape[0]), min(square[1], shape[1])
+        if size != recon:
+            notes.append(f"reconSpace is {recon}, larger than k-space {shape}: the size is {size}")
+    try:
+        columns = _columns(encoding, shape[1], notes)
+    except ValueError as error:
+        notes.append(f"{error}: all columns count as acquired")
+    # what was interpolated for viewing has other voxels than the image that k-space makes
+    space = "encodedSpace" if size != recon and fitting else "reconSpace"
+    try:
+        voxel = [
+            _number(encoding, f"{where}/fieldOfView_mm/{axis}") / _count(encoding, f"{where}/matrixSize/{axis}")
+            for where, axis in ((space, "x"), (space, "y"), ("reconSpace", "z"))
+        ]
+        voxel_size = (voxel[0], voxel[1], voxel[2]) if all(voxel) else None  # zero mm says that it is unknown
+    except ValueError as error:
+        notes.append(f"{error}: the voxel size is unknown")
+    return Geometry(size, columns, voxel_size)
+
+
+def _columns(encoding: ElementTree.Element, width: int, notes: list[str]) -> tuple[int, int]:
+    """Return the first acquired column and the one after the last; a ValueError says why they are unknown."""
+    encoded = _count(encoding, "encodedSpace/matrixSize/y")
+    if encoded != width:
+        raise ValueError(f"encodedSpace has {encoded} columns and k-space {width}")
+    limits = "encodingLimits/kspace_encoding_step_1"
+    zero = encoded // 2 - _whole(encoding, f"{limits}/center")
+    first, last = zero, zero + _whole(encoding, f"{limits}/maximum") + 1
+    inside = max(first, 0), min(last, width)
+    if inside[0] >= inside[1]:
+        raise ValueError(f"{limits} makes columns {first}..{last} of {width}")
+    if inside != (first, last):
+        notes.append(f"{limits} makes columns {first}..{last} of {width}: {inside[0]}..{inside[1]} count as acquired")
+    return inside
+
+
+def _matrix(encoding: ElementTree.Element, space: str, notes: list[str] | None = None) -> tuple[int, int] | None:
+    try:
+        return _count(encoding, f"{space}/matrixSize/x"), _count(encoding, f"{space}/matrixSize/y")
+    except ValueError as error:
+        if notes is not None:
+            notes.append(str(error))
+        return None
+
+
+def _number(encoding: ElementTree.Element, where: str) -> float:
+    text = encoding.findtext("/".join(f"{{*}}{tag}" for tag in where.split("/")))
+    if text is None:
+        raise ValueError(f"{where} is missing")
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and 0 <= value < 2**31):
+        raise ValueError(f"{where} is {text.strip()[:40]!r}")
+    return value
+
+
+def _whole(encoding: ElementTree.Element, where: str) -> int:
+    if (value := _number(encoding, where)) != int(value):
+        raise ValueError(f"{where} is {value:g}, which is not whole")
+    return int(value)
+
+
+def _count(encoding: ElementTree.Element, where: str) -> int:
+    if (value := _whole(encoding, where)) < 1:
+        raise ValueError(f"{where} is {value}")
+    return value
+
+
+class _DocumentTypeError(ValueError):
+    """A header declares a document type: its entities may unpack to any length or name other files."""
 
 
 class _NoDocumentType(ElementTree.TreeBuilder):
-    """Builds the tree, but of no document with a type: its entities may unpack to any length or name other files."""
+    """Builds the tree, but of no document with a type."""
 
     def doctype(self, name: str, pubid: str | None, system: str | None) -> None:  # noqa: ARG002
-        raise ValueError("it declares a document type, which no scanner writes")
+        raise _DocumentTypeError("declares a document type, which no scanner writes")

@@ -16,6 +16,7 @@ from spinwarp.data.layout import write_volume
 from spinwarp.data.simulation import acquire, loop_coil_maps, smooth_phase
 from spinwarp.data.source import SPLITS
 from spinwarp.errors import InputError
+from spinwarp.files import user_path
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ class Phantoms:
         # the counts are left out, so that a larger set takes over the files of a smaller one
         settings = [_VERSION, n_slices, height, width, n_coils, *self.snr, seed]
         fingerprint = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
-        self.folders = {split: Path(root).expanduser() / fingerprint / split for split in SPLITS}
+        self.folders = {split: user_path(root) / fingerprint / split for split in SPLITS}
 
     def files(self, split: str) -> list[Path]:
         """Paths of the volumes of a split, in order; :meth:`prepare` makes them.

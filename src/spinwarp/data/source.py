@@ -19,12 +19,14 @@ class Volume:
     path : the file or folder it is read from.
     n_slices : number of slices.
     shape : (coils, h, w, target h, target w); only equal shapes share a batch.
+    patient : who was scanned, where the file or its name tells it.
     """
 
     name: str
     path: Path
     n_slices: int
     shape: tuple[int, int, int, int, int]
+    patient: str | None = None
 
 
 class Source(Protocol):

@@ -23,6 +23,7 @@ from spinwarp.data.download import PinnedFile, check_pinned, fetch_pinned, find_
 from spinwarp.data.layout import write_volume
 from spinwarp.data.source import SPLITS
 from spinwarp.errors import InputError
+from spinwarp.files import reading, user_path
 
 _log = logging.getLogger(__name__)
 
@@ -99,8 +100,8 @@ class UltraLowFieldBrains:
         manifest: str | Path = MANIFEST,
         address: str = ADDRESS,
     ) -> None:
-        self.root = Path(root).expanduser()
-        self.source = None if source is None else Path(source).expanduser()
+        self.root = user_path(root)
+        self.source = None if source is None else user_path(source)
         self.train, self.test = [_short(p) for p in train], [_short(p) for p in test]
         self.val = None if val is None else [_short(p) for p in val]
         origin, listed = read_manifest(Path(manifest))
@@ -148,7 +149,7 @@ class UltraLowFieldBrains:
         InputError : if no file is found, a file is not the listed one, or the network fails.
         """
         todo = [scan for scan in self.scans if not scan.path.exists()]
-        local = {} if folder is None else find_pinned(Path(folder).expanduser(), [scan.file for scan in self.scans])
+        local = {} if folder is None else find_pinned(user_path(folder), [scan.file for scan in self.scans])
         todo = [scan for scan in todo if folder is None or scan.file in local]
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
         with Progress(*columns, console=Console(stderr=True)) as progress:
@@ -157,7 +158,8 @@ class UltraLowFieldBrains:
                 if folder is None:
                     content = fetch_pinned(self.url, scan.file, lambda n: progress.advance(task, n))
                 else:
-                    content = local[scan.file].read_bytes()
+                    with reading(local[scan.file], "file"):
+                        content = local[scan.file].read_bytes()
                     check_pinned(scan.file, content, local[scan.file])
                     progress.advance(task, len(content))
                 _convert(scan, content)

@@ -10,6 +10,7 @@ from typing import Any, TypeGuard
 import torch
 
 from spinwarp.errors import InputError
+from spinwarp.files import unreadable
 from spinwarp.models.allowance import allowance
 from spinwarp.models.denoiser import Denoiser
 from spinwarp.models.fastmri_weights import network_from_fastmri
@@ -125,19 +126,19 @@ def load_plain(path: str) -> dict[str, Any]:
     ------
     InputError : if the file cannot be read so.
     """
-    if not path or not Path(path).is_file():
+    file = Path(path)
+    if not path or not (file.is_file() or file.is_dir() or file.is_symlink()):
         raise InputError(f"there is no file {path!r}; give the weights as recon.path=FILE")
     try:
         # torch packs nothing: an archive that unpacks to more than its own size was made to take memory
-        if zipfile.is_zipfile(path) and _unpacked_size(path) > 2 * Path(path).stat().st_size:
+        if zipfile.is_zipfile(path) and _unpacked_size(path) > 2 * file.stat().st_size:
             raise InputError(f"{path} is compressed, which torch.save does not do; get the file again")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except InputError:
         raise
     # where the damage is decides with what a reader of pickles ends
     except Exception as error:
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise InputError(f"{path} cannot be loaded as plain weights ({reason}); get the file again") from error
+        raise unreadable(file, error, "cannot be loaded as plain weights ({reason}); get the file again") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a {type(content).__name__}; a dictionary of weights is expected")
     return content
@@ -190,8 +191,8 @@ def _values(value: dict[Any, Any] | list[Any]) -> Collection[Any]:
 def _checked(path: str, record: dict[str, Any]) -> dict[str, Any]:
     """Return the record of a training if what others read of it is of the kind that they expect."""
     trained_on = record.get("trained_on", {})
-    volumes = trained_on.get("volumes", []) if isinstance(trained_on, dict) else None
-    plain = isinstance(volumes, list) and all(isinstance(volume, str) for volume in volumes)
+    listed = [trained_on.get(key, []) for key in ("volumes", "patients")] if isinstance(trained_on, dict) else [None]
+    plain = all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in listed)
     name = record.get("name", "")
     if not (plain and isinstance(name, str) and not set(name) & set("/\\\n") and len(name) < 200):
         raise InputError(f"{path} has a record of its training that train.py did not write; get the file again")

@@ -74,7 +74,7 @@ def _equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def _joined(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Record of the ensemble: all volumes that a member was trained on. Some checkpoints do not say; they add none."""
+    """Return all volumes and patients that members were trained on; checkpoints that do not say add none."""
     known = [record["trained_on"] for record in records if "trained_on" in record]
     datasets = sorted({str(trained_on["dataset"]) for trained_on in known})
     if len(datasets) > 1:
@@ -82,5 +82,9 @@ def _joined(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
             f"the members of the ensemble were trained on different data ({', '.join(datasets)}), so that they differ "
             f"in what they take for an image; give checkpoints that were trained on one data set"
         )
-    volumes = sorted({volume for trained_on in known for volume in trained_on["volumes"]})
-    return {"trained_on": {"dataset": datasets[0], "volumes": volumes}} if datasets else {}
+    joined = {
+        key: sorted({name for trained_on in known for name in trained_on.get(key, [])})
+        for key in ("volumes", "patients")
+        if any(key in trained_on for trained_on in known)
+    }
+    return {"trained_on": {"dataset": datasets[0], **joined}} if datasets else {}
