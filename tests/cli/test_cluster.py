@@ -47,7 +47,7 @@ def test_jobs_of_several_devices_are_refused_where_nobody_starts_their_processes
 
 
 def test_slurm_starts_a_process_for_each_device(multirun: Multirun) -> None:
-    config = multirun("hydra/launcher=slurm", "trainer=ddp", "trainer.devices=4", "+trainer.num_nodes=2")
+    config = multirun("hydra/launcher=slurm", "trainer=ddp", "trainer.devices=4", "trainer.num_nodes=2")
     configuration.refuse_parallel_sweep(config, HydraConfig.get())
     launcher = HydraConfig.get().launcher
     assert (launcher.nodes, launcher.tasks_per_node, launcher.gpus_per_node) == (2, 4, 4)

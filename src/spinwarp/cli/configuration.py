@@ -5,6 +5,7 @@ Hydra is imported here and in its neighbours only, and nothing heavy is, so that
 
 import gc
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
-from spinwarp.cli import multirun, processes
+from spinwarp.cli import arguments, multirun, processes
 from spinwarp.cli.processes import stamp as stamp
 from spinwarp.errors import InputError
 
@@ -67,6 +68,7 @@ def run(name: str, task: Callable[[DictConfig], Any], kinds: Mapping[str, Any]) 
         raise SystemExit(1)
     OmegaConf.register_new_resolver("stamp", stamp, replace=True)
     wanted = os.environ.get(_FULL)
+    arguments.prepare()
 
     def job(config: DictConfig) -> Any:
         with _environment(_FULL, wanted):  # for the processes that the job starts
@@ -156,6 +158,7 @@ def _run_job(config: DictConfig, task: Callable[[DictConfig], Any], kinds: Mappi
         processes.prepare_process()
         from spinwarp.cli.kinds import check_kinds
 
+        arguments.expand_home(config)
         check_kinds(plain(config), kinds=kinds)
         value = task(config)
         if one_of_many:
@@ -177,8 +180,8 @@ def _run_job(config: DictConfig, task: Callable[[DictConfig], Any], kinds: Mappi
         if not one_of_many and not known:
             raise SystemExit(1) from None
         if not one_of_many:
-            end(error)
-        multirun.fail(config, said(error))
+            end(error, config)
+        multirun.fail(config, said(error, config))
     return None
 
 
@@ -187,14 +190,21 @@ def _interrupted() -> NoReturn:
     raise SystemExit(130) from None
 
 
-def end(error: BaseException) -> NoReturn:
+def end(error: BaseException, config: DictConfig | None = None) -> NoReturn:
     """Say in one sentence what the user can mend, and leave with exit code 1."""
-    print(f"error: {said(error)}", file=sys.stderr)
+    print(f"error: {said(error, config)}", file=sys.stderr)
     raise SystemExit(1) from None
 
 
-def said(error: BaseException) -> str:
-    """Return the sentence behind an exception."""
+def said(error: BaseException, config: DictConfig | None = None) -> str:
+    """Return the sentence behind an exception, with the keys of this command: some have no ``data.`` before them."""
+    sentence = _sentence(error)
+    if config is None or "data" in config:
+        return sentence
+    return re.sub(r"\bdata\.(\w+)", lambda found: found[found[1] in config], sentence)
+
+
+def _sentence(error: BaseException) -> str:
     cause = input_error(error)
     if cause is not None:
         # a worker process puts its traceback before the message
@@ -202,9 +212,8 @@ def said(error: BaseException) -> str:
     from spinwarp.cli.sentences import instantiation, sentence
 
     if _is_memory(error):
-        key = "batch_size" if HydraConfig.get().job.name == "reconstruct" else "data.batch_size"
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        return f"memory ran out ({reason}); lower {key} or the size of the model or of the data"
+        return f"memory ran out ({reason}); lower data.batch_size or the size of the model or of the data"
     if isinstance(error, InstantiationException):
         return instantiation(error)
     if isinstance(error, _WRONG):

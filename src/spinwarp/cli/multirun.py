@@ -60,6 +60,11 @@ class Sweep(Callback):
         Sweep.config = config
         shutil.rmtree(_notes(config.hydra), ignore_errors=True)
 
+    @classmethod
+    def of_this_process(cls) -> DictConfig | None:
+        """Return the settings; None if this process runs no multirun."""
+        return cls.config
+
 
 def note(config: DictConfig, value: Any = None, error: str | None = None) -> None:
     """Write down the outcome of the job that runs here; of its processes the first one writes.
@@ -110,13 +115,14 @@ def summary() -> Iterator[None]:
     ------
     SystemExit : with code 1 if a job failed, or there was none.
     """
-    Sweep.config, stopped = None, None
+    Sweep.config = None
+    stopped: BaseException | None = None
     try:
         yield
     except BaseException as error:
         stopped = error
-    config = Sweep.config
-    outcomes = _outcomes(config.hydra) if config is not None else []
+    config = Sweep.of_this_process()
+    outcomes = [] if config is None else _outcomes(config.hydra)
     if config is not None and outcomes:
         if stopped is not None:  # Hydra calls them only after a sweep that went well
             for callback in config.hydra.callbacks.values():
