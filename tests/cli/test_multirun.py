@@ -1,20 +1,16 @@
 """A multirun goes on after a job that fails, and says at the end what became of each."""
 
-import logging
 import os
 import re
-import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
-from spinwarp.cli import configuration, evaluate, processes
+from spinwarp.cli import evaluate
 from spinwarp.errors import InputError
 from spinwarp.results import read_rows
 
@@ -23,50 +19,6 @@ TINY = [f"data.source.files.{key}={value}" for key, value in {
 }.items()]  # fmt: skip
 
 Task = Callable[[DictConfig], Any]
-
-
-@dataclass
-class Ended:
-    """What a command left behind."""
-
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Any]:
-    """Run a command in this process, with a task of the test's or the command's own."""
-    root = logging.getLogger()
-    before = root.handlers[:], root.level, logging.getLogger("spinwarp").level
-    for name in ("DATA", "CACHE", "RUNS"):
-        monkeypatch.setenv(f"SPINWARP_{name}", str(tmp_path / name.lower()))
-    monkeypatch.setenv("COLUMNS", "160")
-    monkeypatch.setenv(processes.STAMP, "now")
-    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-    monkeypatch.chdir(tmp_path)
-
-    def call(command: str | Callable[[], None], *overrides: str, task: Task | None = None) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["command.py", *overrides])
-        GlobalHydra.instance().clear()
-        capsys.readouterr()
-        code: Any = 0
-        try:
-            if callable(command):
-                command()
-            else:
-                assert task is not None
-                configuration.run(command, task, {})
-        except SystemExit as stop:
-            code = stop.code
-        return Ended(code, *capsys.readouterr())
-
-    yield call
-    GlobalHydra.instance().clear()
-    for handler in set(root.handlers) - set(before[0]):
-        handler.close()
-    root.handlers[:], root.level = before[0], before[1]
-    logging.getLogger("spinwarp").setLevel(before[2])
 
 
 def raising(error: BaseException, seed: int = 1) -> Task:
@@ -149,7 +101,7 @@ def test_a_signal_ends_the_whole_multirun_and_what_had_ended_is_reported(run: An
     done = run("train", "-m", "seed=0,1,2", task=raising(stop))
     assert done.code == (stop.code if isinstance(stop, SystemExit) else 130)
     assert "val/ssim 0.5000" in done.out and "seed=2" not in done.out[done.out.index("jobs in ") :]
-    assert "it was interrupted or killed before it ended" in done.err
+    assert "job 1 (seed=1): it had not ended: it was interrupted or killed" in done.err
     assert "Traceback" not in done.err
 
 

@@ -1,6 +1,7 @@
 """The trainer's configuration: Lightning's arguments, and a trainer that is stronger than the experiment."""
 
 import inspect
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from spinwarp.cli import train
 from spinwarp.cli.configuration import conf_folder
 from spinwarp.cli.kinds import check_kinds
 from spinwarp.cli.resume import _changes
@@ -174,3 +176,61 @@ def test_overfitting_sees_the_same_few_batches_with_the_same_masks_again_and_aga
     for i, (_, _, mask) in enumerate(seen):
         np.testing.assert_array_equal(mask, seen[i % 2][2])
     assert not torch.equal(seen[0][2], seen[1][2])  # the slices have masks of their own, as in any training
+
+
+# ------------------------------------------------------------------------------------------------- trainings
+
+
+TINY = [
+    *("model=naive_cnn", "model.net.channels=2", "model.net.n_layers=2", "callbacks.progress=null"),
+    *("data.source.files.n_train=2", "data.source.files.n_val=1", "data.source.files.n_test=1"),
+    *("data.source.files.n_slices=2", "data.source.files.height=32", "data.source.files.width=32"),
+    "data.source.files.n_coils=1",
+]
+QUIET = [
+    "ignore:.*does not have many workers", "ignore:.*LeafSpec", "ignore:.*logging interval",
+    "ignore:.*you set `check_val_every_n_epoch",
+]  # fmt: skip
+
+
+@pytest.mark.filterwarnings(*QUIET)
+def test_a_fast_run_writes_no_checkpoint_and_no_metrics_and_has_no_best_score(run: Any, tmp_path: Path) -> None:
+    done = run(train.main, *TINY, "trainer.fast_dev_run=true", f"hydra.run.dir={tmp_path / 'run'}")
+    assert done.code == 0, done.err
+    assert "best" not in done.out
+    assert [path.name for path in (tmp_path / "run").iterdir() if path.name in ("checkpoints", "metrics")] == []
+
+
+@pytest.mark.filterwarnings(*QUIET)
+def test_a_profiler_reports_and_everything_may_be_deterministic(run: Any) -> None:
+    try:
+        done = run(train.main, *TINY, "trainer=debug", "trainer.profiler=simple", "trainer.deterministic=true")
+    finally:
+        torch.use_deterministic_algorithms(False)
+        os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
+    assert done.code == 0, done.err
+    assert "FIT Profiler Report" in done.out + done.err and "run_training_batch" in done.out + done.err
+    assert "best checkpoint (val/ssim" in done.out
+
+
+@pytest.mark.filterwarnings(*QUIET)
+def test_an_experiment_of_thousands_of_steps_debugs_in_one_epoch_of_two_batches(run: Any, tmp_path: Path) -> None:
+    done = run(
+        train.main, "experiment=images_varnet", "data=phantom", "model=naive_cnn", "~model.net.n_cascades", *TINY,
+        "trainer=debug", f"hydra.run.dir={tmp_path / 'run'}",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    content = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert (content["global_step"], content["epoch"]) == (2, 1)
+
+
+@pytest.mark.filterwarnings(*QUIET)
+def test_training_on_few_batches_again_and_again_needs_no_plus_and_may_have_one(run: Any, tmp_path: Path) -> None:
+    for sign in ("", "+"):
+        where = tmp_path / f"run{sign}"
+        done = run(
+            train.main, *TINY, f"{sign}trainer.overfit_batches=1", "trainer.max_epochs=2", f"hydra.run.dir={where}"
+        )
+        assert done.code == 0, done.err
+        content = torch.load(where / "checkpoints" / "last.ckpt", weights_only=True)
+        assert content["global_step"] == 2

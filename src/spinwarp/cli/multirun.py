@@ -25,7 +25,7 @@ from spinwarp.files import whole_file
 
 log = logging.getLogger("spinwarp")
 
-UNFINISHED = "it was interrupted or killed before it ended"
+UNFINISHED = "it had not ended: it was interrupted or killed, or still runs elsewhere"
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def summary() -> Iterator[None]:
         _report(config.hydra, outcomes)
         shutil.rmtree(_notes(config.hydra), ignore_errors=True)
     failed = any(outcome.error is not None for outcome in outcomes)
-    if stopped is not None and not (failed and isinstance(stopped, InputError)):
+    if stopped is not None and not (failed and _is_of_a_job(stopped)):
         raise stopped
     if config is not None and _is_basic(config.hydra) and (failed or not outcomes):
         if not outcomes:
@@ -177,6 +177,11 @@ def _notes(settings: Any) -> Path:
 def _outcomes(settings: Any) -> list[Outcome]:
     notes = [json.loads(path.read_text(encoding="utf-8")) for path in _notes(settings).glob("*.json")]
     return sorted((Outcome(**content) for content in notes), key=lambda outcome: outcome.number)
+
+
+def _is_of_a_job(error: BaseException) -> bool:
+    """Say whether an error ended a sweep that is the error of one of its jobs, which the summary names."""
+    return isinstance(error, InputError) or type(error).__module__.startswith("submitit.")
 
 
 def _is_basic(settings: Any) -> bool:
