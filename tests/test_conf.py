@@ -34,10 +34,12 @@ def entries(folder: Path = CONF) -> list[str]:
 
 
 def options(group: str) -> list[str]:
-    return [entry.removeprefix(f"{group}/") for entry in entries() if entry.startswith(f"{group}/")]
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
-ENTRIES = [entry for entry in entries() if not entry.startswith(("experiment/", "hydra/"))]
+# what is laid over other entries, and makes nothing by itself
+OVERLAYS = ("experiment/", "hydra/", "trainer/last/")
+ENTRIES = [entry for entry in entries() if not entry.startswith(OVERLAYS)]
 
 
 @pytest.fixture(autouse=True)

@@ -24,6 +24,24 @@ _DISK = {
 _OF_SYSTEMS = {"__MACOSX", "lost+found", "$RECYCLE.BIN", "System Volume Information"}
 
 
+def user_path(text: str) -> Path:
+    """Return the path that a user wrote, with the home folder for ``~`` and ``~name``.
+
+    Raises
+    ------
+    InputError : if the user has no home folder.
+    """
+    path = with_home(text)
+    if path.partition("/")[0] == "~":
+        raise InputError(f"{text}: this user has no home folder; write the path out, or set HOME in the environment")
+    return Path(path)
+
+
+def with_home(text: str) -> str:
+    """Write the home folder out for ``~`` or ``~name`` at the beginning; a text without one stays as it is."""
+    return os.path.expanduser(text)  # noqa: PTH111 - a Path would shorten a text that is no path
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside ``path`` that becomes ``path`` when the block ends without an error.

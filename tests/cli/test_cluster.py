@@ -1,6 +1,9 @@
 """What jobs on a cluster need of the commands: one folder for all processes, one process for each device."""
 
+import json
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -9,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from spinwarp.cli import configuration, processes
+from spinwarp.cli import multirun as multirun_module
 from spinwarp.errors import InputError
 
 Multirun = Callable[..., DictConfig]
@@ -43,7 +47,7 @@ def test_jobs_of_several_devices_are_refused_where_nobody_starts_their_processes
 
 
 def test_slurm_starts_a_process_for_each_device(multirun: Multirun) -> None:
-    config = multirun("hydra/launcher=slurm", "trainer=ddp", "trainer.devices=4", "+trainer.num_nodes=2")
+    config = multirun("hydra/launcher=slurm", "trainer=ddp", "trainer.devices=4", "trainer.num_nodes=2")
     configuration.refuse_parallel_sweep(config, HydraConfig.get())
     launcher = HydraConfig.get().launcher
     assert (launcher.nodes, launcher.tasks_per_node, launcher.gpus_per_node) == (2, 4, 4)
@@ -69,15 +73,30 @@ def test_processes_of_one_step_of_slurm_have_one_stamp(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(
-    ("plugins", "awaited"),
+    ("plugins", "tasks", "handed_over"),
     [
-        ([], False),
-        (["hydra/sweeper=optuna"], True),
-        (["hydra/launcher=slurm"], True),
+        ([], "1", False),
+        (["hydra/launcher=slurm"], "1", False),
+        (["hydra/sweeper=optuna"], "1", True),  # which counts failed trials
+        (["hydra/launcher=slurm"], "2", True),  # SLURM ends the other processes of the job
     ],
 )
-def test_a_job_whose_sweep_goes_on_without_it_hands_its_error_over(
-    multirun: Multirun, plugins: list[str], awaited: bool
+def test_an_error_is_handed_over_where_somebody_else_has_to_hear_of_it(
+    multirun: Multirun,
+    plugins: list[str],
+    tasks: str,
+    handed_over: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
-    multirun(*plugins)
-    assert configuration._is_awaited() is awaited
+    config = multirun(
+        *plugins, f"hydra.sweep.dir={tmp_path}", "hydra.job.num=3", f"hydra.runtime.output_dir={tmp_path}"
+    )
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", tasks)
+    for name in ("PROCID", "LOCALID"):
+        monkeypatch.setenv(f"SLURM_{name}", "0")
+    monkeypatch.setenv(processes.STAMP, "now")
+    with pytest.raises(InputError, match="no way") if handed_over else nullcontext():
+        multirun_module.fail(config, "no way")
+    (note,) = tmp_path.rglob("*.json")
+    assert note.name == "3.json" and json.loads(note.read_text())["error"] == "no way"

@@ -381,7 +381,7 @@ def test_a_fit_needs_something_to_fit_and_something_to_stop_by() -> None:
     network, ones = Picture(torch.zeros(1, 2)), torch.ones(1, 2)
     with pytest.raises(InputError, match="nothing is left to fit"):
         fit(network, lambda p: p, ones, torch.tensor([[True, True]]), iterations=1)
-    with pytest.raises(InputError, match="nothing is held out; choose stop=fixed"):
+    with pytest.raises(InputError, match=r"nothing is held out; choose recon\.stop=fixed"):
         fit(network, lambda p: p, ones, iterations=1, stop="held_out")
     with pytest.raises(InputError, match="stop='soon'"):
         fit(network, lambda p: p, ones, iterations=1, stop="soon")

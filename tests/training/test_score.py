@@ -233,7 +233,7 @@ def test_the_scale_does_not_depend_on_the_mask(make_acquisition: Any) -> None:
     ("make", "sentence"),
     [
         (lambda: Denoiser(ScoreUNet(widths=(8,)), "phase"), "not one of complex, magnitude"),
-        (lambda: Denoiser(ScoreUNet(2, widths=(8,)), "magnitude"), "set net.network.channels=1"),
+        (lambda: Denoiser(ScoreUNet(2, widths=(8,)), "magnitude"), "set model.net.network.channels=1"),
         (lambda: ScoreUNet(widths=(12,)), "multiples of 8"),
         (lambda: ScoreUNet(widths=()), "takes a level or more"),
         (lambda: score_module(ema_decay=1.0), "in \\[0, 1\\)"),

@@ -3,10 +3,13 @@
 Hydra is imported here and in its neighbours only, and nothing heavy is, so that ``--help`` answers at once.
 """
 
+import gc
 import os
+import re
 import sys
-from collections.abc import Callable, Mapping
-from datetime import datetime
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,13 +21,16 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
-from spinwarp.cli import processes
+from spinwarp.cli import arguments, multirun, processes
+from spinwarp.cli.processes import stamp as stamp
 from spinwarp.errors import InputError
 from spinwarp.files import find_home
 
 _FULL = "HYDRA_FULL_ERROR"
 # what a wrong value ends in while it is resolved or built
 _WRONG = (InstantiationException, OmegaConfBaseException)
+# exit codes of Ctrl-C and of SIGTERM
+_SIGNALS = (130, 143)
 
 
 def conf_folder() -> Path:
@@ -41,50 +47,50 @@ def conf_folder() -> Path:
     raise FileNotFoundError(f"the configuration folder conf/ is missing beside {package}; install spinwarp again")
 
 
-def stamp() -> str:
-    """Return the date and time at which the run began; all processes of a job agree on it, and so on its folder."""
-    if processes.STAMP not in os.environ:
-        now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S") + f"_{os.getpid() % 10000:04d}"
-        os.environ[processes.STAMP] = processes.agreed(now)
-    return os.environ[processes.STAMP]
-
-
 def run(name: str, task: Callable[[DictConfig], Any], kinds: Mapping[str, Any]) -> None:
     """Run ``task`` with the configuration ``name``; an :class:`InputError` ends it in one sentence and exit code 1.
 
-    Misspelt groups and keys are told before anything is imported or written, wrong kinds before anything is built.
+    Misspelt groups and keys are found before anything is imported or written, values of a wrong type before anything
+    is built.
 
     Parameters
     ----------
     name : of the configuration.
     task : is given it.
-    kinds : what the values must be that stand at its top.
+    kinds : types of the values that stand at its top.
+
+    Raises
+    ------
+    SystemExit : with 1 after an error, also of one job of a multirun, and with 130 after Ctrl-C.
     """
     # any abbreviation of it that argparse takes; a pickle may hold code
     if any(argument.startswith("--e") for argument in sys.argv[1:]):
         print("error: --experimental-rerun reads a pickle, which may hold code; give the overrides", file=sys.stderr)
         raise SystemExit(1)
     OmegaConf.register_new_resolver("stamp", stamp, replace=True)
-    before = os.environ.get(_FULL)
-    guarded = _guard(task, kinds, before)
-    # Hydra names the job after the module of the task
-    guarded.__module__ = "__main__"
-    # this makes Hydra raise what it would print in several lines; the task takes it back
-    os.environ[_FULL] = "1"
+    wanted = os.environ.get(_FULL)
+    arguments.prepare()
+
+    def job(config: DictConfig) -> Any:
+        with _environment(_FULL, wanted):  # for the processes that the job starts
+            return _run_job(config, task, kinds)
+
     try:
-        hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name=name)(guarded)()
+        # Hydra raises what it would print in several lines
+        with multirun.summary(), _environment(_FULL, "1"):
+            hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name=name)(job)()
+    except KeyboardInterrupt:
+        _interrupted()
     except BrokenPipeError:  # whoever reads --help has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
-        if before == "1" or guarded.began:  # type: ignore[attr-defined]
+        if wanted == "1":
             raise
         from spinwarp.cli.sentences import sentence
 
         print(f"error: {sentence(error, conf_folder(), name, sys.argv[1:])}", file=sys.stderr)
         raise SystemExit(1) from None
-    finally:
-        _restore(before)
 
 
 def plain(config: DictConfig) -> Any:
@@ -129,57 +135,102 @@ def refuse_parallel_sweep(config: DictConfig, settings: Any) -> None:
         )
 
 
-def _restore(before: str | None) -> None:
-    os.environ.pop(_FULL, None)
-    if before is not None:
-        os.environ[_FULL] = before
+@contextmanager
+def _environment(name: str, value: str | None) -> Iterator[None]:
+    """Set an environment variable, or remove it, for as long as the block runs."""
+    before = os.environ.pop(name, None)
+    try:
+        if value is not None:
+            os.environ[name] = value
+        yield
+    finally:
+        os.environ.pop(name, None)
+        if before is not None:
+            os.environ[name] = before
 
 
-def _guard(
-    task: Callable[[DictConfig], Any], kinds: Mapping[str, Any], before: str | None
-) -> Callable[[DictConfig], Any]:
-    def guarded(config: DictConfig) -> Any:
-        _restore(before)
-        guarded.began = True  # type: ignore[attr-defined]
-        try:
-            processes.prepare_process()
-            find_home()
-            from spinwarp.cli.kinds import check_kinds
+def _run_job(config: DictConfig, task: Callable[[DictConfig], Any], kinds: Mapping[str, Any]) -> Any:
+    """Run the only job, or one of a multirun, which goes on after an error."""
+    one_of_many = HydraConfig.get().mode == RunMode.MULTIRUN
+    try:
+        if one_of_many:
+            gc.collect()  # what the job before left in memory
+            multirun.note(config, error=multirun.UNFINISHED)
+        processes.prepare_process()
+        find_home()
+        from spinwarp.cli.kinds import check_kinds
 
-            check_kinds(plain(config), kinds=kinds)
-            return task(config)
-        except KeyboardInterrupt:
-            print("\ninterrupted; what was finished is in the run folder", file=sys.stderr)
-            raise SystemExit(130) from None
-        except Exception as error:
-            if before == "1" or (input_error(error) is None and not isinstance(error, _WRONG)):
-                raise
-            if _is_awaited():
-                # without what wraps it: the way home from another machine leaves causes behind
-                raise InputError(said(error)) from error
-            end(error)
+        arguments.expand_home(config)
+        check_kinds(plain(config), kinds=kinds)
+        value = task(config)
+        if one_of_many:
+            multirun.note(config, value)
+        return value
+    except KeyboardInterrupt:
+        _interrupted()
+    except SystemExit as stop:
+        if not one_of_many or stop.code in _SIGNALS:
+            raise
+        if stop.code in (0, None):
+            multirun.note(config)
+        else:
+            multirun.fail(config, f"it ended with exit code {stop.code}")
+    except Exception as error:
+        known = input_error(error) is not None or isinstance(error, _WRONG) or _is_memory(error)
+        if not known or os.environ.get(_FULL) == "1":
+            traceback.print_exc()
+        if not one_of_many and not known:
+            raise SystemExit(1) from None
+        if not one_of_many:
+            end(error, config)
+        multirun.fail(config, said(error, config))
+    return None
 
-    guarded.began = False  # type: ignore[attr-defined]
-    return guarded
+
+def _interrupted() -> NoReturn:
+    print("\ninterrupted; what was finished is in the run folder", file=sys.stderr)
+    raise SystemExit(130) from None
 
 
-def end(error: BaseException) -> NoReturn:
+def end(error: BaseException, config: DictConfig | None = None) -> NoReturn:
     """Say in one sentence what the user can mend, and leave with exit code 1."""
-    print(f"error: {said(error)}", file=sys.stderr)
+    print(f"error: {said(error, config)}", file=sys.stderr)
     raise SystemExit(1) from None
 
 
-def said(error: BaseException) -> str:
-    """Return the sentence behind an exception."""
+def said(error: BaseException, config: DictConfig | None = None) -> str:
+    """Return the sentence behind an exception, with the keys of this command: some have no ``data.`` before them."""
+    sentence = _sentence(error)
+    if config is None or "data" in config:
+        return sentence
+    return re.sub(r"\bdata\.(\w+)", lambda found: found[found[1] in config], sentence)
+
+
+def _sentence(error: BaseException) -> str:
     cause = input_error(error)
     if cause is not None:
         # a worker process puts its traceback before the message
         return str(cause).rpartition("InputError: ")[2].strip()
     from spinwarp.cli.sentences import instantiation, sentence
 
+    if _is_memory(error):
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        return f"memory ran out ({reason}); lower data.batch_size or the size of the model or of the data"
     if isinstance(error, InstantiationException):
         return instantiation(error)
-    return sentence(error, conf_folder(), "", ())
+    if isinstance(error, _WRONG):
+        return sentence(error, conf_folder(), "", ())
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def _is_memory(error: BaseException | None) -> bool:
+    """Say whether a processor or a GPU ran out of memory; torch and numpy have errors of their own for it."""
+    while error is not None:
+        words = str(error).lower() if isinstance(error, RuntimeError) else ""
+        if isinstance(error, MemoryError) or "out of memory" in words or "can't allocate memory" in words:
+            return True
+        error = error.__cause__
+    return False
 
 
 def input_error(error: BaseException | None) -> BaseException | None:
@@ -189,10 +240,3 @@ def input_error(error: BaseException | None) -> BaseException | None:
             return error
         error = error.__cause__ or error.__context__
     return None
-
-
-def _is_awaited() -> bool:
-    """Whether the job is one of a sweep that goes on without it, or that has to hear of it from another machine."""
-    hydra_config = HydraConfig.get()
-    plugins = hydra_config.sweeper._target_, hydra_config.launcher._target_
-    return hydra_config.mode == RunMode.MULTIRUN and not all("Basic" in name for name in plugins)

@@ -136,9 +136,8 @@ class OptunaSweeper(Sweeper):
                 value = _value(job)
                 assert job.hydra_cfg is not None  # of a job that has ended well
         except Exception as error:
-            cause = configuration.input_error(error)
-            reason = configuration.said(cause) if cause else f"{type(error).__name__}: {error}"
-            log.error("trial %d failed: %s", trial.number, reason, exc_info=None if cause else error)
+            reason = configuration.said(error)
+            log.error("trial %d failed: %s", trial.number, reason)
             study.end(trial, None, {"error": reason})
         except BaseException:  # Ctrl-C
             study.give_back(trial)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from spinwarp.errors import InputError
@@ -51,6 +51,14 @@ def _parent() -> int | None:
     """Return the process that started this one for its training, or None."""
     parent = int(os.environ.get(PARENT, os.getpid()))
     return None if parent == os.getpid() else parent
+
+
+def stamp() -> str:
+    """Return the date and time at which the run began; all processes of a job agree on it, and so on its folder."""
+    if STAMP not in os.environ:
+        now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S") + f"_{os.getpid() % 10000:04d}"
+        os.environ[STAMP] = agreed(now)
+    return os.environ[STAMP]
 
 
 def agreed(stamp: str) -> str:

@@ -1,6 +1,7 @@
 """What ``ckpt_path`` means, and whether a run can go on from it."""
 
 from collections.abc import Iterator
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,9 +71,19 @@ def check(path: str, module: "SupervisedModule", config: DictConfig) -> list[str
 def _changes(before: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
     """What differs between two configurations, as ``key=new (was old)``."""
     old, new = ({k: v for part in PARTS for k, v in _flat(part, config.get(part))} for config in (before, now))
+    old = {key: _default(key) for key in new} | old
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) != new.get(key) and not key.startswith(FREE):
             yield f"{key}={new.get(key)} (was {old.get(key)})"
+
+
+def _default(key: str) -> Any:
+    """Return what an argument of the trainer was that an earlier configuration did not name: Lightning's default."""
+    from lightning import Trainer
+
+    part, _, name = key.partition(".")
+    argument = signature(Trainer).parameters.get(name) if part == "trainer" else None
+    return None if argument is None else argument.default
 
 
 def _flat(key: str, value: Any) -> Iterator[tuple[str, Any]]:

@@ -2,13 +2,17 @@
 
 import argparse
 import difflib
+import importlib
+import inspect
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -24,7 +28,10 @@ def sentence(error: BaseException, folder: Path, name: str, arguments: Sequence[
     """
     text = str(error)
     if isinstance(error, OverrideParseException):
-        return f"{error.override!r} cannot be read: give KEY=VALUE, and quote a value with commas or brackets"
+        return f"{error.override!r} cannot be read: {_how_to_write(str(error.override), _is_sweep(arguments))}"
+    if found := re.search(r"Ambiguous value for argument '(.+)'$", text, flags=re.MULTILINE):
+        key = found[1].partition("=")[0]
+        return f"{key} has several values, which need -m; if it is one, {_how_to_write(found[1], several=False)}"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         if group:
@@ -33,7 +40,11 @@ def sentence(error: BaseException, folder: Path, name: str, arguments: Sequence[
         return f"there is a key {found[1]} already; leave out the + to set it"
     if found := re.search(r"Could not (?:override|append to config|delete from config)[^']*'([^']+)'", text):
         key = found[1].partition("=")[0].lstrip("+~")
-        return f"there is no key {key}; {_nearest(key, list(_known(folder, name, arguments, key)))}"
+        config = _composed(folder, name, arguments, key)
+        if _is_argument(config, key):
+            return f"{key} is set with a + before it, because the configuration does not hold it yet: +{key}=VALUE"
+        groups = [path.name for path in folder.iterdir() if path.is_dir()]
+        return f"there is no key {key}; {_nearest(key, [*groups, *_keys(config)])}"
     if isinstance(error, OmegaConfBaseException) or isinstance(error.__cause__, OmegaConfBaseException):
         cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
         key = getattr(cause, "full_key", None)
@@ -53,8 +64,30 @@ def instantiation(error: InstantiationException) -> str:
     return f"{where}cannot be built as {target[1] if target else 'configured'}: {reason}"
 
 
-def _known(folder: Path, name: str, arguments: Sequence[str], wrong: str) -> Iterator[str]:
-    """Yield the groups and keys that there are without the override that is wrong; none if others are wrong too."""
+def _is_sweep(arguments: Sequence[str]) -> bool:
+    return not {"-m", "--multirun"}.isdisjoint(arguments)
+
+
+def _how_to_write(argument: str, several: bool) -> str:
+    """Say how to write an argument that Hydra cannot read: its value, or each of several, in quotes."""
+    key, equals, value = argument.partition("=")
+    if not equals:
+        return "give KEY=VALUE"
+    opening, closing = ("[", "]") if value.startswith("[") and value.endswith("]") else ("", "")
+    items = value[len(opening) : len(value) - len(closing)].split(",") if several or opening else [value]
+    words = ",".join('"' + item.strip().replace('"', r"\"") + '"' for item in items)
+    written = f"{key}={opening}{words}{closing}"
+    try:
+        OverridesParser.create().parse_overrides([written])
+    except OverrideParseException:
+        return "give KEY=VALUE, and put a value with other signs than letters, digits and . - _ / : into quotes"
+    odd = dict.fromkeys(re.sub(r"[\w./:\[\]-]" if not several else r"[\w./:,\[\]-]", "", value, flags=re.ASCII))
+    signs = " ".join(map(repr, odd)) or "such a value"
+    return f"{signs} can stand in quotes only, so write {shlex.quote(written)}"
+
+
+def _composed(folder: Path, name: str, arguments: Sequence[str], wrong: str) -> Any:
+    """Return the configuration without the override that is wrong; an empty one if others are wrong too."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--config-dir", "-cd")
     options, rest = parser.parse_known_args(list(arguments))
@@ -62,14 +95,27 @@ def _known(folder: Path, name: str, arguments: Sequence[str], wrong: str) -> Ite
     if options.config_dir:
         overrides.append(f"hydra.searchpath=[file://{Path(options.config_dir).resolve()}]")
     GlobalHydra.instance().clear()
-    yield from (path.name for path in folder.iterdir() if path.is_dir())
     try:
         with initialize_config_dir(str(folder), version_base="1.3"):
             # of several values of a sweep the first will do
             first = [o if "[" in o else o.split(",")[0] for o in overrides]
-            yield from _keys(OmegaConf.to_container(compose(name, first, return_hydra_config=True)))
+            return OmegaConf.to_container(compose(name, first, return_hydra_config=True))
     except Exception:
-        return
+        return {}
+
+
+def _is_argument(config: Any, key: str) -> bool:
+    """Say whether a key that is not there is an argument of the class that is built from its neighbours."""
+    *parents, last = key.split(".")
+    for part in parents:
+        config = config.get(part) if isinstance(config, dict) else None
+    if not isinstance(config, dict) or "_target_" not in config:
+        return False
+    module, _, name = config["_target_"].rpartition(".")
+    try:
+        return last in inspect.signature(getattr(importlib.import_module(module), name)).parameters
+    except (ImportError, AttributeError, TypeError, ValueError):
+        return False
 
 
 def _keys(config: Any, prefix: str = "") -> Iterator[str]:

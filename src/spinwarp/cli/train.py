@@ -35,6 +35,7 @@ def train(config: DictConfig) -> float | None:
     configuration.refuse_parallel_sweep(config, HydraConfig.get())
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)  # its report is what a profiler is for
     # torch renamed a class that Lightning still asks for
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
     lightning.seed_everything(config.seed, workers=True, verbose=False)
@@ -75,7 +76,7 @@ def train(config: DictConfig) -> float | None:
         _describe_steps(trainer, data, module)
         for sentence in going_on:
             log.info(sentence)
-        for logger in loggers:
+        for logger in trainer.loggers:  # with fast_dev_run none of ours
             logger.log_hyperparams(configuration.plain(config))
     try:
         with processes.together(trainer.world_size, resume.last_checkpoint(folder)):

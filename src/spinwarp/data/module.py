@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from spinwarp.acquisition import Example, collate
 from spinwarp.coils import low_resolution_maps
 from spinwarp.data.position import next_batch
-from spinwarp.data.samplers import Item, ShapeBatchSampler
+from spinwarp.data.samplers import InOrder, Item, ShapeBatchSampler
 from spinwarp.data.source import SPLITS, Source, Volume
 from spinwarp.data.undersample import Undersample
 from spinwarp.errors import InputError
@@ -161,12 +161,19 @@ class FastMRIDataModule(LightningDataModule):
         return SliceDataset(self.source, volumes, slices, undersample, self.seed, self.augment)
 
     def loader(self, split: str, evaluate: bool = False) -> DataLoader[Example]:
-        """Return the batches of a split; in order, but for training. ``evaluate`` as in :meth:`dataset`."""
+        """Return the batches of a split, in order but for training; ``evaluate`` as in :meth:`dataset`.
+
+        Under ``trainer.overfit_batches`` training has its batches in order too, with the same masks in every epoch.
+        """
         dataset = self.dataset(split, evaluate)
         shapes = [dataset.volumes[v].shape for v, _ in dataset.slices]
-        shuffle = split == "train" and not evaluate
-        start = self._start if shuffle else (0, 0)
-        sampler = ShapeBatchSampler(shapes, self.batch_size, shuffle=shuffle, seed=self.seed, start=start)
+        training = split == "train" and not evaluate
+        start = self._start if training else (0, 0)
+        sampler: ShapeBatchSampler
+        if training and not getattr(self.trainer, "overfit_batches", 0):
+            sampler = ShapeBatchSampler(shapes, self.batch_size, shuffle=True, seed=self.seed, start=start)
+        else:
+            sampler = InOrder(shapes, self.batch_size, start)
         return DataLoader(
             dataset,
             sampler=sampler,  # yields whole batches, so the loader must not batch again

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch.distributed as dist
-from torch.utils.data import Sampler
+from torch.utils.data import Sampler, SequentialSampler
 
 Item = tuple[int, int]  # (epoch, index of the slice)
 
@@ -17,7 +17,7 @@ class ShapeBatchSampler(Sampler[list[Item]]):
     evaluation too, where the volume metrics drop the repetition.
 
     Each item carries the epoch, from which the data set seeds its masks: they differ from epoch to epoch, yet not
-    with the number of workers.
+    with the number of workers. Without ``shuffle`` every epoch is the first one again, masks and all.
 
     Parameters
     ----------
@@ -72,7 +72,19 @@ class ShapeBatchSampler(Sampler[list[Item]]):
             positions = range(rank * n_each, (rank + 1) * n_each)
         n_done = self.start[1] if self.epoch == self.start[0] else 0
         for position in positions[n_done:]:
-            yield [(self.epoch, index) for index in batches[position % len(batches)]]
+            yield [(self.epoch if self.shuffle else 0, index) for index in batches[position % len(batches)]]
+
+
+class InOrder(ShapeBatchSampler, SequentialSampler):  # type: ignore[misc]
+    """Batches in the order of the slices; Lightning's ``overfit_batches`` lets no other kind of sampler be.
+
+    Parameters
+    ----------
+    shapes, batch_size, start : as above.
+    """
+
+    def __init__(self, shapes: Sequence[tuple[int, ...]], batch_size: int, start: tuple[int, int] = (0, 0)) -> None:
+        ShapeBatchSampler.__init__(self, shapes, batch_size, shuffle=False, start=start)
 
 
 def _world() -> tuple[int, int]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from spinwarp.errors import InputError
 from spinwarp.figures.join import join
+from spinwarp.files import user_path
 from spinwarp.results import RESULTS
 
 
@@ -18,12 +19,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m spinwarp.figures",
         description="Join the result folders of evaluate.py into one table, one figure a slice and one of all volumes.",
     )
-    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="folder with results.csv and examples.h5")
-    parser.add_argument("--out", type=Path, default=Path("comparison"), metavar="DIR", help="default: ./comparison")
+    parser.add_argument("folders", nargs="+", type=user_path, metavar="DIR", help="with results.csv and examples.h5")
+    parser.add_argument("--out", type=user_path, default=Path("comparison"), metavar="DIR", help="default ./comparison")
     parser.add_argument("--slices", type=int, default=8, metavar="N", help="figures of slices at most (default 8)")
-    options = parser.parse_args(arguments)
     complaints = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     try:
+        options = parser.parse_args(arguments)
         if options.out.resolve() in [folder.resolve() for folder in options.folders]:
             raise InputError(f"--out {options.out} is one of the result folders, whose {RESULTS} it would overwrite")
         if options.out.exists() and not options.out.is_dir():

@@ -42,7 +42,7 @@ class Denoiser(ComplexNetwork):
         if n_channels != CHANNELS[channels]:
             raise InputError(
                 f"a denoiser of {channels} images has a network of {CHANNELS[channels]} channels, and this one has "
-                f"{n_channels}; set net.network.channels={CHANNELS[channels]}"
+                f"{n_channels}; set model.net.network.channels={CHANNELS[channels]}"
             )
         self.network = network
         self.channels = channels

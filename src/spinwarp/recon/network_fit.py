@@ -124,7 +124,7 @@ def fit(
         raise InputError("nothing is left to fit: every sample is held out")
     watch = bool(held_weights.isfinite().all())
     if stop == "held_out" and not watch:
-        raise InputError("stop=held_out, but nothing is held out; choose stop=fixed")
+        raise InputError("stop=held_out, but nothing is held out; choose recon.stop=fixed")
     optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate, fused=True)
     kept, smoothed = measured, None
     best = torch.full((len(measured),), inf, device=measured.device)

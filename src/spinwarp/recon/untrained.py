@@ -228,7 +228,9 @@ class UntrainedNetwork(Reconstructor):
             if getattr(self, name) <= 0:
                 raise InputError(f"{name}={getattr(self, name)} must be above 0")
         if self.output == "coils" and (self.whiten or self.virtual_coils is not None):
-            raise InputError("output=coils fits the coils as they are; whiten and virtual_coils need output=image")
+            raise InputError(
+                "output=coils fits the coils as they are; whiten and virtual_coils need recon.output=image"
+            )
         if self.warm_start is not None and (self.warm_start < 1 or self.at_once > 1):
             raise InputError(
                 f"warm_start={self.warm_start} with at_once={self.at_once} cannot be: a slice that starts from the one "

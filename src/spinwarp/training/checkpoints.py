@@ -126,7 +126,7 @@ class LastCheckpoint(Checkpoint):
         self._unlisten()
 
     def _write(self, trainer: Trainer) -> None:
-        if trainer.global_step > self._written[0]:
+        if trainer.global_step > self._written[0] and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             for logger in trainer.loggers:
                 logger.save()  # what comes before the checkpoint is not trained again
             trainer.save_checkpoint(self.path)

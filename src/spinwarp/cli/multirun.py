@@ -1,0 +1,188 @@
+"""A multirun: one job that fails does not end the others, and at the end the user sees what became of each.
+
+Every job notes its outcome in a file below the folder of the sweep, because jobs may run in other processes and on
+other machines.
+"""
+
+import json
+import logging
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from spinwarp.cli import processes
+from spinwarp.errors import InputError
+from spinwarp.files import whole_file
+
+log = logging.getLogger("spinwarp")
+
+UNFINISHED = "it had not ended: it was interrupted or killed, or still runs elsewhere"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job.
+
+    Parameters
+    ----------
+    number : of the job in its sweep.
+    overrides : of the job, as on the command line.
+    folder : of its run.
+    metric : name of what ``value`` is, such as ``val/ssim``, or None.
+    value : what the job returned, or None.
+    error : one sentence that says why it failed, or None.
+    """
+
+    number: int
+    overrides: list[str]
+    folder: str
+    metric: str | None = None
+    value: float | None = None
+    error: str | None = None
+
+
+class Sweep(Callback):
+    """Remembers the settings of the multirun that this process runs; Hydra calls it before the first job."""
+
+    config: ClassVar[DictConfig | None] = None
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ARG002
+        """Remember the settings, and forget the outcomes of an earlier sweep of the same name."""
+        Sweep.config = config
+        shutil.rmtree(_notes(config.hydra), ignore_errors=True)
+
+    @classmethod
+    def of_this_process(cls) -> DictConfig | None:
+        """Return the settings; None if this process runs no multirun."""
+        return cls.config
+
+
+def note(config: DictConfig, value: Any = None, error: str | None = None) -> None:
+    """Write down the outcome of the job that runs here; of its processes the first one writes.
+
+    Parameters
+    ----------
+    config : of the job.
+    value, error : see :class:`Outcome`; of values only numbers are kept.
+    """
+    if not processes.is_first():
+        return
+    job = HydraConfig.get()
+    outcome = Outcome(
+        number=job.job.num,
+        overrides=list(job.overrides.task),
+        folder=job.runtime.output_dir,
+        metric=OmegaConf.select(config, "callbacks.best.monitor"),
+        value=float(value) if isinstance(value, (int, float)) else None,
+        error=error,
+    )
+    with whole_file(_notes(job) / f"{outcome.number}.json") as temporary:
+        temporary.write_text(json.dumps(asdict(outcome)), encoding="utf-8")
+
+
+def fail(config: DictConfig, reason: str) -> None:
+    """Note that the job that runs here failed; return only where Hydra's own sweeper goes on with the next job.
+
+    Raises
+    ------
+    InputError : with the reason, where another sweeper waits for it, or where other processes of the job have to end.
+    """
+    note(config, error=reason)
+    if processes.place().world > 1 or not _is_basic(HydraConfig.get()):
+        raise InputError(reason)
+    log.error("job %d failed: %s", HydraConfig.get().job.num, reason)
+
+
+def finished(config: DictConfig) -> list[Path]:
+    """Return the folders of the jobs of this multirun that ended well, in their order."""
+    return [Path(outcome.folder) for outcome in _outcomes(config.hydra) if outcome.error is None]
+
+
+@contextmanager
+def summary() -> Iterator[None]:
+    """Around everything that Hydra does: say at the end of a multirun what became of its jobs, however it ended.
+
+    Raises
+    ------
+    SystemExit : with code 1 if a job failed, or there was none.
+    """
+    Sweep.config = None
+    stopped: BaseException | None = None
+    try:
+        yield
+    except BaseException as error:
+        stopped = error
+    config = Sweep.of_this_process()
+    outcomes = [] if config is None else _outcomes(config.hydra)
+    if config is not None and outcomes:
+        if stopped is not None:  # Hydra calls them only after a sweep that went well
+            for callback in config.hydra.callbacks.values():
+                instantiate(callback).on_multirun_end(config=config)
+        _report(config.hydra, outcomes)
+        shutil.rmtree(_notes(config.hydra), ignore_errors=True)
+    failed = any(outcome.error is not None for outcome in outcomes)
+    if stopped is not None and not (failed and _is_of_a_job(stopped)):
+        raise stopped
+    if config is not None and _is_basic(config.hydra) and (failed or not outcomes):
+        if not outcomes:
+            print("error: this multirun has no jobs; one of the ranges or choices is empty", file=sys.stderr)
+        raise SystemExit(1)
+
+
+def _report(settings: Any, outcomes: list[Outcome]) -> None:
+    """Print the table of trained models, and the jobs that failed."""
+    common = set.intersection(*(set(outcome.overrides) for outcome in outcomes)) if len(outcomes) > 1 else set()
+    names = {o.number: " ".join(part for part in o.overrides if part not in common) for o in outcomes}
+    if settings.job.name == "train":
+        _print_table(settings, outcomes, names)
+    failed = [outcome for outcome in outcomes if outcome.error is not None]
+    if not failed or not _is_basic(settings):  # of other sweepers the search is what counts
+        return
+    reasons = {outcome.error for outcome in failed}
+    if len(failed) == len(outcomes) and len(reasons) == 1:
+        print(f"error: all {len(failed)} jobs failed: {reasons.pop()}", file=sys.stderr)
+        return
+    lines = [f"  job {outcome.number} ({names[outcome.number]}): {outcome.error}" for outcome in failed]
+    print("\n".join([f"error: {len(failed)} of {len(outcomes)} jobs failed", *lines]), file=sys.stderr)
+
+
+def _print_table(settings: Any, outcomes: list[Outcome], names: dict[int, str]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(f"jobs in {settings.sweep.dir}"), title_justify="left")
+    for header in ("job", "overrides", "best", "folder"):
+        table.add_column(header, overflow="fold")
+    for outcome in outcomes:
+        best = "" if outcome.value is None else f"{outcome.metric or ''} {outcome.value:.4f}".strip()
+        cells = (str(outcome.number), names[outcome.number], outcome.error or best, Path(outcome.folder).name)
+        table.add_row(*map(Text, cells))
+    Console().print(table)
+
+
+def _notes(settings: Any) -> Path:
+    return Path(str(settings.sweep.dir)) / f".jobs-{processes.stamp()}"
+
+
+def _outcomes(settings: Any) -> list[Outcome]:
+    notes = [json.loads(path.read_text(encoding="utf-8")) for path in _notes(settings).glob("*.json")]
+    return sorted((Outcome(**content) for content in notes), key=lambda outcome: outcome.number)
+
+
+def _is_of_a_job(error: BaseException) -> bool:
+    """Say whether an error ended a sweep that is the error of one of its jobs, which the summary names."""
+    return isinstance(error, InputError) or type(error).__module__.startswith("submitit.")
+
+
+def _is_basic(settings: Any) -> bool:
+    return bool(settings.sweeper._target_ == "hydra._internal.core_plugins.basic_sweeper.BasicSweeper")

@@ -1,0 +1,174 @@
+"""A multirun goes on after a job that fails, and says at the end what became of each."""
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from omegaconf import DictConfig
+
+from spinwarp.cli import evaluate
+from spinwarp.errors import InputError
+from spinwarp.results import read_rows
+
+TINY = [f"data.source.files.{key}={value}" for key, value in {
+    "n_train": 2, "n_val": 1, "n_test": 1, "n_slices": 1, "height": 64, "width": 64, "n_coils": 2,
+}.items()]  # fmt: skip
+
+Task = Callable[[DictConfig], Any]
+
+
+def raising(error: BaseException, seed: int = 1) -> Task:
+    """A task that raises an error in the job of one seed, and returns a metric in the others."""
+
+    def task(config: DictConfig) -> float:
+        if config.seed == seed:
+            raise error
+        return 0.5 + config.seed / 100
+
+    return task
+
+
+def memory_of_a_gpu() -> BaseException:
+    import torch
+
+    return torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nGPU 0 has ...")
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "traceback"),
+    [
+        (InputError("there is no such thing; give another"), "there is no such thing; give another", False),
+        (KeyError("a fault of ours"), "KeyError: 'a fault of ours'", True),
+        (SystemExit(3), "it ended with exit code 3", False),
+        (SystemExit("no way"), "it ended with exit code no way", False),
+        (MemoryError(), "memory ran out (MemoryError); lower data.batch_size", False),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "memory ran out", False),
+        (memory_of_a_gpu(), "memory ran out (CUDA out of memory. Tried to allocate 20.00 GiB.);", False),
+    ],
+    ids=["input", "crash", "exit", "exit with words", "memory", "torch's memory", "memory of a GPU"],
+)
+def test_a_job_that_fails_does_not_end_the_others_and_the_summary_names_it(
+    run: Any, error: BaseException, message: str, traceback: bool
+) -> None:
+    done = run("train", "-m", "model=unet_small", "seed=0,1", task=raising(error))
+    assert done.code == 1
+    assert done.err.count("Traceback") == traceback
+    summary = done.err[done.err.index("error: ") :].splitlines()
+    assert summary[0] == "error: 1 of 2 jobs failed"
+    assert summary[1].startswith("  job 1 (seed=1): ") and message in summary[1]
+    assert len(summary) == 2
+    # the table of the jobs: the metric of those that ended well, the reason of those that failed
+    table = done.out[done.out.index("jobs in ") :]
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in table.splitlines() if line.startswith("│")]
+    rows = {cell[0]: cell[1:] for cell in cells if cell[0]}
+    assert rows["0"] == ["seed=0", "val/ssim 0.5000", "0_unet_small_equispaced_4x"]
+    assert rows["1"][1].startswith(message[:20])
+    assert not list(Path.cwd().rglob("*.json"))  # the notes are for the sweep alone
+
+
+def test_a_job_is_named_by_what_differs_between_the_jobs(run: Any) -> None:
+    done = run("train", "-m", "model=unet_small,varnet_small", "seed=0,1", "mask=none", task=raising(InputError("no")))
+    summary = done.err[done.err.index("error: ") :].splitlines()
+    assert summary == [
+        "error: 2 of 4 jobs failed",
+        "  job 1 (model=unet_small seed=1): no",
+        "  job 3 (model=varnet_small seed=1): no",
+    ]
+
+
+def test_a_multirun_that_goes_well_ends_with_its_table_and_exit_code_0(run: Any) -> None:
+    done = run("train", "-m", "seed=3,4", task=raising(InputError("never"), seed=9))
+    assert (done.code, done.err) == (0, "")
+    assert re.search(r"│ 1 +│ seed=4 +│ val/ssim 0.5400 │", done.out)
+
+
+def test_a_multirun_in_which_all_fail_says_why_once(run: Any) -> None:
+    done = run("evaluate", "-m", "mask=none,random_4x", task=raising(InputError("no way"), seed=0))
+    assert (done.code, done.err) == (1, "error: all 2 jobs failed: no way\n")
+
+
+def test_batches_of_jobs_go_on_too(run: Any) -> None:
+    done = run("train", "-m", "seed=1,2,3", "hydra.sweeper.max_batch_size=1", task=raising(InputError("no way")))
+    assert "error: 1 of 3 jobs failed" in done.err and "val/ssim 0.5300" in done.out
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit(130), SystemExit(143)])
+def test_a_signal_ends_the_whole_multirun_and_what_had_ended_is_reported(run: Any, stop: BaseException) -> None:
+    done = run("train", "-m", "seed=0,1,2", task=raising(stop))
+    assert done.code == (stop.code if isinstance(stop, SystemExit) else 130)
+    assert "val/ssim 0.5000" in done.out and "seed=2" not in done.out[done.out.index("jobs in ") :]
+    assert "job 1 (seed=1): it had not ended: it was interrupted or killed" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_a_misspelt_value_is_found_before_anything_runs(run: Any) -> None:
+    done = run("train", "-m", "model=unet_small,untt", task=lambda _: pytest.fail("a job has begun"))
+    assert done.code == 1
+    assert done.err.startswith("error: model=untt is no option of model; did you mean ") and "jobs" not in done.err
+
+
+def test_a_multirun_without_jobs_is_an_error(run: Any) -> None:
+    done = run("train", "-m", "seed=range(1,1)", task=lambda _: pytest.fail("a job has begun"))
+    assert (done.code, done.err) == (
+        1, "error: this multirun has no jobs; one of the ranges or choices is empty\n"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("wanted", [None, "0", "1"])
+def test_a_single_run_ends_in_one_sentence_or_with_its_traceback_where_that_is_wanted(
+    run: Any, monkeypatch: pytest.MonkeyPatch, wanted: str | None
+) -> None:
+    if wanted is not None:
+        monkeypatch.setenv("HYDRA_FULL_ERROR", wanted)
+    seen: list[str | None] = []
+
+    def task(config: DictConfig) -> None:
+        seen.append(os.environ.get("HYDRA_FULL_ERROR"))
+        raise InputError("no way")
+
+    done = run("train", task=task)
+    assert done.code == 1 and done.err.endswith("error: no way\n")
+    assert done.err.count("Traceback") == (wanted == "1")
+    # the processes that a job starts inherit what the user has set
+    assert seen == [wanted] and os.environ.get("HYDRA_FULL_ERROR") == wanted
+
+
+def test_a_fault_of_ours_shows_its_traceback(run: Any) -> None:
+    done = run("train", task=raising(ValueError("a fault of ours"), seed=42))
+    assert done.code == 1
+    assert done.err.count("Traceback") == 1 and done.err.endswith("ValueError: a fault of ours\n")
+
+
+def test_the_results_of_the_jobs_that_succeed_are_joined(run: Any, tmp_path: Path) -> None:
+    sweep = ["-m", *TINY, "recon=zero_filled,checkpoint,cg_sense", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+    done = run(evaluate.main, *sweep, "n_examples=1")
+    assert done.code == 1
+    assert done.err.endswith(
+        "error: 1 of 3 jobs failed\n  job 1 (recon=checkpoint): there is no file ''; give the weights as "
+        "recon.path=FILE\n"
+    )
+    rows = read_rows(tmp_path / "sweep" / "comparison" / "results.csv")
+    assert [row.method for row in rows] == ["zero_filled", "cg_sense"]
+    for i, row in ((0, rows[0]), (2, rows[1])):  # each as its own job wrote it
+        (own,) = read_rows(tmp_path / "sweep" / f"{i}_{row.method}_equispaced_4x" / "results.csv")
+        np.testing.assert_equal((row.volume, row.ssim, row.psnr), (own.volume, own.ssim, own.psnr))
+
+
+def test_what_an_earlier_sweep_left_is_not_joined_for_a_job_that_fails_now(run: Any, tmp_path: Path) -> None:
+    sweep = ["-m", *TINY, "recon=zero_filled,cg_sense,l1_image", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+    fast = ["n_examples=0", "save_reconstructions=false"]
+    original = evaluate.evaluate
+    assert run("evaluate", *sweep, *fast, task=original).code == 0
+
+    def task(config: DictConfig) -> float:
+        if "CGSense" in config.recon._target_:
+            raise InputError("no way")
+        return original(config)
+
+    assert run("evaluate", *sweep, *fast, task=task).code == 1
+    rows = read_rows(tmp_path / "sweep" / "comparison" / "results.csv")
+    assert [row.method for row in rows] == ["zero_filled", "l1_image"]
