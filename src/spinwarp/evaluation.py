@@ -1,8 +1,9 @@
 """One protocol for every method: reconstruct a split volume by volume, measure, and write the result folder.
 
-The protocol is fastMRI's: magnitudes, cropped to the target, metrics over whole volumes with the volume's maximum as
-the data range, then the mean over volumes. A method that claims a standard deviation is also asked how well it agrees
-with the errors. Nothing is kept in memory but the volumes under way.
+The protocol is that of fastMRI's ``evaluate.py`` (:mod:`spinwarp.protocol`): magnitudes at the size of the target,
+cropped to squares, metrics over whole volumes with the volume's maximum as the data range, then the mean over volumes.
+A method that claims a standard deviation is also asked how well it agrees with the errors. Nothing is kept in memory
+but the volumes under way.
 """
 
 import time
@@ -39,8 +40,8 @@ def evaluate(
 
     A method that claims deviations leaves ``calibration.json`` too.
 
-    ``results.csv`` grows with every finished volume, so that an interrupted run keeps what it has; the finished slices
-    of the volume under way go to ``unfinished/``, a result folder of its own whose row counts them.
+    ``results.csv`` grows with every finished volume. Where the run is interrupted or fails, it keeps what it has; the
+    finished slices of the volume under way go to ``unfinished/``, a result folder of its own whose row counts them.
 
     Parameters
     ----------
@@ -70,8 +71,9 @@ def evaluate(
                 volume = under_way.setdefault(name, VolumeUnderWay(protocol, name in chosen))
                 volume.add(item(example, i), measured, i)
                 if volume.is_complete:
-                    under_way.pop(name).write(folder, so_far, save_reconstructions)
-    except KeyboardInterrupt:
+                    volume.write(folder, so_far, save_reconstructions)
+                    del under_way[name]
+    except BaseException:  # Ctrl-C too
         parts = Results()
         for volume in under_way.values():
             volume.write(folder / UNFINISHED, parts, save_reconstructions)

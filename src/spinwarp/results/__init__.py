@@ -20,7 +20,7 @@ from spinwarp.results.images import (
     write_reconstruction,
 )
 from spinwarp.results.rows import RESULTS, Row, read_rows, write_rows
-from spinwarp.results.table import Estimate, Group, Summary, group_of, markdown_table, summarise, table
+from spinwarp.results.table import By, Estimate, Group, Summary, group_of, markdown_table, split_of, summarise, table
 from spinwarp.results.trace import TRACE, TraceRow, read_trace, write_trace
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "EXAMPLES",
     "RESULTS",
     "TRACE",
+    "By",
     "CalibrationCurves",
     "Estimate",
     "ExampleSlice",
@@ -42,6 +43,7 @@ __all__ = [
     "read_examples",
     "read_rows",
     "read_trace",
+    "split_of",
     "summarise",
     "table",
     "write_calibration",
