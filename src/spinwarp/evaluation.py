@@ -16,7 +16,7 @@ from spinwarp.acquisition import Example, center_crop, item
 from spinwarp.errors import InputError
 from spinwarp.progress import steps
 from spinwarp.protocol import Measured, Protocol, Results, VolumeUnderWay
-from spinwarp.recon.base import Reconstructor, slice_generator
+from spinwarp.recon.base import Reconstructor, reconstruct_batch, slice_generator
 from spinwarp.results import Row
 
 __all__ = ["UNFINISHED", "Protocol", "evaluate"]
@@ -90,9 +90,10 @@ def _reconstruct(method: Reconstructor, example: Example, device: str, seed: int
         )
     acquisition = example.acquisition.to(device)
     generator = slice_generator(seed, example, device)
+    names = [f"{volume}, slice {index}," for volume, index in zip(example.volume, example.slice, strict=True)]
     _synchronise(device)
     start = time.perf_counter()
-    result = method(acquisition, generator=generator)
+    result = reconstruct_batch(method, acquisition, generator, names)
     _synchronise(device)
     seconds = time.perf_counter() - start
     size = (example.target.shape[-2], example.target.shape[-1])

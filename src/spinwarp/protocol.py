@@ -26,9 +26,11 @@ from spinwarp.metrics import VolumeMetrics, foreground
 from spinwarp.results import (
     CALIBRATION,
     EXAMPLES,
+    RECONSTRUCTIONS,
     RESULTS,
     CalibrationCurves,
     ExampleSlice,
+    Group,
     Row,
     VolumeCurves,
     split_of,
@@ -73,12 +75,18 @@ class Protocol:
     crop: Crop = "fastmri"
     selection: str = ""
 
+    @property
+    def group(self) -> Group:
+        """The group of its rows."""
+        split = split_of(self.split, self.selection)
+        return Group(self.dataset, split, self.mask, f"{self.acceleration_nominal:g}")
+
     def calibration(self, volumes: Sequence[VolumeCurves]) -> CalibrationCurves:
         """Return what ``calibration.json`` holds of these volumes."""
         return CalibrationCurves(
             method=self.method,
             dataset=self.dataset,
-            split=split_of(self.split, self.selection),
+            split=self.group.split,
             mask=self.mask,
             acceleration_nominal=self.acceleration_nominal,
             levels=CURVE_LEVELS,
@@ -185,10 +193,15 @@ class VolumeUnderWay:
                 calibration.update(image, std, one.target[None], data_range, one.ranks)
         claims = any(one.std is not None for one in self._slices.values())
         if save_reconstructions:
-            images = [one.image for _, one in sorted(self._slices.items())]
-            stds = [one.std for _, one in sorted(self._slices.items()) if one.std is not None]
+            slices = [one for _, one in sorted(self._slices.items())]
+            # of a slice of which nothing was measured nothing is claimed
+            stds = [torch.zeros_like(one.image) if one.std is None else one.std for one in slices]
             write_reconstruction(
-                folder / "reconstructions", self._volume, _stack(images), _stack(stds) if claims else None
+                folder / RECONSTRUCTIONS,
+                self._volume,
+                torch.stack([one.image for one in slices]).numpy(),
+                torch.stack(stds).numpy() if claims else None,
+                slices=sorted(self._slices) if self.protocol.selection else None,
             )
         if self.keep:
             so_far.examples.append(self._example(data_range))
@@ -254,7 +267,3 @@ class VolumeUnderWay:
 
 def _numbers(metrics: VolumeMetrics) -> dict[str, Any]:
     return {name: float(value) for name, value in metrics.per_volume()[0].items()}
-
-
-def _stack(slices: Sequence[Tensor]) -> np.ndarray:
-    return torch.stack(list(slices)).numpy()

@@ -14,8 +14,10 @@ from spinwarp.results.calibration import (
 )
 from spinwarp.results.images import (
     EXAMPLES,
+    RECONSTRUCTIONS,
     ExampleSlice,
     read_examples,
+    read_origin,
     write_examples,
     write_reconstruction,
 )
@@ -26,6 +28,7 @@ from spinwarp.results.trace import TRACE, TraceRow, read_trace, write_trace
 __all__ = [
     "CALIBRATION",
     "EXAMPLES",
+    "RECONSTRUCTIONS",
     "RESULTS",
     "TRACE",
     "By",
@@ -41,6 +44,7 @@ __all__ = [
     "markdown_table",
     "read_calibration",
     "read_examples",
+    "read_origin",
     "read_rows",
     "read_trace",
     "split_of",

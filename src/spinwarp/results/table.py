@@ -133,15 +133,18 @@ def summarise(rows: Sequence[Row], by: By = None) -> list[Summary]:
 
 
 def table(rows: Sequence[Row], by: By = None) -> "Table":
-    """Return the comparison for a terminal: what all rows share in the title, the best mean of a group in bold."""
+    """Return the comparison for a terminal: what all rows share in the title, the best mean of a group in bold.
+
+    ``by="contrast"`` makes a group of each contrast.
+    """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
     title, header, caption, lines = _lines(summarise(rows, by))
     result = Table(title=Text(title), caption=caption, box=SIMPLE_HEAD, pad_edge=False, padding=0)
-    # 80 columns have room for names of 12 letters. With claims the numbers break at their ±.
-    narrow, claims = _INSIDE in header or "cov." in header, "cov." in header
+    # A narrow terminal folds long names. Claims leave too little for that: names fold early, numbers break at their ±.
+    claims = "cov." in header
     for i, name in enumerate(header):
         fixed = name not in ("PSNR / dB", "SSIM", "NMSE") if claims else i > 0
         result.add_column(name, justify="right" if i else "left", no_wrap=fixed, overflow="fold")
@@ -149,11 +152,11 @@ def table(rows: Sequence[Row], by: By = None) -> "Table":
     for heading, line in lines:
         if heading != last:
             result.add_section()
-            result.add_row(Text(_folded(heading) if narrow else heading, style="italic"))
+            result.add_row(Text(_folded(heading) if claims else heading, style="italic"))
             last = heading
         (method, _), *numbers = line
         cells = (Text(cell, style="bold" if best else "") for cell, best in numbers)
-        result.add_row(Text(_folded(method) if narrow else method), *cells)
+        result.add_row(Text(_folded(method) if claims else method), *cells)
     return result
 
 
