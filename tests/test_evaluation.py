@@ -216,6 +216,36 @@ def test_slices_may_come_backwards_and_are_written_in_order(tmp_path: Path) -> N
         np.testing.assert_array_equal(file["reconstruction"][()], expected)
 
 
+def test_a_method_that_fails_in_the_middle_of_a_volume_keeps_the_slices_before(tmp_path: Path) -> None:
+    class Diverging(Fixed):
+        def __call__(self, acquisition: Acquisition, *, generator: Generator | None = None) -> Reconstruction:
+            plain = super().__call__(acquisition)
+            return replace(plain, image=plain.image * math.nan) if len(self.given) == 3 else plain
+
+    with pytest.raises(InputError, match=r"NaN or infinite pixels for f\.h5, slice 2"):
+        evaluate(Diverging(), batches(), PROTOCOL, tmp_path)
+    (row,) = read_rows(tmp_path / UNFINISHED / RESULTS)
+    assert (row.volume, row.n_slices) == ("f.h5", 2)
+
+
+def test_nothing_measured_gives_an_image_of_zeros_whatever_the_method(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A prior would invent one; the method is not asked, and the other slices are not touched."""
+    examples = batches(3)
+    kspace = examples[0].acquisition.kspace.clone()
+    kspace[1] = 0
+    examples[0] = replace(examples[0], acquisition=replace(examples[0].acquisition, kspace=kspace))
+    method = Claiming()
+    evaluate(method, examples, PROTOCOL, tmp_path)
+    with h5py.File(tmp_path / "reconstructions" / "f.h5") as file:
+        found, std = file["reconstruction"][()], file["std"][()]
+    expected = torch.cat([zero_filled(e) for e in batches() if e.volume == ("f.h5",)]).numpy()
+    assert not found[1].any() and not std[1].any()
+    np.testing.assert_allclose(found[[0, 2]], expected[[0, 2]], rtol=1e-5)  # batched FFTs may round otherwise
+    assert "f.h5, slice 1, holds nothing but zeros, so its image is zero" in caplog.text
+
+
 def test_an_interrupted_run_keeps_the_volumes_that_were_finished(tmp_path: Path) -> None:
     def interrupted() -> Iterator[Example]:
         yield from batches()[:4]  # all of f.h5, half of g.h5

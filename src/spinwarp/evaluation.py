@@ -6,6 +6,7 @@ A method that claims a standard deviation is also asked how well it agrees with 
 but the volumes under way.
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ from spinwarp.progress import steps
 from spinwarp.protocol import Measured, Protocol, Results, VolumeUnderWay
 from spinwarp.recon.base import Reconstructor, reconstruct_batch, slice_generator
 from spinwarp.results import Row
+
+log = logging.getLogger("spinwarp")
 
 __all__ = ["UNFINISHED", "Protocol", "evaluate"]
 
@@ -77,6 +80,9 @@ def evaluate(
         parts = Results()
         for volume in under_way.values():
             volume.write(folder / UNFINISHED, parts, save_reconstructions)
+        if so_far.rows or parts.rows:
+            n_slices = sum(row.n_slices for row in parts.rows)
+            log.info("kept %d volumes in %s, and %d slices in its %s", len(so_far.rows), folder, n_slices, UNFINISHED)
         raise
     if not so_far.rows:
         raise InputError(f"no volume of the {protocol.split} split of {protocol.dataset} was evaluated")

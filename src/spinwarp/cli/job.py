@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from torch.utils.data import DataLoader
 
 from spinwarp.acquisition import Example
-from spinwarp.cli import processes
+from spinwarp.cli import configuration, processes
 from spinwarp.cli.conformal import conformal
 from spinwarp.cli.output import check_room
 from spinwarp.cli.selection import select
@@ -48,7 +48,7 @@ class EvaluationJob:
         with processes.in_turn():
             self.data.prepare_data()
         self.volumes = self.data.source.volumes(config.split)
-        self.slices, selection = select(self.volumes, config.n_volumes, config.slices)
+        self.slices, selection = select(self.volumes, config.n_volumes, configuration.plain(config)["slices"])
         self.protocol = Protocol(
             method=name,
             dataset=self.data.source.name,

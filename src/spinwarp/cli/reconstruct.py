@@ -136,12 +136,10 @@ def _indices(config: DictConfig, source: str, n_slices: int) -> list[int]:
     ------
     InputError : if the file does not have them, or the same one is named twice.
     """
-    from omegaconf import OmegaConf
-
     from spinwarp.cli.selection import slice_indices
     from spinwarp.errors import InputError
 
-    asked = OmegaConf.to_container(config, resolve=True)["slices"]
+    asked = configuration.plain(config)["slices"]
     indices = slice_indices(asked, n_slices)
     absent = [index for index in asked if index not in indices] if isinstance(asked, list) else []
     if absent or not indices:

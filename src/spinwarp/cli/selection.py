@@ -46,7 +46,7 @@ def select(
 
     Raises
     ------
-    InputError : if nothing is left.
+    InputError : if nothing is left, or no volume has one of the indices.
     """
     if n_volumes is not None and n_volumes < 1:
         raise InputError(f"n_volumes={n_volumes} must be at least 1; leave it out for all volumes")
@@ -55,12 +55,12 @@ def select(
     # in the order of the volume, each once
     chosen = {v.name: sorted(set(slice_indices(slices, v.n_slices))) for v in spread}
     chosen = {name: indices for name, indices in chosen.items() if indices}
-    if not chosen:
-        longest = max((v.n_slices for v in spread), default=0)
-        raise InputError(f"slices={slices} names no slice of any volume; the longest has slices 0 to {longest - 1}")
+    longest = max((v.n_slices for v in spread), default=0)
+    if not chosen or (isinstance(slices, Sequence) and not isinstance(slices, str) and max(slices) >= longest):
+        raise InputError(f"slices={slices} asks for slices of no volume; the longest has slices 0 to {longest - 1}")
     parts = []
     if len(chosen) < len(volumes):
         parts.append(f"{len(chosen)} of {len(volumes)} volumes")
     if any(len(chosen[v.name]) < v.n_slices for v in spread if v.name in chosen):
-        parts.append(f"slices {slices if isinstance(slices, str) else ' '.join(map(str, slices or []))}")
+        parts.append(f"slices {slices if isinstance(slices, str) else ','.join(map(str, sorted(set(slices or []))))}")
     return chosen, ", ".join(parts)

@@ -43,7 +43,7 @@ class Measurement:
 
         Raises
         ------
-        InputError : if a slice does not exist, or its k-space is not finite.
+        InputError : if a slice does not exist, or its k-space is not finite or all zero.
         """
         for index in indices:
             if not 0 <= index < self.n_slices:
@@ -51,6 +51,8 @@ class Measurement:
             kspace = self._kspace(index)
             if not np.isfinite(kspace).all():
                 raise InputError(f"{self.path} has NaN or infinite k-space in slice {index}")
+            if self.n_slices == 1 and not kspace.any():
+                raise InputError(f"{self.path} has nothing but zeros in slice {index}")
             yield Example(
                 acquisition=Acquisition(
                     kspace=torch.from_numpy(kspace)[None],
