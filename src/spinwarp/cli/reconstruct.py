@@ -123,9 +123,9 @@ def reconstruct(config: DictConfig) -> None:
     )
     middle = indices[len(indices) // 2]
     title = f"{source}, slice {middle}, R {np.mean(rates):.2f}"
-    std = {choices["recon"]: images.stds[middle]} if middle in images.stds else None
+    claimed = {choices["recon"]: images.stds[middle]} if middle in images.stds else None
     picture = written.with_suffix(".png")
-    save(comparison(None, {choices["recon"]: images.slices[middle]}, std=std, title=title), picture)
+    save(comparison(None, {choices["recon"]: images.slices[middle]}, std=claimed, title=title), picture)
     log.info("images %s, picture %s", written, picture)
 
 
