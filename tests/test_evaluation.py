@@ -32,7 +32,7 @@ from spinwarp.uncertainty import conformal_factor
 
 CROP = (24, 20)
 N_SLICES = {"f.h5": 3, "g.h5": 2}
-PROTOCOL = Protocol("zero_filled", "memory", "test", "random_4x", 4.0, N_SLICES)
+PROTOCOL = Protocol("zero_filled", "memory", "test", "random_4x", 4.0, N_SLICES, crop="none")
 
 
 def batches(batch_size: int = 1, crop: tuple[int, int] | None = CROP, has_targets: bool = True) -> list[Example]:
@@ -94,8 +94,53 @@ def test_the_rows_agree_with_the_metrics_of_training(tmp_path: Path) -> None:
     for example in batches():
         assert example.target is not None
         metrics.update(zero_filled(example), example.target, example.data_range, example.volume, example.slice)
-    for name, value in metrics.compute().items():
+    for name, value in metrics.compute().items():  # of training, which judges whole targets
         assert np.mean([getattr(row, name) for row in rows]) == pytest.approx(float(value), rel=1e-12)
+
+
+def test_rectangles_are_judged_as_by_the_evaluation_of_fastmri(tmp_path: Path) -> None:
+    """Cropped to squares as wide as the target, whose largest value is the data range; numpy, written out."""
+    examples = batches()
+    for e in examples:
+        assert e.target is not None
+        e.target[:, 0, 0] = 3 * e.data_range  # the largest value lies where nothing is judged
+    rows = by_volume(evaluate(Claiming(), examples, replace(PROTOCOL, crop="fastmri"), tmp_path))
+    for name, row in rows.items():
+        slices = [e for e in examples if e.volume == (name,)]
+        image = np.concatenate([zero_filled(e).double().numpy() for e in slices])[:, 2:22]
+        target = np.concatenate([e.target.double().numpy() for e in slices if e.target is not None])[:, 2:22]
+        std = np.concatenate([claimed(e).double().numpy() for e in slices])[:, 2:22]
+        top = target.max()
+        assert row.crop == "20x20" and row.psnr == pytest.approx(
+            10 * np.log10(top**2 / np.square(image - target).mean()), rel=1e-6
+        )
+        assert row.nmse == pytest.approx(np.square(image - target).sum() / np.square(target).sum(), rel=1e-6)
+        maps = [structural_similarity(t, i, data_range=top, full=True) for t, i in zip(target, image, strict=True)]
+        assert row.ssim == pytest.approx(np.mean([mean for mean, _ in maps]), rel=1e-6)
+        tissue = target > 0.05 * top
+        inner = np.stack([full for _, full in maps])[:, 3:-3, 3:-3][tissue[:, 3:-3, 3:-3]]
+        assert row.ssim_foreground == pytest.approx(inner.mean(), rel=1e-6)
+        assert row.coverage == pytest.approx((np.abs(image - target) <= 2 * std)[tissue].mean(), rel=1e-6)
+    for example in read_examples(tmp_path / EXAMPLES):  # what was judged, so that the numbers belong to the picture
+        assert example.target.shape == example.reconstruction.shape == (20, 20)
+        assert example.std is not None and example.std.shape == (20, 20)
+    with h5py.File(tmp_path / "reconstructions" / "f.h5") as file:  # a submission holds whole images
+        assert file["reconstruction"].shape == file["std"].shape == (3, *CROP)
+
+
+def test_a_target_that_is_wider_than_tall_is_judged_whole(tmp_path: Path) -> None:
+    wide = list(FastMRIDataModule(MemorySource(crop=(20, 24)), RandomMask([0.16], [4])).loader("test"))
+    judged = [evaluate(ZeroFilled(), wide, replace(PROTOCOL, crop=c), tmp_path / c) for c in ("fastmri", "none")]
+    assert [row.crop for rows in judged for row in rows] == ["20x24"] * 4
+    assert [row.psnr for row in judged[0]] == [row.psnr for row in judged[1]]
+
+
+def test_an_empty_target_has_no_metrics_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    examples = [replace(e, target=0 * e.target) if e.volume == ("g.h5",) else e for e in batches()]
+    rows = by_volume(evaluate(Claiming(), examples, PROTOCOL, tmp_path))
+    assert all(math.isnan(v) for v in (rows["g.h5"].psnr, rows["g.h5"].nmse, rows["g.h5"].ssim_foreground))
+    assert "the target of g.h5 is zero in all that is judged" in caplog.text
+    assert math.isfinite(rows["f.h5"].psnr)
 
 
 def test_a_row_says_what_was_done(tmp_path: Path) -> None:
@@ -104,6 +149,7 @@ def test_a_row_says_what_was_done(tmp_path: Path) -> None:
     assert (row.method, row.dataset, row.split, row.mask) == ("zero_filled", "memory", "test", "random_4x")
     assert (row.acceleration_nominal, row.n_slices, row.target_type, row.crop) == (4.0, 3, "rss", "24x20")
     assert row.provenance == "phantom"
+    assert (row.contrast, row.selection) == ("", "")
     written = [astuple(row) for row in read_rows(tmp_path / RESULTS)]
     np.testing.assert_equal(written, [astuple(row) for row in rows.values()])  # here nan equals nan
 
@@ -168,6 +214,36 @@ def test_slices_may_come_backwards_and_are_written_in_order(tmp_path: Path) -> N
     expected = np.concatenate([zero_filled(e).numpy() for e in batches() if e.volume == ("f.h5",)])
     with h5py.File(tmp_path / "reconstructions" / "f.h5") as file:
         np.testing.assert_array_equal(file["reconstruction"][()], expected)
+
+
+def test_a_method_that_fails_in_the_middle_of_a_volume_keeps_the_slices_before(tmp_path: Path) -> None:
+    class Diverging(Fixed):
+        def __call__(self, acquisition: Acquisition, *, generator: Generator | None = None) -> Reconstruction:
+            plain = super().__call__(acquisition)
+            return replace(plain, image=plain.image * math.nan) if len(self.given) == 3 else plain
+
+    with pytest.raises(InputError, match=r"NaN or infinite pixels for f\.h5, slice 2"):
+        evaluate(Diverging(), batches(), PROTOCOL, tmp_path)
+    (row,) = read_rows(tmp_path / UNFINISHED / RESULTS)
+    assert (row.volume, row.n_slices) == ("f.h5", 2)
+
+
+def test_nothing_measured_gives_an_image_of_zeros_whatever_the_method(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A prior would invent one; the method is not asked, and the other slices are not touched."""
+    examples = batches(3)
+    kspace = examples[0].acquisition.kspace.clone()
+    kspace[1] = 0
+    examples[0] = replace(examples[0], acquisition=replace(examples[0].acquisition, kspace=kspace))
+    method = Claiming()
+    evaluate(method, examples, PROTOCOL, tmp_path)
+    with h5py.File(tmp_path / "reconstructions" / "f.h5") as file:
+        found, std = file["reconstruction"][()], file["std"][()]
+    expected = torch.cat([zero_filled(e) for e in batches() if e.volume == ("f.h5",)]).numpy()
+    assert not found[1].any() and not std[1].any()
+    np.testing.assert_allclose(found[[0, 2]], expected[[0, 2]], rtol=1e-5)  # batched FFTs may round otherwise
+    assert "f.h5, slice 1, holds nothing but zeros, so its image is zero" in caplog.text
 
 
 def test_an_interrupted_run_keeps_the_volumes_that_were_finished(tmp_path: Path) -> None:
@@ -258,8 +334,12 @@ def test_data_without_targets_are_refused_with_the_way_out(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_claimed_deviations_are_compared_with_the_errors_of_the_whole_volume(tmp_path: Path, batch_size: int) -> None:
-    def bright(size: int) -> list[Example]:  # the memory source has no air, so that its darker half stands for it
-        return [replace(e, data_range=8 * e.data_range) for e in batches(size)]
+    def bright(size: int) -> list[Example]:  # one pixel so bright that the darker half becomes background
+        examples = batches(size)
+        for e in examples:
+            assert e.target is not None
+            e.target[:, 0, 0] = 8 * e.data_range
+        return [replace(e, data_range=8 * e.data_range) for e in examples]
 
     rows = by_volume(evaluate(Claiming(), bright(batch_size), PROTOCOL, tmp_path))
     for name, row in rows.items():

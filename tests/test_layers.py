@@ -177,6 +177,13 @@ def test_no_file_puts_a_tensor_on_a_gpu_by_name() -> None:
     assert [name_of(path) for path in FILES if ".cuda(" in path.read_text(encoding="utf-8")] == []
 
 
+def test_double_precision_is_asked_for_in_one_place() -> None:
+    # a device may have no float64, which channels.double knows; metrics/volume.py keeps its tables where that says
+    words = ("torch.float64", "torch.double", "torch.complex128", ".double()")
+    found = {name_of(path) for path in FILES if any(word in path.read_text(encoding="utf-8") for word in words)}
+    assert found <= {"channels.py", "metrics/volume.py"}, "use spinwarp.channels.double"
+
+
 def test_no_file_is_longer_than_400_lines() -> None:
     lengths = {name_of(path): len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
     assert {name: n for name, n in lengths.items() if n > 400} == {}

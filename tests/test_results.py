@@ -57,9 +57,12 @@ ROW = Row(
     intensity_calibration_error=0.125,
     intensity_sparsification=0.75,
     intensity_correlation=0.375,
+    ssim_foreground=0.8125,
+    contrast="AXT2",
+    selection="",
 )
-SILENT = {f.name: math.nan for f in dataclasses.fields(Row) if f.default is not dataclasses.MISSING}
-SILENT.pop("version")
+NUMBERS = [f.name for f in dataclasses.fields(Row) if f.default is not dataclasses.MISSING and f.type is float]
+SILENT = {name: math.nan for name in NUMBERS if name != "ssim_foreground"}
 
 
 def change(**values: object) -> Row:
@@ -95,10 +98,11 @@ def test_a_file_of_an_older_version_may_lack_what_came_later(tmp_path: Path) -> 
     lines = (tmp_path / RESULTS).read_text().splitlines()
     names = lines[0].split(",")
     later = names[names.index("version") + 1 :]
-    assert later[:3] == ["coverage", "error_correlation", "coverage_50"] and len(later) == 12
-    (tmp_path / RESULTS).write_text("".join(line.rsplit(",", 12)[0] + "\n" for line in lines))
+    assert later[:3] == ["coverage", "error_correlation", "coverage_50"] and len(later) == 15
+    (tmp_path / RESULTS).write_text("".join(line.rsplit(",", 15)[0] + "\n" for line in lines))
     (row,) = read_rows(tmp_path / RESULTS)
-    assert all(math.isnan(getattr(row, name)) for name in later)
+    assert all(math.isnan(getattr(row, name)) for name in NUMBERS) and row.contrast == row.selection == ""
+    assert "SSIM fg" not in markdown_table([row])
     assert dataclasses.replace(row, **{name: getattr(ROW, name) for name in later}) == ROW
 
 
@@ -109,9 +113,19 @@ def test_a_column_of_a_later_version_is_left_out(tmp_path: Path) -> None:
     assert read_rows(tmp_path / RESULTS) == [ROW]
 
 
+def test_what_pandas_and_spreadsheets_write_again_is_read(tmp_path: Path) -> None:
+    write_rows(tmp_path / RESULTS, [change(acceleration_nominal=math.nan)])
+    text = (tmp_path / RESULTS).read_text().replace(",nan,", ",,")
+    (tmp_path / RESULTS).write_text(f"\ufeff{text}", encoding="utf-8")
+    (row,) = read_rows(tmp_path / RESULTS)
+    assert math.isnan(row.acceleration_nominal) and row.method == "varnet"
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
+        ("equispaced_4x", "equispaced, 4x", "line 2 of .* more cells than the header"),
+        ("provenance", "split", "has the column split twice"),
         ("psnr,", "", "has no column psnr"),
         ("31.25", "high", "line 2 of .* psnr is 'high', expected a number"),
         (",3,rss", ",3.5,rss", "n_slices is '3.5', expected a whole number"),
@@ -224,8 +238,8 @@ def test_the_best_mean_of_a_group_is_bold_and_ties_are_shared() -> None:
     rows.append(change(method="alone", mask="other"))
     lines = markdown_table(rows).splitlines()
     line = {name: next(li for li in lines if f"| {name} |" in li) for name in ("a", "b", "alone")}
-    assert "**31.25 ± -** | **0.9000 ± -** | **0.0333 ± -**" in line["a"]
-    assert "| 20.00 ± - | **0.9000 ± -** | 0.5000 ± - |" in line["b"]
+    assert "**31.25 ± -** | **0.9000 ± -** | **0.0333 ± -** | **0.8125** |" in line["a"]
+    assert "| 20.00 ± - | **0.9000 ± -** | 0.5000 ± - | **0.8125** |" in line["b"]
     assert "**" not in line["alone"]
 
 
@@ -241,10 +255,10 @@ def test_columns_of_claims_appear_with_the_first_claim_and_are_never_bold() -> N
         assert "cov." not in text and "ECE" not in text and "intensity" not in text
     rows = [*silent, change(method="best", coverage=0.954, error_correlation=0.7, psnr=40.0), change(method="dps")]
     lines = markdown_table(rows).splitlines()
-    assert "| s/slice | cov. | ECE | spars |" in lines[2] and lines[3].count("--:") == 8
+    assert "| SSIM fg | s/slice | cov. | ECE | spars |" in lines[2] and lines[3].count("--:") == 9
     assert next(li for li in lines if "| best |" in li).endswith("| 0.25 | 0.95 | 0.06 | 0.62 |")
     assert lines[lines.index(next(li for li in lines if "| best |" in li)) + 1] == (
-        "| by intensity |  |  |  |  |  | - | 0.12 | 0.75 |"
+        "| by intensity |  |  |  |  |  |  | - | 0.12 | 0.75 |"
     )
     assert "**40.00" in next(li for li in lines if "| best |" in li)
     assert next(li for li in lines if "| tv |" in li).endswith("| 0.25 | - | - | - |")
@@ -282,6 +296,31 @@ def test_the_table_fits_eighty_columns_and_names_the_provenance(claims: dict[str
     assert "…" not in text and max(map(len, text.splitlines())) <= 80
     assert "zero-filled" in text and text.count("x") > 2 * 40  # no name is cut
     assert text.count("0.8750 ±") == 4
+
+
+def test_the_table_is_split_by_the_contrast_where_that_is_asked_for() -> None:
+    rows = [
+        change(volume=str(i), contrast=c, psnr=p) for i, (c, p) in enumerate([("AXT2", 30), ("", 20), ("AXT2", 32)])
+    ]
+    whole, split = markdown_table(rows), markdown_table(rows, "contrast")
+    assert "27.33 ± " in whole and "contrast" not in whole
+    assert "| contrast AXT2, volumes 2 | varnet | 3.72 | 31.00 ± 1.00 |" in split
+    assert "| contrast unknown, volumes 1 | varnet | 3.72 | 20.00 ± - |" in split
+    assert "contrast AXT2" in markdown_table(rows[:1], "contrast").splitlines()[0]
+
+
+def test_a_part_of_a_split_is_a_group_of_its_own_and_named() -> None:
+    rows = [ROW, change(method="tv", selection="2 of 10 volumes, slices 3 to 4")]
+    assert group_of(rows[0]) != group_of(rows[1])
+    text = markdown_table(rows)
+    assert "| split val (2 of 10 volumes, slices 3 to 4) | tv |" in text and "**" not in text
+
+
+def test_a_mean_that_leaves_volumes_out_says_so() -> None:
+    rows = [change(volume="a"), change(volume="b", ssim_foreground=math.nan), change(volume="c", ssim_foreground=0.5)]
+    (summary,) = summarise(rows)
+    assert summary.ssim_foreground.mean == (0.8125 + 0.5) / 2 and summary.n_volumes == 3
+    assert "is in no mean" in markdown_table(rows) and "is in no mean" not in markdown_table(rows[:1])
 
 
 def test_a_vertical_bar_in_a_name_does_not_break_the_markdown() -> None:

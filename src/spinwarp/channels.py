@@ -1,7 +1,7 @@
 """Complex images as real numbers, and the only precision boundary of the project.
 
 Networks may run in bf16 or fp16 under autocast; Fourier transforms and data consistency stay complex64. Whatever
-leaves a network comes back to float32 here and nowhere else.
+leaves a network comes back to float32 here and nowhere else. What needs float64 goes through :func:`double`.
 """
 
 import torch
@@ -20,6 +20,15 @@ def to_complex(x: Tensor) -> Tensor:
     """Undo :func:`to_channels`, back in full precision whatever the precision of ``x``."""
     real, imag = x.float().chunk(2, dim=1)
     return torch.complex(real.contiguous(), imag.contiguous())
+
+
+def double(x: Tensor) -> Tensor:
+    """Return ``x`` in double precision, on its own device where that has it and on the CPU where not (Apple's MPS)."""
+    dtype = torch.complex128 if x.is_complex() else torch.float64
+    try:
+        return x.to(dtype)
+    except (TypeError, RuntimeError):  # MPS raises the first, other devices the second
+        return x.cpu().to(dtype)
 
 
 def root_sum_of_squares(x: Tensor, dim: int, keepdim: bool = False) -> Tensor:

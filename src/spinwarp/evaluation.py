@@ -1,10 +1,12 @@
 """One protocol for every method: reconstruct a split volume by volume, measure, and write the result folder.
 
-The protocol is fastMRI's: magnitudes, cropped to the target, metrics over whole volumes with the volume's maximum as
-the data range, then the mean over volumes. A method that claims a standard deviation is also asked how well it agrees
-with the errors. Nothing is kept in memory but the volumes under way.
+The protocol is that of fastMRI's ``evaluate.py`` (:mod:`spinwarp.protocol`): magnitudes at the size of the target,
+cropped to squares, metrics over whole volumes with the volume's maximum as the data range, then the mean over volumes.
+A method that claims a standard deviation is also asked how well it agrees with the errors. Nothing is kept in memory
+but the volumes under way.
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -15,8 +17,10 @@ from spinwarp.acquisition import Example, center_crop, item
 from spinwarp.errors import InputError
 from spinwarp.progress import steps
 from spinwarp.protocol import Measured, Protocol, Results, VolumeUnderWay
-from spinwarp.recon.base import Reconstructor, slice_generator
+from spinwarp.recon.base import Reconstructor, reconstruct_batch, slice_generator
 from spinwarp.results import Row
+
+log = logging.getLogger("spinwarp")
 
 __all__ = ["UNFINISHED", "Protocol", "evaluate"]
 
@@ -39,8 +43,8 @@ def evaluate(
 
     A method that claims deviations leaves ``calibration.json`` too.
 
-    ``results.csv`` grows with every finished volume, so that an interrupted run keeps what it has; the finished slices
-    of the volume under way go to ``unfinished/``, a result folder of its own whose row counts them.
+    ``results.csv`` grows with every finished volume. Where the run is interrupted or fails, it keeps what it has; the
+    finished slices of the volume under way go to ``unfinished/``, a result folder of its own whose row counts them.
 
     Parameters
     ----------
@@ -70,11 +74,15 @@ def evaluate(
                 volume = under_way.setdefault(name, VolumeUnderWay(protocol, name in chosen))
                 volume.add(item(example, i), measured, i)
                 if volume.is_complete:
-                    under_way.pop(name).write(folder, so_far, save_reconstructions)
-    except KeyboardInterrupt:
+                    volume.write(folder, so_far, save_reconstructions)
+                    del under_way[name]
+    except BaseException:  # Ctrl-C too
         parts = Results()
         for volume in under_way.values():
             volume.write(folder / UNFINISHED, parts, save_reconstructions)
+        if so_far.rows or parts.rows:
+            n_slices = sum(row.n_slices for row in parts.rows)
+            log.info("kept %d volumes in %s, and %d slices in its %s", len(so_far.rows), folder, n_slices, UNFINISHED)
         raise
     if not so_far.rows:
         raise InputError(f"no volume of the {protocol.split} split of {protocol.dataset} was evaluated")
@@ -88,9 +96,10 @@ def _reconstruct(method: Reconstructor, example: Example, device: str, seed: int
         )
     acquisition = example.acquisition.to(device)
     generator = slice_generator(seed, example, device)
+    names = [f"{volume}, slice {index}," for volume, index in zip(example.volume, example.slice, strict=True)]
     _synchronise(device)
     start = time.perf_counter()
-    result = method(acquisition, generator=generator)
+    result = reconstruct_batch(method, acquisition, generator, names)
     _synchronise(device)
     seconds = time.perf_counter() - start
     size = (example.target.shape[-2], example.target.shape[-1])

@@ -1,33 +1,54 @@
-"""What one protocol makes of a volume: its slices gathered one by one, its row of the results and its files."""
+"""The protocol of an evaluation: what is judged, and what it makes of a volume, its row of the results and its files.
+
+The metrics are those of fastMRI's ``evaluate.py``. It crops target and reconstruction to squares as wide as the target,
+takes the largest value of the cropped target volume as the data range, NMSE and PSNR over the whole volume, and SSIM as
+the mean over its slices. That is ``crop="fastmri"``, for every data set. It can only cut height: a target that is wider
+than tall makes it fail, and is judged whole here. ``crop="none"`` judges every target whole, as fastMRI's validation
+loop does, and ours in training.
+
+``reconstructions/`` always holds whole images. Everything else in a result folder is of what was judged.
+"""
 
 import hashlib
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from spinwarp.acquisition import Example
-from spinwarp.metrics import VolumeMetrics
+from spinwarp.acquisition import Example, Header, center_crop
+from spinwarp.metrics import VolumeMetrics, foreground
 from spinwarp.results import (
     CALIBRATION,
     EXAMPLES,
+    RECONSTRUCTIONS,
     RESULTS,
     CalibrationCurves,
     ExampleSlice,
+    Group,
     Row,
     VolumeCurves,
+    split_of,
     write_calibration,
     write_examples,
     write_reconstruction,
     write_rows,
 )
-from spinwarp.uncertainty import CURVE_LEVELS, FACTORS, SHARES, Calibration, foreground
+from spinwarp.uncertainty import CURVE_LEVELS, FACTORS, SHARES, Calibration, Ranks, ranks_of
 
+log = logging.getLogger("spinwarp")
 _TARGET_TYPES = {True: "rss", False: "esc"}
+Crop = Literal["fastmri", "none"]
+
+
+def judged_size(height: int, width: int, crop: Crop) -> tuple[int, int]:
+    """Return the size at which targets of ``height`` times ``width`` are judged."""
+    return (min(height, width), width) if crop == "fastmri" else (height, width)
 
 
 @dataclass(frozen=True)
@@ -38,8 +59,10 @@ class Protocol:
     ----------
     method, dataset, split, mask : names for the results.
     acceleration_nominal : of the mask; NaN where it has none.
-    n_slices : number of slices of each volume.
+    n_slices : volume -> number of slices that are evaluated.
     level : the coverage that a conformal deviation promises of its Gaussian interval; NaN where it promises none.
+    crop : ``fastmri`` judges squares, ``none`` whole targets.
+    selection : which volumes and slices of the split are evaluated; empty for all.
     """
 
     method: str
@@ -49,13 +72,21 @@ class Protocol:
     acceleration_nominal: float
     n_slices: dict[str, int]
     level: float = math.nan
+    crop: Crop = "fastmri"
+    selection: str = ""
+
+    @property
+    def group(self) -> Group:
+        """The group of its rows."""
+        split = split_of(self.split, self.selection)
+        return Group(self.dataset, split, self.mask, f"{self.acceleration_nominal:g}")
 
     def calibration(self, volumes: Sequence[VolumeCurves]) -> CalibrationCurves:
         """Return what ``calibration.json`` holds of these volumes."""
         return CalibrationCurves(
             method=self.method,
             dataset=self.dataset,
-            split=self.split,
+            split=self.group.split,
             mask=self.mask,
             acceleration_nominal=self.acceleration_nominal,
             levels=CURVE_LEVELS,
@@ -67,7 +98,7 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Measured:
-    """A batch as the method left it, on the CPU and cropped to the target.
+    """What a method returned for a batch, on the CPU and cropped to the size of the target.
 
     Parameters
     ----------
@@ -92,8 +123,20 @@ class Results:
     curves: list[VolumeCurves] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class _Slice:
+    """One slice: the whole image and deviation ``(h, w)``, and what it is judged by, at the judged size."""
+
+    image: Tensor
+    std: Tensor | None
+    target: Tensor
+    ranks: Ranks | None
+    acceleration: float
+    mask: Tensor | None
+
+
 class VolumeUnderWay:
-    """A volume whose slices are being reconstructed: what its row and its files need.
+    """A volume whose slices are being reconstructed. It is judged once they are there, for its data range needs all.
 
     Parameters
     ----------
@@ -104,106 +147,123 @@ class VolumeUnderWay:
     def __init__(self, protocol: Protocol, keep: bool) -> None:
         self.protocol = protocol
         self.keep = keep
-        self.images: dict[int, np.ndarray] = {}
-        self.stds: dict[int, np.ndarray] = {}
-        self.example: ExampleSlice | None = None
-        self._metrics = VolumeMetrics()
-        self._calibration = Calibration()
-        self._accelerations: list[float] = []
+        self._slices: dict[int, _Slice] = {}
         self._seconds = 0.0
         self._digest = hashlib.sha256()
-        self._last: Example | None = None
+        self._volume = ""
+        self._header = Header()
+        self._n_coils = 0
 
     @property
     def is_complete(self) -> bool:
         """Whether all its slices have come."""
-        return self._last is not None and len(self.images) == self.protocol.n_slices[self._last.volume[0]]
+        return len(self._slices) == self.protocol.n_slices[self._volume]
 
     def add(self, one: Example, measured: Measured, i: int) -> None:
         """Add a slice: ``one`` is item ``i`` of the batch that was measured."""
         assert one.target is not None
-        name, index = one.volume[0], one.slice[0]
-        image = measured.magnitude[i : i + 1]
-        self._metrics.update(image, one.target, one.data_range, [name], [index])
-        self.images[index] = image[0].numpy()
-        if measured.std is not None:
-            std = measured.std[i : i + 1]
-            samples = None if measured.samples is None else measured.samples[:, i : i + 1]
-            self._calibration.update(image, std, one.target, one.data_range, samples)
-            self.stds[index] = std[0].numpy()
+        h, w = one.target.shape[-2:]
+        size = judged_size(h, w, self.protocol.crop)
+        target = center_crop(one.target, size).clone()
+        samples = None if measured.samples is None else center_crop(measured.samples[:, i : i + 1], size)
+        self._slices[one.slice[0]] = _Slice(
+            image=measured.magnitude[i],
+            std=None if measured.std is None else measured.std[i],
+            target=target[0],
+            ranks=None if samples is None else ranks_of(samples, target),
+            acceleration=float(one.acquisition.acceleration()[0]),
+            mask=one.acquisition.mask[0, 0] if self.keep else None,
+        )
+        self._volume = one.volume[0]
+        self._header = one.acquisition.headers[0] if one.acquisition.headers else Header()
+        self._n_coils = one.acquisition.kspace.shape[1]
         self._seconds += measured.seconds / len(measured.magnitude)
-        self._last = one
-        self._accelerations.append(float(one.acquisition.acceleration()[0]))
         self._digest.update(one.acquisition.kspace.numpy().tobytes())
-        if self.keep and index == self.protocol.n_slices[name] // 2:
-            self.example = self._example(one, image)
 
-    def _example(self, one: Example, image: Tensor) -> ExampleSlice:
-        assert one.target is not None
+    def write(self, folder: Path, so_far: Results, save_reconstructions: bool) -> None:
+        """Append its row, example and curves to those of the volumes so far, and write the files of the folder."""
+        data_range = torch.stack([one.target.max() for one in self._slices.values()]).max()[None]
+        if not data_range:
+            log.warning("the target of %s is zero in all that is judged, so it has no metrics", self._volume)
+        metrics, calibration = VolumeMetrics(), Calibration()
+        for index, one in sorted(self._slices.items()):
+            image, std = self._judged(one)
+            metrics.update(image, one.target[None], data_range, [self._volume], [index])
+            if std is not None:
+                calibration.update(image, std, one.target[None], data_range, one.ranks)
+        claims = any(one.std is not None for one in self._slices.values())
+        if save_reconstructions:
+            slices = [one for _, one in sorted(self._slices.items())]
+            # of a slice of which nothing was measured nothing is claimed
+            stds = [torch.zeros_like(one.image) if one.std is None else one.std for one in slices]
+            write_reconstruction(
+                folder / RECONSTRUCTIONS,
+                self._volume,
+                torch.stack([one.image for one in slices]).numpy(),
+                torch.stack(stds).numpy() if claims else None,
+                slices=sorted(self._slices) if self.protocol.selection else None,
+            )
+        if self.keep:
+            so_far.examples.append(self._example(data_range))
+            write_examples(folder / EXAMPLES, so_far.examples)
+        if claims:
+            so_far.curves.append(VolumeCurves(volume=self._volume, **calibration.curves()))
+            write_calibration(folder / CALIBRATION, self.protocol.calibration(so_far.curves))
+        so_far.rows.append(self._row({**(calibration.numbers() if claims else {}), **_numbers(metrics)}))
+        write_rows(folder / RESULTS, so_far.rows)
+
+    def _judged(self, one: _Slice) -> tuple[Tensor, Tensor | None]:
+        """Return image and deviation ``(1, h, w)`` at the judged size."""
+        size = (one.target.shape[0], one.target.shape[1])
+        return center_crop(one.image[None], size), None if one.std is None else center_crop(one.std[None], size)
+
+    def _example(self, data_range: Tensor) -> ExampleSlice:
+        index = sorted(self._slices)[len(self._slices) // 2]
+        one = self._slices[index]
+        image, std = self._judged(one)
         single = VolumeMetrics()
-        single.update(image, one.target, one.data_range, one.volume, one.slice)
+        single.update(image, one.target[None], data_range, [self._volume], [index])
+        numbers = _numbers(single)
+        numbers.pop("ssim_foreground")
         return ExampleSlice(
-            volume=one.volume[0],
-            slice=one.slice[0],
+            volume=self._volume,
+            slice=index,
             method=self.protocol.method,
-            target=one.target[0].numpy(),
+            target=one.target.numpy(),
             reconstruction=image[0].numpy(),
-            data_range=float(one.data_range[0]),
-            provenance=_provenance(one),
-            acceleration=self._accelerations[-1],
-            std=self.stds.get(one.slice[0]),
-            mask=one.acquisition.mask[0, 0].numpy(),
-            foreground=foreground(one.target, one.data_range)[0].numpy(),
+            data_range=float(data_range),
+            provenance=self._header.provenance,
+            acceleration=one.acceleration,
+            std=None if std is None else std[0].numpy(),
+            mask=None if one.mask is None else one.mask.numpy(),
+            foreground=foreground(one.target[None], data_range)[0].numpy(),
             level=self.protocol.level,
-            **_numbers(single),
+            **numbers,
         )
 
-    def row(self) -> Row:
+    def _row(self, numbers: dict[str, Any]) -> Row:
         """Return the line of ``results.csv`` for the slices that have come."""
-        one = self._last
-        assert one is not None and one.target is not None
-        n_slices = len(self.images)
+        n_slices = len(self._slices)
+        h, w = next(iter(self._slices.values())).target.shape
         return Row(
             method=self.protocol.method,
             dataset=self.protocol.dataset,
             split=self.protocol.split,
-            provenance=_provenance(one),
+            selection=self.protocol.selection,
+            provenance=self._header.provenance,
+            contrast=self._header.contrast or "",
             mask=self.protocol.mask,
             acceleration_nominal=self.protocol.acceleration_nominal,
-            acceleration=float(np.mean(self._accelerations)),
-            volume=one.volume[0],
+            acceleration=float(np.mean([one.acceleration for one in self._slices.values()])),
+            volume=self._volume,
             n_slices=n_slices,
-            target_type=_TARGET_TYPES[one.acquisition.kspace.shape[1] > 1],
-            crop=f"{one.target.shape[-2]}x{one.target.shape[-1]}",
+            target_type=_TARGET_TYPES[self._n_coils > 1],
+            crop=f"{h}x{w}",
             seconds_per_slice=self._seconds / n_slices,
             input_sha256=self._digest.hexdigest()[:16],
-            **(self._calibration.numbers() if self.stds else {}),
-            **_numbers(self._metrics),
+            **numbers,
         )
 
-    def write(self, folder: Path, so_far: Results, save_reconstructions: bool) -> None:
-        """Append its row, example and curves to those of the volumes so far, and write the files of the folder."""
-        row = self.row()
-        if save_reconstructions:
-            stds = _stack(self.stds) if self.stds else None
-            write_reconstruction(folder / "reconstructions", row.volume, _stack(self.images), stds)
-        if self.example is not None:
-            so_far.examples.append(self.example)
-            write_examples(folder / EXAMPLES, so_far.examples)
-        if self.stds:
-            so_far.curves.append(VolumeCurves(volume=row.volume, **self._calibration.curves()))
-            write_calibration(folder / CALIBRATION, self.protocol.calibration(so_far.curves))
-        so_far.rows.append(row)
-        write_rows(folder / RESULTS, so_far.rows)
 
-
-def _numbers(metrics: VolumeMetrics) -> Any:
-    return {name: float(value) for name, value in metrics.compute().items()}
-
-
-def _stack(slices: dict[int, np.ndarray]) -> np.ndarray:
-    return np.stack([image for _, image in sorted(slices.items())])
-
-
-def _provenance(example: Example) -> str:
-    return example.acquisition.headers[0].provenance if example.acquisition.headers else "unknown"
+def _numbers(metrics: VolumeMetrics) -> dict[str, Any]:
+    return {name: float(value) for name, value in metrics.per_volume()[0].items()}

@@ -122,9 +122,10 @@ def test_kspace_that_is_not_finite_is_named_with_its_slice(tmp_path: Path, bad: 
         only(path, 1)
 
 
-def test_a_slice_of_zeros_is_refused(tmp_path: Path) -> None:
+def test_a_file_of_zeros_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"scan\.npy has nothing but zeros in slice 0"):
         only(save(tmp_path / "scan.npy", np.zeros((3, 16, 12), np.complex64)))
+    assert not only(save(tmp_path / "two.npy", np.zeros((2, 3, 16, 12), np.complex64)), 1).acquisition.kspace.any()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ import math
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -20,6 +21,7 @@ def slices() -> list[Slice]:
     drawn = []
     for v, (name, n) in enumerate(VOLUMES):
         target = torch.rand(n, 12, 10, dtype=torch.float64, generator=generator) * (v + 1)
+        target[..., :4] *= 0.04  # air with noise in it
         image = target + 0.1 * (v + 1) ** 2 * torch.randn(n, 12, 10, dtype=torch.float64, generator=generator)
         drawn += [(image[i], target[i], target.max(), name, i) for i in range(n)]
     return drawn
@@ -35,29 +37,49 @@ def expected() -> dict[str, float]:
     """Each metric of each volume from its whole volume at once, then the mean over volumes."""
     from skimage.metrics import structural_similarity  # here, for the processes below need not wait for it
 
-    found: dict[str, list[float]] = {"nmse": [], "psnr": [], "ssim": []}
+    found: dict[str, list[float]] = {"nmse": [], "psnr": [], "ssim": [], "ssim_foreground": []}
     for name, _ in VOLUMES:
         chosen = [s for s in slices() if s[3] == name]
         image, target = torch.stack([s[0] for s in chosen]), torch.stack([s[1] for s in chosen])
         found["nmse"].append(float(nmse(image, target)))
         found["psnr"].append(float(psnr(image, target, target.max())))
         similar = [
-            structural_similarity(t.numpy(), x.numpy(), data_range=float(target.max()))
+            structural_similarity(t.numpy(), x.numpy(), data_range=float(target.max()), full=True)
             for x, t in zip(image, target, strict=True)
         ]
-        found["ssim"].append(sum(similar) / len(similar))
+        found["ssim"].append(float(np.mean([mean for mean, _ in similar])))
+        # scikit-image's mean leaves out three pixels at the border, where its windows are not full
+        where = (target > 0.05 * target.max()).numpy()[:, 3:-3, 3:-3]
+        found["ssim_foreground"].append(float(np.stack([full for _, full in similar])[:, 3:-3, 3:-3][where].mean()))
     return {name: sum(values) / len(values) for name, values in found.items()}
 
 
 def assert_is(metrics: VolumeMetrics, values: dict[str, float], tolerance: float = 1e-9) -> None:
     computed = metrics.compute()
-    assert set(computed) == {"nmse", "psnr", "ssim"}
+    assert set(computed) == {"nmse", "psnr", "ssim", "ssim_foreground"}
     for name, value in values.items():
         assert float(computed[name]) == pytest.approx(value, rel=tolerance), name
 
 
 def test_volumes_of_uneven_length_weigh_the_same() -> None:
     assert_is(update(VolumeMetrics(), slices()), expected())
+
+
+def test_ssim_in_the_foreground_differs_from_that_of_the_picture() -> None:
+    assert abs(expected()["ssim_foreground"] - expected()["ssim"]) > 1e-3  # the tests can tell the two apart
+
+
+def test_a_volume_without_foreground_is_in_no_mean_of_it_and_one_without_target_has_no_metric() -> None:
+    target = torch.zeros(1, 12, 10, dtype=torch.float64)
+    target[0, 0, 0] = 1.0  # bright at the border alone, where no window is full
+    metrics = update(VolumeMetrics(), slices())
+    metrics.update(target + 0.1, target, torch.ones(1), ["rim.h5"], [0])
+    assert float(metrics.compute()["ssim_foreground"]) == pytest.approx(expected()["ssim_foreground"], rel=1e-9)
+    (rim,) = (volume for volume in metrics.per_volume() if volume["ssim_foreground"].isnan())
+    assert float(rim["nmse"]) == pytest.approx(1.2, rel=1e-9)  # 120 pixels that err by .1
+    empty = VolumeMetrics()
+    empty.update(target + 0.1, 0 * target, torch.zeros(1), ["empty.h5"], [0])
+    assert all(value.isnan() for value in empty.per_volume()[0].values())
 
 
 def test_volume_metrics_are_not_slice_metrics() -> None:
@@ -98,7 +120,7 @@ def test_without_any_slice_every_metric_is_nan() -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The ``compute`` method of metric")  # torchmetrics says so too
         values = VolumeMetrics().compute()
-    assert set(values) == {"nmse", "psnr", "ssim"}
+    assert set(values) == {"nmse", "psnr", "ssim", "ssim_foreground"}
     assert all(math.isnan(value) for value in values.values())
 
 

@@ -8,7 +8,7 @@ import torch
 from scipy.stats import chi2, norm, t
 from torch import Tensor
 
-from spinwarp.uncertainty import CURVE_LEVELS, FACTORS, SHARES, Calibration, foreground, local_intensity
+from spinwarp.uncertainty import CURVE_LEVELS, FACTORS, SHARES, Calibration, foreground, local_intensity, ranks_of
 from spinwarp.uncertainty.measures import area, calibration_error, error_ratio, sparsification
 
 N = 40_000
@@ -244,7 +244,8 @@ def ranks(spread: float, n_samples: int = 7) -> np.ndarray:
     result = Calibration()
     for i in range(4):
         item = slice(i, i + 1)
-        result.update(samples.mean(0)[item], samples.std(0)[item], target[item], torch.ones(1), samples[:, item])
+        drawn = ranks_of(samples[:, item], target[item])
+        result.update(samples.mean(0)[item], samples.std(0)[item], target[item], torch.ones(1), drawn)
     return np.array(result.curves()["ranks"])
 
 
@@ -261,7 +262,7 @@ def test_the_ranks_of_exact_draws_are_flat_and_tell_too_little_from_too_much() -
 def test_equal_samples_rank_the_target_in_their_middle() -> None:
     result = Calibration()
     ones = torch.ones(1, 2, 2)
-    result.update(ones, ones, ones, torch.ones(1), torch.ones(4, 1, 2, 2))
+    result.update(ones, ones, ones, torch.ones(1), ranks_of(torch.ones(4, 1, 2, 2), ones))
     assert result.curves()["ranks"] == [0, 0, 4, 0, 0]
 
 
@@ -270,7 +271,8 @@ def test_without_the_same_number_of_samples_for_every_slice_there_is_no_histogra
     for other in (None, torch.ones(5, 1, 2, 2)):
         result = Calibration()
         for samples in (torch.ones(4, 1, 2, 2), other):
-            result.update(ones, ones, ones, torch.ones(1), samples)
+            drawn = None if samples is None else ranks_of(samples, ones)
+            result.update(ones, ones, ones, torch.ones(1), drawn)
         assert result.curves()["ranks"] is None
 
 

@@ -1,6 +1,7 @@
 """What ``evaluate.py`` evaluates on what, built from the configuration: the same on every process."""
 
 import logging
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +13,16 @@ from omegaconf import DictConfig
 from torch.utils.data import DataLoader
 
 from spinwarp.acquisition import Example
-from spinwarp.cli import processes
+from spinwarp.cli import configuration, processes
 from spinwarp.cli.conformal import conformal
+from spinwarp.cli.output import check_room
+from spinwarp.cli.selection import select
 from spinwarp.cli.train import build_data
 from spinwarp.data.patients import digest, warn_of_shared_patients
-from spinwarp.evaluation import Protocol, evaluate
+from spinwarp.errors import InputError
+from spinwarp.evaluation import UNFINISHED, Protocol, evaluate
 from spinwarp.recon.base import Reconstructor
-from spinwarp.results import Row
+from spinwarp.results import RECONSTRUCTIONS, RESULTS, Row, group_of, read_rows
 
 log = logging.getLogger("spinwarp")
 
@@ -44,13 +48,17 @@ class EvaluationJob:
             name = config.method or f"{name} {choices['uncertainty']}"  # its claims are not the method's own
         with processes.in_turn():
             self.data.prepare_data()
+        self.volumes = self.data.source.volumes(config.split)
+        self.slices, selection = select(self.volumes, config.n_volumes, configuration.plain(config)["slices"])
         self.protocol = Protocol(
             method=name,
             dataset=self.data.source.name,
             split=config.split,
             mask=choices["mask"],
             acceleration_nominal=getattr(self.data.eval_mask, "nominal_acceleration", float("nan")),
-            n_slices={v.name: v.n_slices for v in self.data.source.volumes(config.split)},
+            n_slices={name: len(indices) for name, indices in self.slices.items()},
+            crop=config.crop,
+            selection=selection,
         )
         if config.conformal is not None:
             self._scale()
@@ -71,8 +79,33 @@ class EvaluationJob:
         self.protocol = replace(self.protocol, method=f"{self.protocol.method} conformal", level=level)
 
     def loader(self) -> DataLoader[Example]:
-        """Return the batches of all volumes."""
-        return self.data.loader(self.config.split, evaluate=True)
+        """Return the batches of all volumes that are evaluated."""
+        return self.data.loader(self.config.split, evaluate=True, only=self.slices)
+
+    def check(self, folder: Path) -> None:
+        """Check what can be known before the work: that ``folder`` has room for the images, and no other results.
+
+        Raises
+        ------
+        InputError : if it has not; results of the same method on the same volumes may be overwritten.
+        """
+        n_bytes = sum(
+            4 * len(self.slices[v.name]) * math.prod(v.shape[-2:]) for v in self.volumes if v.name in self.slices
+        )
+        if self.config.save_reconstructions:
+            check_room(folder, n_bytes, ", or save_reconstructions=false")
+        remedy = "give another folder with out=, or remove this one"
+        for part in (folder, folder / UNFINISHED):
+            images = sorted((part / RECONSTRUCTIONS).rglob("*.h5"))
+            if images and not (part / RESULTS).exists():
+                raise InputError(f"{part} holds images of something else, such as {images[0].name}; {remedy}")
+            for row in read_rows(part / RESULTS) if (part / RESULTS).exists() else []:
+                found, ours = (row.method, group_of(row)), (self.protocol.method, self.protocol.group)
+                if found != ours:
+                    theirs, mine = (f"{method} on {group}" for method, group in (found, ours))
+                    raise InputError(
+                        f"{part} holds results of {theirs}, which those of {mine} would overwrite; {remedy}"
+                    )
 
     def evaluate(
         self, batches: Iterable[Example], folder: Path, device: str, advance: Callable[[float], None]
@@ -89,6 +122,26 @@ class EvaluationJob:
             seed=self.config.seed,
             advance=advance,
         )
+
+    def say_first(self) -> None:
+        """Say what part of the targets is judged, how much of the split is evaluated, and warn of leaks."""
+        sizes = {(v.shape[-2], v.shape[-1]) for v in self.volumes if v.name in self.slices}
+        for h, w in sorted(sizes) if self.config.crop == "fastmri" else []:
+            if h > w:
+                log.info(
+                    "targets of %dx%d are judged inside %dx%d, as by fastMRI's evaluate.py; crop=none takes all",
+                    h,
+                    w,
+                    w,
+                    w,
+                )
+            elif h < w:
+                log.info(
+                    "targets of %dx%d, wider than tall, are judged whole: fastMRI's square crop needs height", h, w
+                )
+        if self.protocol.selection:
+            log.info("not the whole %s split is evaluated: %s", self.protocol.split, self.protocol.selection)
+        self.warn_of_leaks()
 
     def warn_of_leaks(self) -> None:
         """Say so if the method was trained on what it is evaluated on, or one patient is in several splits."""

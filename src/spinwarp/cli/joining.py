@@ -24,6 +24,6 @@ class JoinResults(Callback):
         if len(folders) < 2:
             return
         try:
-            join(folders, sweep / "comparison")
+            join(folders, sweep / "comparison", by=config.by)
         except InputError as error:
             print(f"the results are whole, but were not joined: {error}", file=sys.stderr)

@@ -55,6 +55,7 @@ def restricted(loader: DataLoader[Example], batches: Sequence[list[Item]]) -> Da
         num_workers=loader.num_workers,
         persistent_workers=loader.num_workers > 0,
         pin_memory=loader.pin_memory,
+        worker_init_fn=loader.worker_init_fn,
     )
 
 

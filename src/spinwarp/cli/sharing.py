@@ -82,10 +82,11 @@ def among_others(config: DictConfig, choices: dict[str, str], folder: Path) -> l
     parts = folder / PARTS
     shutil.rmtree(parts / str(place.rank), ignore_errors=True)
     job = EvaluationJob(config, choices)
+    job.check(folder)
     batches = share_out(job.loader(), place.world)[place.rank]
     (parts / str(place.rank)).mkdir(parents=True)
     if processes.is_first():
-        job.warn_of_leaks()
+        job.say_first()
     device = _device(config.device, place.local_rank)
     if batches and processes.is_first():
         with slices_progress(sum(map(len, batches)), f"{job.protocol.method}, process 0") as advance:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from spinwarp.acquisition import Acquisition
+from spinwarp.channels import double
 from spinwarp.errors import InputError
 
 _SAMPLES_PER_COIL = 10
@@ -127,7 +128,8 @@ def whiten(acquisition: Acquisition, covariance: Tensor) -> Acquisition:
         )
     if not covariance.isfinite().all():
         raise InputError("the noise covariance has values that are not finite; estimate it from other samples")
-    factor, failed = torch.linalg.cholesky_ex(covariance.to(torch.complex128))
+    covariance = double(covariance + 0j)
+    factor, failed = torch.linalg.cholesky_ex(covariance)
     variance = covariance.diagonal(dim1=-2, dim2=-1).real
     own = factor.diagonal(dim1=-2, dim2=-1).abs().square()
     if failed.any() or not (own > _INDEPENDENT * variance).all():
@@ -137,7 +139,7 @@ def whiten(acquisition: Acquisition, covariance: Tensor) -> Acquisition:
         )
     identity = torch.eye(n_coils, dtype=factor.dtype, device=factor.device)
     inverse = torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)
-    inverse = inverse.to(acquisition.kspace.dtype)
+    inverse = inverse.to(acquisition.kspace.dtype).to(acquisition.kspace.device)
 
     def apply(x: Tensor) -> Tensor:
         return torch.einsum("...vc,...chw->...vhw", inverse, x)

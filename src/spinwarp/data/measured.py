@@ -51,7 +51,7 @@ class Measurement:
             kspace = self._kspace(index)
             if not np.isfinite(kspace).all():
                 raise InputError(f"{self.path} has NaN or infinite k-space in slice {index}")
-            if not kspace.any():
+            if self.n_slices == 1 and not kspace.any():
                 raise InputError(f"{self.path} has nothing but zeros in slice {index}")
             yield Example(
                 acquisition=Acquisition(

@@ -3,7 +3,7 @@
 import hashlib
 import signal
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -141,10 +141,13 @@ class FastMRIDataModule(LightningDataModule):
         """Make, fetch or convert the data where that is not done yet."""
         self.source.prepare()
 
-    def dataset(self, split: str, evaluate: bool = False) -> SliceDataset:
+    def dataset(
+        self, split: str, evaluate: bool = False, only: Mapping[str, Collection[int]] | None = None
+    ) -> SliceDataset:
         """Return the undersampled slices of a split.
 
         ``evaluate`` takes the training split as validation takes its own: all slices, masks seeded from the names.
+        ``only`` names the slices that are taken of each volume; None: all.
         """
         if split not in SPLITS:
             raise InputError(f"split={split!r} is not one of {', '.join(SPLITS)}")
@@ -153,6 +156,8 @@ class FastMRIDataModule(LightningDataModule):
         slices = [(v, s) for v, volume in enumerate(volumes) for s in range(volume.n_slices)]
         if training:
             slices = self._sampled(volumes)
+        if only is not None:
+            slices = [(v, s) for v, s in slices if s in only.get(volumes[v].name, ())]
         if not slices:
             raise InputError(f"the {split} split of {self.source.name} has no slices left")
         undersample = Undersample(self.mask if training else self.eval_mask, self.maps)
@@ -160,12 +165,14 @@ class FastMRIDataModule(LightningDataModule):
             return SliceDataset(self.source, volumes, slices, undersample, seed=None)
         return SliceDataset(self.source, volumes, slices, undersample, self.seed, self.augment)
 
-    def loader(self, split: str, evaluate: bool = False) -> DataLoader[Example]:
-        """Return the batches of a split, in order but for training; ``evaluate`` as in :meth:`dataset`.
+    def loader(
+        self, split: str, evaluate: bool = False, only: Mapping[str, Collection[int]] | None = None
+    ) -> DataLoader[Example]:
+        """Return the batches of a split, in order but for training; ``evaluate`` and ``only`` as in :meth:`dataset`.
 
         Under ``trainer.overfit_batches`` training has its batches in order too, with the same masks in every epoch.
         """
-        dataset = self.dataset(split, evaluate)
+        dataset = self.dataset(split, evaluate, only)
         shapes = [dataset.volumes[v].shape for v, _ in dataset.slices]
         training = split == "train" and not evaluate
         start = self._start if training else (0, 0)

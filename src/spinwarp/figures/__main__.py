@@ -22,6 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folders", nargs="+", type=user_path, metavar="DIR", help="with results.csv and examples.h5")
     parser.add_argument("--out", type=user_path, default=Path("comparison"), metavar="DIR", help="default ./comparison")
     parser.add_argument("--slices", type=int, default=8, metavar="N", help="figures of slices at most (default 8)")
+    parser.add_argument("--by", choices=["contrast"], help="split the table by the contrast of the volumes")
     complaints = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     try:
         options = parser.parse_args(arguments)
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise InputError(f"--out {options.out} is a file; name a folder, new or not")
         if options.slices < 0:
             raise InputError(f"--slices is {options.slices}; expected 0 or more")
-        join(options.folders, options.out, options.slices)
+        join(options.folders, options.out, options.slices, options.by)
     except InputError as error:
         complaints.print(f"error: {error}")
         return 1

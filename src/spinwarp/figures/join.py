@@ -5,12 +5,14 @@ from pathlib import Path
 
 from spinwarp.figures.draw import draw
 from spinwarp.files import whole_file
-from spinwarp.results import RESULTS, markdown_table, table, write_rows
+from spinwarp.results import RESULTS, By, markdown_table, table, write_rows
 from spinwarp.results.combine import combine
 
 
-def join(folders: Sequence[Path], out: Path, n_slices: int = 8) -> None:
+def join(folders: Sequence[Path], out: Path, n_slices: int = 8, by: By = None) -> None:
     """Print one table of all methods and write it to ``out`` with figures of at most ``n_slices`` slices.
+
+    ``by`` splits the table, see :func:`spinwarp.results.table`.
 
     Raises
     ------
@@ -21,10 +23,10 @@ def join(folders: Sequence[Path], out: Path, n_slices: int = 8) -> None:
     joined = combine(folders)
     for warning in joined.warnings:
         Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"warning: {warning}")
-    Console().print(table(joined.rows))
+    Console().print(table(joined.rows, by))
     write_rows(out / RESULTS, joined.rows)
     with whole_file(out / "results.md") as temporary:
-        temporary.write_text(markdown_table(joined.rows), encoding="utf-8")
+        temporary.write_text(markdown_table(joined.rows, by), encoding="utf-8")
     paths = draw(joined, out, n_slices)
     more = len(joined.pictures) - n_slices
     rest = f"; {more} more slice{'s' * (more > 1)} with --slices {len(joined.pictures)}" if more > 0 else ""

@@ -7,6 +7,8 @@ from torch import Tensor
 from spinwarp.errors import InputError
 
 _WINDOW = 7
+#: what is brighter than this fraction of the volume's data range is foreground
+FOREGROUND = 0.05
 
 
 def ssim(image: Tensor, target: Tensor, data_range: Tensor) -> Tensor:
@@ -46,6 +48,36 @@ def ssim_map(image: Tensor, target: Tensor, data_range: Tensor) -> Tensor:
     vx, vy, vxy = ((m - product) * n / (n - 1) for m, product in ((mxx, mx * mx), (myy, my * my), (mxy, mx * my)))
     c1, c2 = 0.01**2, 0.03**2
     return ((2 * mx * my + c1) * (2 * vxy + c2)) / ((mx * mx + my * my + c1) * (vx + vy + c2))
+
+
+def ssim_in(where: Tensor, similarity: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum of an SSIM map over a part of the image, and the number of its pixels, ``(batch,)`` each.
+
+    Pixels within half a window of the border have no full window and are left out, as in the mean of :func:`ssim`.
+
+    Parameters
+    ----------
+    where : ``(batch, h, w)`` bool.
+    similarity : ``(batch, h - 6, w - 6)`` of :func:`ssim_map`.
+    """
+    half = _WINDOW // 2
+    inside = where[..., half:-half, half:-half]
+    return torch.where(inside, similarity, 0.0).sum((-2, -1)), inside.sum((-2, -1))
+
+
+def foreground(target: Tensor, data_range: Tensor) -> Tensor:
+    """Return where the object is: the target above 5 % of the volume's data range.
+
+    The rest is air, often most of the picture, and says little about a method. There both error and claimed deviation
+    are next to nothing, which alone correlates them and flatters. And a method that leaves the air black scores badly
+    against a noisy reference, in SSIM and in coverage, although its picture is the better one.
+
+    Parameters
+    ----------
+    target : ``(batch, h, w)`` magnitudes.
+    data_range : ``(batch,)`` the largest value of each item's volume.
+    """
+    return target > FOREGROUND * data_range.view(-1, *(1 for _ in target.shape[1:]))
 
 
 def _window_mean(x: Tensor) -> Tensor:

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from spinwarp.metrics.functional import ssim
+from spinwarp.channels import double
+from spinwarp.metrics.functional import foreground, ssim_in, ssim_map
 
-NAMES = ("nmse", "psnr", "ssim")
+NAMES = ("nmse", "psnr", "ssim", "ssim_foreground")
 
 
 class _SliceTable(Metric):
@@ -30,7 +31,7 @@ class _SliceTable(Metric):
     def sync(self, *args: Any, **kwargs: Any) -> None:
         """Gather from all processes; one without slices takes part with an empty table, or the others would wait."""
         if not len(self.rows):
-            self.rows = [torch.zeros(0, self.n_columns, dtype=torch.float64, device=self.device)]
+            self.rows = [double(torch.zeros(0, self.n_columns, device=self.device))]
         super().sync(*args, **kwargs)
 
     def add(self, rows: Tensor) -> None:
@@ -57,7 +58,8 @@ class BatchMean(_SliceTable):
 
     def update(self, value: Tensor, volume: Sequence[str], slices: Sequence[int]) -> None:
         """Add the value ``()`` of a batch of these slices."""
-        row = [_key(volume[0]), slices[0], len(volume), float(value.detach())]
+        value = double(value.detach())
+        row = [_key(volume[0]), slices[0], len(volume), float(value)]
         self.add(torch.tensor([row], dtype=torch.float64, device=value.device))
 
     def compute(self) -> Tensor:
@@ -70,38 +72,48 @@ class BatchMean(_SliceTable):
 
 
 class VolumeMetrics(_SliceTable):
-    """NMSE, PSNR and SSIM of whole volumes, averaged over volumes, as fastMRI's evaluation.
+    """NMSE, PSNR and SSIM of whole volumes and SSIM inside their foreground, averaged over volumes.
 
-    Only six numbers a slice are kept, filed under (volume, slice), so that uneven volumes are weighted right, however
+    The first three are those of fastMRI's ``evaluate.py`` for the images that are given; who gives them decides about
+    crop and data range. ``evaluate.py`` crops as fastMRI's does (:mod:`spinwarp.protocol`). Validation in training
+    takes the whole target, as fastMRI's validation loop does, which however averages NMSE and PSNR slice by slice.
+    The fourth is the mean of the SSIM map over all pixels of the volume's foreground
+    (:func:`spinwarp.metrics.foreground`); a volume without any counts in no mean of it.
+
+    Only a few numbers a slice are kept, filed under (volume, slice), so that uneven volumes are weighted right, however
     many processes share them.
     """
 
-    n_columns = 7  # volume key, slice, squared error, energy, n_pixels, SSIM, data range
+    # volume key, slice, squared error, energy, n_pixels, SSIM, its sum over the foreground, n_foreground, data range
+    n_columns = 9
 
     def update(
         self, image: Tensor, target: Tensor, data_range: Tensor, volume: Sequence[str], slices: Sequence[int]
     ) -> None:
         """Add slices ``(batch, h, w)``; ``data_range`` is that of each slice's volume."""
-        x, y = image.detach().double(), target.detach().double()
-        n_pixels = torch.full((len(x),), x[0].numel(), dtype=torch.float64)
+        x, y, data_range = (double(part.detach()) for part in (image, target, data_range))
+        similarity = ssim_map(x, y, data_range)
         columns = [
             torch.tensor([_key(name) for name in volume], dtype=torch.float64),
             torch.tensor(slices, dtype=torch.float64),
             (x - y).square().sum((-2, -1)),
             y.square().sum((-2, -1)),
-            n_pixels,
-            ssim(x, y, data_range),
-            data_range.double(),
+            torch.full((len(x),), x[0].numel(), dtype=torch.float64),
+            similarity.mean((-2, -1)),
+            *ssim_in(foreground(y, data_range), similarity),
+            data_range,
         ]
-        self.add(torch.stack([c.to(x.device) for c in columns], dim=1))
+        self.add(torch.stack([c.to(x.device, torch.float64) for c in columns], dim=1))
 
     def compute(self) -> dict[str, Tensor]:
         """Return the mean over volumes of each metric; NaN without any volume."""
         volumes = self.per_volume()
-        return {name: torch.stack([v[name] for v in volumes]).mean() if volumes else _nan() for name in NAMES}
+        values = {name: [volume[name] for volume in volumes] for name in NAMES}
+        values["ssim_foreground"] = [value for value in values["ssim_foreground"] if not value.isnan()]
+        return {name: torch.stack(found).mean() if found else _nan() for name, found in values.items()}
 
     def per_volume(self) -> list[dict[str, Tensor]]:
-        """Return the metrics of each volume."""
+        """Return the metrics of each volume; NaN where the target is zero, and inside a foreground that is empty."""
         by_volume: dict[float, list[Tensor]] = {}
         for row in self.unique():
             by_volume.setdefault(float(row[0]), []).append(row)
@@ -109,12 +121,15 @@ class VolumeMetrics(_SliceTable):
 
 
 def _metrics(rows: Tensor) -> dict[str, Tensor]:
-    _, _, error, energy, n_pixels, similarity, data_range = rows.unbind(1)
+    _, _, error, energy, n_pixels, similarity, inside, n_inside, data_range = rows.unbind(1)
+    if not energy.any():  # nothing to compare with: an infinite NMSE or PSNR would say otherwise
+        return dict.fromkeys(NAMES, _nan())
     mean_squared_error = error.sum() / n_pixels.sum()
     return {
         "nmse": error.sum() / energy.sum(),
         "psnr": 10 * torch.log10(data_range.max() ** 2 / mean_squared_error),
         "ssim": similarity.mean(),
+        "ssim_foreground": inside.sum() / n_inside.sum(),
     }
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
-from spinwarp.channels import to_channels, to_complex
+from spinwarp.channels import double, to_channels, to_complex
 from spinwarp.errors import InputError
 from spinwarp.models.generator import ImageGenerator, Size, pad_to_multiple, padded_size
 
@@ -161,7 +161,7 @@ class Step(nn.Module):
         log_scale, shift = self.coupling(kept)
         x = torch.cat([kept, changed * (-log_scale).exp() - shift], dim=1)
         # in double: a few channels cost nothing, and the rounding of an inverse adds up over the steps
-        x = _mix(x, torch.linalg.inv(self._matrix().double()).to(x.dtype))
+        x = _mix(x, torch.linalg.inv(double(self._matrix())).to(x.dtype).to(x.device))
         return x * (-self.log_scale).exp()[:, None, None] - self.bias[:, None, None]
 
     def _matrix(self) -> Tensor:

@@ -102,7 +102,7 @@ def _matrix(n: int, name: str, dtype: torch.dtype, device: torch.device) -> Tens
         matrix[pairs, -1] = 1
     # a tensor first made under inference mode could not be saved for backward later
     with torch.inference_mode(False):
-        return torch.from_numpy(matrix).to(device, dtype)
+        return torch.from_numpy(matrix).to(dtype).to(device)
 
 
 @lru_cache(maxsize=16)

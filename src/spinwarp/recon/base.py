@@ -1,13 +1,18 @@
 """The one interface of all methods."""
 
+import dataclasses
 import hashlib
+import logging
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Self
 
 import torch
 from torch import Generator, Tensor, nn
 
 from spinwarp.acquisition import Acquisition, Example, Reconstruction
+
+log = logging.getLogger("spinwarp")
 
 
 class Reconstructor(ABC):
@@ -58,3 +63,46 @@ def slice_generator(seed: int, example: Example, device: str) -> torch.Generator
     """Return the generator of a batch's own randomness: it depends on the seed, the volume and the slice alone."""
     key = f"{seed}/{example.volume[0]}/{example.slice[0]}".encode()
     return torch.Generator(device).manual_seed(int.from_bytes(hashlib.sha256(key).digest()[:7], "big"))
+
+
+def reconstruct_batch(
+    method: Reconstructor, acquisition: Acquisition, generator: Generator, names: Sequence[str]
+) -> Reconstruction:
+    """Run a method on the items of which something was measured; the others have an image of zeros, and a log line.
+
+    A generative prior would invent an image there, of a brightness that nothing determines.
+
+    Parameters
+    ----------
+    method, acquisition, generator : see :class:`Reconstructor`.
+    names : of the items, for the log.
+
+    Returns
+    -------
+    reconstruction : without deviation if all items are empty, else with one of zero for those that are.
+    """
+    measured = (acquisition.kspace != 0).flatten(1).any(1)
+    if measured.all():
+        return method(acquisition, generator=generator)
+    for name, has_data in zip(names, measured.tolist(), strict=True):
+        if not has_data:
+            log.warning("%s holds nothing but zeros, so its image is zero", name)
+    b, _, h, w = acquisition.kspace.shape
+    if not measured.any():
+        return Reconstruction(acquisition.kspace.new_zeros(b, h, w))
+    fields = {f.name: getattr(acquisition, f.name) for f in dataclasses.fields(acquisition)}
+    part = {name: value[measured] for name, value in fields.items() if isinstance(value, Tensor)}
+    headers = tuple(
+        header for header, has_data in zip(acquisition.headers, measured.tolist(), strict=False) if has_data
+    )
+    result = method(dataclasses.replace(acquisition, **part, headers=headers), generator=generator)
+
+    def spread(x: Tensor, dim: int) -> Tensor:
+        whole = x.new_zeros(*x.shape[:dim], b, *x.shape[dim + 1 :])
+        return whole.index_copy(dim, measured.nonzero()[:, 0], x)
+
+    return Reconstruction(
+        spread(result.image, 0),
+        None if result.std is None else spread(result.std, 0),
+        None if result.samples is None else spread(result.samples, 1),
+    )

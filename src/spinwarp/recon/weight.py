@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from spinwarp.acquisition import Acquisition
+from spinwarp.channels import double
 from spinwarp.masks import hold_out
 from spinwarp.operators import sense
 
@@ -49,12 +50,12 @@ def held_out_weight(solve: Solve, problem: Acquisition, weights: Sequence[float]
     for weight in weights:
         image = solve(training, torch.full((len(held),), weight, device=held.device))
         error = (operator(image) - problem.kspace).abs().square()
-        errors.append((error * importance).flatten(1).sum(1, dtype=torch.float64))
+        errors.append(double(error * importance).flatten(1).sum(1))
         if _past_minimum(torch.stack(errors)).all():
             break
     curves = torch.stack(errors).log()
-    log_weights = torch.tensor(weights, dtype=torch.float64, device=held.device).log()
-    return torch.stack([_refined(curve, log_weights) for curve in curves.T]).exp().float()
+    log_weights = torch.tensor(weights, dtype=curves.dtype, device=curves.device).log()
+    return torch.stack([_refined(curve, log_weights) for curve in curves.T]).exp().float().to(held.device)
 
 
 def _past_minimum(errors: Tensor) -> Tensor:

@@ -14,20 +14,24 @@ from spinwarp.results.calibration import (
 )
 from spinwarp.results.images import (
     EXAMPLES,
+    RECONSTRUCTIONS,
     ExampleSlice,
     read_examples,
+    read_origin,
     write_examples,
     write_reconstruction,
 )
 from spinwarp.results.rows import RESULTS, Row, read_rows, write_rows
-from spinwarp.results.table import Estimate, Group, Summary, group_of, markdown_table, summarise, table
+from spinwarp.results.table import By, Estimate, Group, Summary, group_of, markdown_table, split_of, summarise, table
 from spinwarp.results.trace import TRACE, TraceRow, read_trace, write_trace
 
 __all__ = [
     "CALIBRATION",
     "EXAMPLES",
+    "RECONSTRUCTIONS",
     "RESULTS",
     "TRACE",
+    "By",
     "CalibrationCurves",
     "Estimate",
     "ExampleSlice",
@@ -40,8 +44,10 @@ __all__ = [
     "markdown_table",
     "read_calibration",
     "read_examples",
+    "read_origin",
     "read_rows",
     "read_trace",
+    "split_of",
     "summarise",
     "table",
     "write_calibration",

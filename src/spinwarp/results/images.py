@@ -4,7 +4,7 @@ Every file appears whole or not at all.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ class ExampleSlice:
 
 
 EXAMPLES = "examples.h5"
+RECONSTRUCTIONS = "reconstructions"  # the folder of whole volumes
 _EXAMPLE_ATTRIBUTES = ("method", "data_range", "nmse", "psnr", "ssim", "provenance", "acceleration")
 
 
@@ -60,6 +61,8 @@ def write_reconstruction(
     images: np.ndarray,
     std: np.ndarray | None = None,
     interval: tuple[float, float] | None = None,
+    origin: Mapping[str, str] | None = None,
+    slices: Sequence[int] | None = None,
 ) -> Path:
     """Write the images of one volume in fastMRI's submission layout and return the file's path.
 
@@ -72,6 +75,8 @@ def write_reconstruction(
         of submissions do not look at. None: no such data set.
     interval : (factor, level): a data set ``half_width`` holds factor times the deviation, by which the images may err
         to either side with the promised coverage ``level``, its attribute. None: no such data set.
+    origin : what made the images of what, as attributes, see :func:`read_origin`.
+    slices : the indices of the images in the measured volume, an attribute of the images. None: not said.
 
     Raises
     ------
@@ -88,6 +93,9 @@ def write_reconstruction(
         raise InputError(f"volume {volume_name} names a file outside {folder}; rename it to a plain name")
     with whole_file(folder / name) as temporary, h5py.File(temporary, "w") as file:
         file["reconstruction"] = images.astype(np.float32, copy=False)
+        if slices is not None:
+            file["reconstruction"].attrs["slices"] = list(slices)
+        file.attrs.update(origin or {})
         if std is not None:
             file["std"] = std.astype(np.float32, copy=False)
         if std is not None and interval is not None:
@@ -95,6 +103,15 @@ def write_reconstruction(
             file["half_width"] = (factor * std).astype(np.float32, copy=False)
             file["half_width"].attrs["level"] = level
     return folder / name
+
+
+def read_origin(path: Path) -> dict[str, str]:
+    """Return the text attributes of a file of reconstructions, none if it has none or is no HDF5 file."""
+    try:
+        with h5py.File(path, "r") as file:
+            return {name: value for name, value in file.attrs.items() if isinstance(value, str)}
+    except OSError:
+        return {}
 
 
 def write_examples(path: Path, examples: Sequence[ExampleSlice]) -> None:

@@ -7,10 +7,9 @@ from pathlib import Path
 
 from spinwarp.files import whole_file
 from spinwarp.results.calibration import CALIBRATION, read_calibration, write_calibration
-from spinwarp.results.images import EXAMPLES, read_examples, write_examples
+from spinwarp.results.images import EXAMPLES, RECONSTRUCTIONS, read_examples, write_examples
 from spinwarp.results.rows import RESULTS, Row, read_rows, write_rows
 
-RECONSTRUCTIONS = "reconstructions"
 _FILES = (RESULTS, EXAMPLES, CALIBRATION)
 
 

@@ -27,8 +27,8 @@ class Row:
     acceleration : what the mask of this volume realised.
     volume, n_slices : its name, and the slices that the metrics were taken over.
     target_type : ``rss``, ``esc`` or ``magnitude``.
-    crop : the size at which the metrics were taken, such as ``320x320``.
-    nmse, psnr, ssim : over the whole volume.
+    crop : the size at which the metrics were taken, such as ``320x320``: what was judged of the target.
+    nmse, psnr, ssim : over the whole volume; nan where its target is zero.
     seconds_per_slice : wall-clock time of the method alone.
     input_sha256 : the first 16 hexadecimal digits of the hash of what the method was given.
     version : of spinwarp.
@@ -42,6 +42,10 @@ class Row:
         claimed deviation (or, the least possible, of largest error) are left out, over shares up to 95 %, or nan.
     intensity_calibration_error, intensity_sparsification, intensity_correlation : the same for a deviation
         proportional to the local intensity, scaled to the volume's error.
+    ssim_foreground : mean of the SSIM map over the pixels of the volume where the target is above 5 % of its maximum;
+        nan where there are none, or in the file of an older version.
+    contrast : the sequence in the words of the source, such as ``AXFLAIR``; empty where it does not say.
+    selection : which volumes and slices of the split were evaluated, such as ``2 of 10 volumes``; empty for all.
     """
 
     method: str
@@ -73,6 +77,9 @@ class Row:
     intensity_calibration_error: float = math.nan
     intensity_sparsification: float = math.nan
     intensity_correlation: float = math.nan
+    ssim_foreground: float = math.nan
+    contrast: str = ""
+    selection: str = ""
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
@@ -87,15 +94,17 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
 def read_rows(path: Path) -> list[Row]:
     """Read what :func:`write_rows` wrote; columns it does not know are left out.
 
-    A file of an older version may lack the columns that came later: those with a default.
+    A file of an older version may lack the columns that came later: those with a default. An empty cell is nan where a
+    number belongs, as pandas writes it, and a spreadsheet's byte order mark does no harm.
 
     Raises
     ------
-    InputError : if the file is missing or no such table, lacks a column, or has a word where a number belongs.
+    InputError : if the file is missing or no such table, lacks a column or has it twice, has a line with more cells
+        than the header, or a word where a number belongs.
     """
     fields = dataclasses.fields(Row)
     try:
-        with path.open(newline="", encoding="utf-8") as stream:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream)
             lines = list(reader)
             header = reader.fieldnames or []
@@ -103,10 +112,14 @@ def read_rows(path: Path) -> list[Row]:
         raise InputError(f"{path} does not exist; evaluate.py writes it, give the folder of a finished run") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} cannot be read as a table of results ({error}); evaluate again") from error
+    if twice := sorted({name for name in header if header.count(name) > 1}):
+        raise InputError(f"{path} has the column {', '.join(twice)} twice; evaluate again")
     if absent := [f.name for f in fields if f.default is dataclasses.MISSING and f.name not in header]:
         raise InputError(f"{path} has no column {', '.join(absent)}; expected a table that evaluate.py wrote")
     rows = []
     for number, line in enumerate(lines, start=2):
+        if None in line:
+            raise InputError(f"line {number} of {path} has more cells than the header has names; evaluate again")
         values: dict[str, Any] = {}
         for f in (f for f in fields if f.name in header):
             try:
@@ -123,4 +136,6 @@ def _as(kind: object, value: Any) -> str | int | float:
     """Convert to the type of a field; None, which stands for a missing cell, becomes a TypeError."""
     if kind is str and value is not None:
         return str(value)
-    return int(value) if kind is int else float(value)
+    if kind is int:
+        return int(value)
+    return math.nan if value == "" else float(value)

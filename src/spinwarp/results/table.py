@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
@@ -14,9 +14,12 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 # Digits after the point, and whether more is better.
-_METRICS = {"psnr": (2, True), "ssim": (4, True), "nmse": (4, False)}
+_METRICS = {"psnr": (2, True), "ssim": (4, True), "nmse": (4, False), "ssim_foreground": (4, True)}
 _HEADER = ["method", "R", "PSNR / dB", "SSIM", "NMSE", "s/slice"]
 _CAPTION = "mean ± standard error over volumes; best mean in bold"
+_INSIDE = "SSIM fg"
+_INSIDE_CAPTION = "SSIM fg: in the foreground, where the target is above 5 % of its maximum"
+_ABSENT_CAPTION = "a volume without a value, its target zero or without foreground, is in no mean"
 # Shown once a method claims a deviation, never bold: the best coverage is that which was claimed, not the most.
 _CLAIMS = {
     "coverage": "cov.",
@@ -34,27 +37,41 @@ _CLAIMS_CAPTION = (
     "spars: share of the RMSE left when the largest std go first, less is better;\n"
     f"{_BASELINE}: of the local intensity, scaled to the true error, as std"
 )
+#: what a table can be split by, beside data set, split and mask
+By = Literal["contrast"] | None
 # Lines of 12 letters at most, broken after spaces and the joints of names if there are any, else anywhere.
 _FOLDED = re.compile(r".{1,12}$|.{0,11}[\s_/-]|.{1,12}")
 
 
 class Group(NamedTuple):
-    """What rows must share to be compared. ``nominal`` is text, since nan does not equal itself."""
+    """What rows must share to be compared.
+
+    ``split`` names the selection too, see :func:`split_of`. ``nominal`` is text, since nan does not equal itself.
+    ``contrast`` is empty unless the table is split by it.
+    """
 
     dataset: str
     split: str
     mask: str
     nominal: str
+    contrast: str = ""
 
     def __str__(self) -> str:
         # A mask called equispaced_4x has said its number already.
         rate = "" if self.nominal in ("nan", "") or f"{self.nominal}x" in self.mask else f"{self.nominal}x"
-        return " ".join(part for part in (self.dataset, self.split, self.mask, rate) if part)
+        return " ".join(part for part in (self.dataset, self.split, self.mask, rate, self.contrast) if part)
 
 
-def group_of(row: Row) -> Group:
+def split_of(split: str, selection: str) -> str:
+    """Return the name of what was evaluated of a split, such as ``val (2 of 10 volumes)``."""
+    return f"{split} ({selection})" if selection else split
+
+
+def group_of(row: Row, by: By = None) -> Group:
     """Return the group in which ``row`` may be compared."""
-    return Group(row.dataset, row.split, row.mask, f"{row.acceleration_nominal:g}")
+    contrast = (row.contrast or "unknown") if by == "contrast" else ""
+    split = split_of(row.split, row.selection)
+    return Group(row.dataset, split, row.mask, f"{row.acceleration_nominal:g}", contrast)
 
 
 class Estimate(NamedTuple):
@@ -70,16 +87,21 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True)
 class Summary:
-    """One method on one group of volumes: a line of the table."""
+    """One method on one group of volumes: a line of the table.
+
+    ``has_absent`` says that some but not all of its volumes lack a metric, which is then the mean of the others.
+    """
 
     group: Group
     method: str
     provenance: str
     target: str
     n_volumes: int
+    has_absent: bool
     nmse: Estimate
     psnr: Estimate
     ssim: Estimate
+    ssim_foreground: Estimate
     acceleration: Estimate
     seconds_per_slice: Estimate
     coverage: Estimate
@@ -89,11 +111,12 @@ class Summary:
     intensity_sparsification: Estimate
 
 
-def summarise(rows: Sequence[Row]) -> list[Summary]:
+def summarise(rows: Sequence[Row], by: By = None) -> list[Summary]:
     """Average the volumes of every method in every group, in the order in which groups and methods first appear."""
     groups: dict[Group, dict[str, list[Row]]] = {}
     for row in rows:
-        groups.setdefault(group_of(row), {}).setdefault(row.method, []).append(row)
+        groups.setdefault(group_of(row, by), {}).setdefault(row.method, []).append(row)
+    averaged = (*_METRICS, "acceleration", "seconds_per_slice", *_CLAIMS, *_BASELINES.values())
     return [
         Summary(
             group,
@@ -101,33 +124,29 @@ def summarise(rows: Sequence[Row]) -> list[Summary]:
             provenance=_names(row.provenance for row in part),
             target=_names(f"{row.target_type} {row.crop}" for row in part),
             n_volumes=len(part),
-            nmse=_estimate([row.nmse for row in part]),
-            psnr=_estimate([row.psnr for row in part]),
-            ssim=_estimate([row.ssim for row in part]),
-            acceleration=_estimate([row.acceleration for row in part]),
-            seconds_per_slice=_estimate([row.seconds_per_slice for row in part]),
-            **{
-                name: _estimate(_measured(getattr(row, name) for row in part))
-                for name in (*_CLAIMS, *_BASELINES.values())
-            },
+            has_absent=any(0 < sum(math.isnan(getattr(row, name)) for row in part) < len(part) for name in _METRICS),
+            **{name: _estimate(_measured(getattr(row, name) for row in part)) for name in averaged},
         )
         for group, methods in groups.items()
         for method, part in methods.items()
     ]
 
 
-def table(rows: Sequence[Row]) -> "Table":
-    """Return the comparison for a terminal: what all rows share in the title, the best mean of a group in bold."""
+def table(rows: Sequence[Row], by: By = None) -> "Table":
+    """Return the comparison for a terminal: what all rows share in the title, the best mean of a group in bold.
+
+    ``by="contrast"`` makes a group of each contrast.
+    """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
-    title, header, caption, lines = _lines(summarise(rows))
-    result = Table(title=Text(title), caption=caption, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    title, header, caption, lines = _lines(summarise(rows, by))
+    result = Table(title=Text(title), caption=caption, box=SIMPLE_HEAD, pad_edge=False, padding=0)
     # A narrow terminal folds long names. Claims leave too little for that: names fold early, numbers break at their ±.
-    claims = len(header) > len(_HEADER)
+    claims = "cov." in header
     for i, name in enumerate(header):
-        fixed = i - 2 not in range(len(_METRICS)) if claims else i > 0
+        fixed = name not in ("PSNR / dB", "SSIM", "NMSE") if claims else i > 0
         result.add_column(name, justify="right" if i else "left", no_wrap=fixed, overflow="fold")
     last = ""
     for heading, line in lines:
@@ -141,9 +160,9 @@ def table(rows: Sequence[Row]) -> "Table":
     return result
 
 
-def markdown_table(rows: Sequence[Row]) -> str:
+def markdown_table(rows: Sequence[Row], by: By = None) -> str:
     """Return the comparison as Markdown, with the cells of :func:`table`."""
-    title, header, caption, lines = _lines(summarise(rows))
+    title, header, caption, lines = _lines(summarise(rows, by))
     grouped = any(heading for heading, _ in lines)
     text = [title, "", "| " + " | ".join(["data"] * grouped + header) + " |"]
     text.append("|:--" * grouped + "|:--" + "|--:" * (len(header) - 1) + "|")
@@ -163,7 +182,8 @@ def _lines(summaries: Sequence[Summary]) -> tuple[str, list[str], str, list[tupl
         {
             "dataset": s.group.dataset,
             "split": s.group.split,
-            "mask": str(s.group._replace(dataset="", split="")),
+            "mask": str(s.group._replace(dataset="", split="", contrast="")),
+            "contrast": s.group.contrast,
             "target": s.target,
             "provenance": s.provenance,
             "volumes": str(s.n_volumes),
@@ -171,13 +191,19 @@ def _lines(summaries: Sequence[Summary]) -> tuple[str, list[str], str, list[tupl
         for s in summaries
     ]
     shared = {name for name in (context or [{}])[0] if len({c[name] for c in context}) == 1}
-    title = ", ".join(f"{name} {value}" for name, value in (context or [{}])[0].items() if name in shared)
+    title = ", ".join(f"{name} {value}" for name, value in (context or [{}])[0].items() if name in shared and value)
     claims = {} if all(math.isnan(s.coverage.mean) for s in summaries) else _CLAIMS
+    # results of older versions have no such column
+    inside = not all(math.isnan(s.ssim_foreground.mean) for s in summaries)
     lines = []
     for s, values in zip(summaries, context, strict=True):
         rivals = [r for r in summaries if r.group == s.group]
         cells = [(s.method, False), (f"{s.acceleration.mean:.2f}", False)]
-        cells += [(getattr(s, name).text(digits), _is_best(s, rivals, name)) for name, (digits, _) in _METRICS.items()]
+        for name in ("psnr", "ssim", "nmse"):
+            cells.append((getattr(s, name).text(_METRICS[name][0]), _is_best(s, rivals, name)))
+        if inside:
+            mean = s.ssim_foreground.mean
+            cells.append(("-" if math.isnan(mean) else f"{mean:.4f}", _is_best(s, rivals, "ssim_foreground")))
         cells.append((f"{s.seconds_per_slice.mean:.3g}", False))
         cells += [_claim(s, name) for name in claims]
         heading = ", ".join(f"{name} {value}" for name, value in values.items() if name not in shared)
@@ -185,7 +211,10 @@ def _lines(summaries: Sequence[Summary]) -> tuple[str, list[str], str, list[tupl
         if not math.isnan(s.intensity_sparsification.mean):
             blank = [("", False)] * (len(cells) - len(claims) - 1)
             lines.append((heading, [(_BASELINE, False), *blank, *(_claim(s, _BASELINES.get(name)) for name in claims)]))
-    return title, _HEADER + list(claims.values()), f"{_CAPTION};\n{_CLAIMS_CAPTION}" if claims else _CAPTION, lines
+    header = [*_HEADER[:-1], *[_INSIDE] * inside, _HEADER[-1], *claims.values()]
+    caption = [_CAPTION, *[_INSIDE_CAPTION] * inside, *[_CLAIMS_CAPTION] * bool(claims)]
+    caption += [_ABSENT_CAPTION] * any(s.has_absent for s in summaries)
+    return title, header, ";\n".join(caption), lines
 
 
 def _claim(summary: Summary, name: str | None) -> tuple[str, bool]:

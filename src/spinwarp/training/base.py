@@ -119,8 +119,8 @@ class NetworkModule(LightningModule):
         self.metrics.reset()
 
     def _log_validated(self, name: str, value: Tensor) -> None:
-        # on the device, for NCCL exchanges nothing else
-        value = value.to(self.device, torch.float32)
+        # on the device, for NCCL exchanges nothing else; a device may have no float64
+        value = value.to(torch.float32).to(self.device)
         self.log(f"val/{name}", value, prog_bar=name in ("loss", "ssim"), sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -3,7 +3,8 @@
 Tensors and functions alone: no model, no file.
 """
 
-from spinwarp.uncertainty.calibration import CURVE_LEVELS, Calibration, foreground, local_intensity, rank_histogram
+from spinwarp.metrics import foreground
+from spinwarp.uncertainty.calibration import CURVE_LEVELS, Calibration, Ranks, local_intensity, ranks_of
 from spinwarp.uncertainty.conformal import FACTORS, conformal_factor
 from spinwarp.uncertainty.density import adapted_density
 from spinwarp.uncertainty.measures import SHARES, gaussian_factor
@@ -14,6 +15,7 @@ __all__ = [
     "FACTORS",
     "SHARES",
     "Calibration",
+    "Ranks",
     "Risk",
     "adapted_density",
     "compensated",
@@ -21,7 +23,7 @@ __all__ = [
     "foreground",
     "gaussian_factor",
     "local_intensity",
-    "rank_histogram",
+    "ranks_of",
     "sure",
     "white_sure",
 ]

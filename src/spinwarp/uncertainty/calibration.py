@@ -1,5 +1,6 @@
 """How well the standard deviations that a method claims agree with the errors that it makes."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from spinwarp.metrics import foreground
 from spinwarp.uncertainty.conformal import FACTORS
 from spinwarp.uncertainty.measures import (
     area,
@@ -18,8 +20,6 @@ from spinwarp.uncertainty.measures import (
     sparsification,
 )
 
-#: what is brighter than this share of the volume's data range is foreground
-FOREGROUND = 0.05
 #: an error is covered if it lies within so many standard deviations
 N_STD = 2.0
 #: nominal coverages of the Gaussian intervals that a row of the results tells the observed ones of
@@ -29,21 +29,6 @@ CURVE_LEVELS = (*(round(0.05 * i, 2) for i in range(1, 20)), 0.99)
 _WINDOW = 5  # pixels: the square over which the intensity is averaged
 
 
-def foreground(target: Tensor, data_range: Tensor) -> Tensor:
-    """Return where there is something to be uncertain of: the target above 5 % of the volume's data range.
-
-    The background is left out since it is air, often most of the picture. There both error and deviation are next to
-    nothing: that alone correlates them and flatters. Or a method sets the air to zero, deviation and all, and every
-    speck of noise in the target lies outside, which spoils the coverage.
-
-    Parameters
-    ----------
-    target : ``(batch, h, w)`` magnitudes.
-    data_range : ``(batch,)`` the largest value of each item's volume.
-    """
-    return target > FOREGROUND * data_range.view(-1, *(1 for _ in target.shape[1:]))
-
-
 def local_intensity(magnitude: Tensor) -> Tensor:
     """Return the mean of ``magnitude (batch, h, w)`` over 5x5 pixels, of fewer at the rim.
 
@@ -51,6 +36,33 @@ def local_intensity(magnitude: Tensor) -> Tensor:
     """
     mean: Tensor = F.avg_pool2d(magnitude[:, None], _WINDOW, 1, _WINDOW // 2, count_include_pad=False)
     return mean[:, 0]
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """How many of ``n_samples`` draws lie below the target, ``(batch, h, w)`` whole numbers."""
+
+    below: Tensor
+    n_samples: int
+
+    def histogram(self, where: Tensor) -> np.ndarray:
+        """Count how often the target is larger than 0, 1, ..., n draws, over the pixels ``(batch, h, w)`` bool.
+
+        Flat for draws of the distribution that the target comes from, a bowl where they lie too close together, a hill
+        where too far apart, a slope where they are off to one side.
+
+        References
+        ----------
+        Talagrand et al. 1997; Hamill, "Interpretation of rank histograms for verifying ensemble forecasts", Monthly
+        Weather Review 129, 2001.
+        """
+        return np.bincount(self.below[where].numpy(), minlength=self.n_samples + 1)
+
+
+def ranks_of(samples: Tensor, target: Tensor) -> Ranks:
+    """Rank the target ``(batch, h, w)`` among draws ``(n_samples, batch, h, w)``; it is in the middle of equal ones."""
+    below = ((samples < target).sum(0) + (samples <= target).sum(0)) // 2
+    return Ranks(below.to(torch.int32), len(samples))
 
 
 class Calibration:
@@ -71,7 +83,7 @@ class Calibration:
         self._ranks: list[np.ndarray | None] = []
 
     def update(
-        self, magnitude: Tensor, std: Tensor, target: Tensor, data_range: Tensor, samples: Tensor | None = None
+        self, magnitude: Tensor, std: Tensor, target: Tensor, data_range: Tensor, ranks: Ranks | None = None
     ) -> None:
         """Add slices.
 
@@ -80,12 +92,12 @@ class Calibration:
         magnitude, target : ``(batch, h, w)``.
         std : ``(batch, h, w)`` the claimed standard deviation of the magnitude.
         data_range : ``(batch,)`` the largest value of each item's volume.
-        samples : ``(n_samples, batch, h, w)`` magnitudes of the draws that the claim was made of, or None.
+        ranks : of the target among the draws that the claim was made of, see :func:`ranks_of`, or None.
         """
         where = foreground(target, data_range)
         parts = (magnitude - target, std, local_intensity(magnitude))
         self._parts.append(torch.stack([part[where] for part in parts]))
-        self._ranks.append(None if samples is None else rank_histogram(samples[:, where], target[where]))
+        self._ranks.append(None if ranks is None else ranks.histogram(where))
 
     def numbers(self) -> dict[str, Any]:
         """Return what a row of the results holds; NaN where there is nothing to measure.
@@ -141,27 +153,3 @@ class Calibration:
             return None
         total: list[int] = np.sum(counts, axis=0).tolist()
         return total
-
-
-def rank_histogram(samples: Tensor, target: Tensor) -> np.ndarray:
-    """Count how often the target is larger than 0, 1, ..., n of its n samples.
-
-    Flat for draws of the distribution that the target comes from, a bowl where they lie too close together, a hill
-    where too far apart, a slope where they are off to one side. A target equal to some samples counts in their middle.
-
-    Parameters
-    ----------
-    samples : ``(n_samples, n_pixels)``.
-    target : ``(n_pixels,)``.
-
-    Returns
-    -------
-    counts : ``(n_samples + 1,)``.
-
-    References
-    ----------
-    Talagrand et al. 1997; Hamill, "Interpretation of rank histograms for verifying ensemble forecasts", Monthly
-    Weather Review 129, 2001.
-    """
-    rank = ((samples < target).sum(0) + (samples <= target).sum(0)) // 2
-    return np.bincount(rank.numpy(), minlength=len(samples) + 1)

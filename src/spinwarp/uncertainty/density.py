@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from spinwarp.acquisition import Acquisition
+from spinwarp.channels import double
 
 
 def adapted_density(acquisition: Acquisition, density: Tensor) -> Tensor:
@@ -20,11 +21,11 @@ def adapted_density(acquisition: Acquisition, density: Tensor) -> Tensor:
     acquisition : of a line mask.
     density : ``(w,)``, with which the mask was drawn.
     """
-    mask = acquisition.mask[:, 0, 0]  # (b, w)
+    energy = double(acquisition.kspace.abs().square().sum((1, 2)))
+    mask = acquisition.mask[:, 0, 0].to(energy.device)  # (b, w)
     width = mask.shape[-1]
     position = torch.arange(width, device=mask.device)
-    distance = (position - width // 2).abs().clamp_min(1).double().log().expand(len(mask), -1)
-    energy = acquisition.kspace.abs().square().sum((1, 2)).double()
+    distance = (position - width // 2).abs().clamp_min(1).to(energy.dtype).log().expand(len(mask), -1)
     used = mask & (energy > 0)
     n = used.sum(1, keepdim=True).clamp_min(1)
     log_energy = torch.where(used, energy, 1.0).log()
@@ -36,7 +37,8 @@ def adapted_density(acquisition: Acquisition, density: Tensor) -> Tensor:
         if header.acquired_columns is not None:  # zero padding misses nothing
             first, last = header.acquired_columns
             missing[i] &= (position >= first) & (position < last)
-    odds = (1 - density.double()) / density
+    wide = double(density)
+    odds = (1 - wide) / wide
     expected = (law * odds * mask).sum(1, keepdim=True)
     ratio = torch.where(expected > 0, (law * missing).sum(1, keepdim=True) / expected, 1.0)
-    return (1 / (1 + ratio * odds)).to(density.dtype)
+    return (1 / (1 + ratio * odds)).to(density.dtype).to(density.device)

@@ -1,0 +1,71 @@
+"""Where the results of a long run go: whether there is room for them, and what is said when it fails on the way."""
+
+import errno
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from spinwarp.errors import InputError
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
+
+
+def check_room(folder: Path, n_bytes: int = 0, less: str = "") -> None:
+    """Check that files can be written to a folder, which need not exist yet; nothing is left there.
+
+    Parameters
+    ----------
+    folder : where the results go.
+    n_bytes : that they take at least.
+    less : what the user can do so that they take less.
+
+    Raises
+    ------
+    InputError : if the folder is a file, may not be written, or its disk has less room than that.
+    """
+    existing = folder.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"results cannot be written to {folder}: {existing} cannot hold files ({error.strerror}); give another "
+            f"folder with out="
+        ) from error
+    free = shutil.disk_usage(existing).free
+    if n_bytes > free:
+        raise InputError(
+            f"the images take {n_bytes / 1e9:.3g} GB, and the disk of {folder} has {free / 1e9:.3g} GB left; make "
+            f"room, or give a folder on another disk with out={less}"
+        )
+
+
+@contextmanager
+def one_sentence(folder: Path, device: str, smaller: str) -> Iterator[None]:
+    """Turn a full disk and a full memory into an :class:`InputError`.
+
+    Parameters
+    ----------
+    folder : where the results go.
+    device : where the method computes.
+    smaller : what the user can do so that it takes less memory.
+    """
+    try:
+        yield
+    except OSError as error:
+        # HDF5 has the number in its text alone
+        if error.errno not in _DISK and "No space left" not in str(error):
+            raise
+        reason = "the disk is full" if "No space left" in str(error) else str(error.strerror)
+        raise InputError(f"results cannot be written to {folder}: {reason}; make room and call it again") from error
+    except (MemoryError, RuntimeError) as error:
+        known = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+        if not known:
+            raise
+        raise InputError(f"the memory of device={device} is too small for this method; {smaller}") from error

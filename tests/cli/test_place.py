@@ -1,0 +1,234 @@
+"""Where evaluate.py and reconstruct.py leave results, and what is checked before the work and kept when it fails."""
+
+import errno
+import shutil
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from test_commands import Command, command, environment  # noqa: F401
+from torch import Generator
+
+from spinwarp.acquisition import Acquisition, Reconstruction
+from spinwarp.cli.output import check_room, one_sentence
+from spinwarp.errors import InputError
+from spinwarp.recon import Reconstructor, ZeroFilled
+from spinwarp.results import read_rows
+
+EVALUATE = [f"data.source.files.{key}={value}" for key, value in {
+    "n_train": 1, "n_val": 1, "n_test": 3, "n_slices": 2, "height": 64, "width": 48, "n_coils": 2,
+}.items()] + ["mask=random_2x", "save_reconstructions=true"]  # fmt: skip
+
+
+class Failing(Reconstructor):
+    """Zero-filled, until its third call."""
+
+    def __init__(self, error: str) -> None:
+        self.error = error
+        self.calls = 0
+
+    def __call__(self, acquisition: Acquisition, *, generator: Generator | None = None) -> Reconstruction:
+        self.calls += 1
+        result = ZeroFilled()(acquisition)
+        if self.calls < 3:
+            return result
+        if self.error == "diverged":
+            return Reconstruction(result.image * torch.nan)
+        raise {
+            "input": InputError("this slice is odd"),
+            "memory": torch.OutOfMemoryError("CUDA out of memory"),
+            "interrupt": KeyboardInterrupt(),
+            "disk": OSError(errno.ENOSPC, "No space left on device"),
+            "bug": ZeroDivisionError("a bug"),
+        }[self.error]
+
+
+def failing(error: str) -> list[str]:
+    return ["recon._target_=test_place.Failing", f"+recon.error={error}"]
+
+
+@pytest.fixture
+def scan(tmp_path: Path) -> np.ndarray:
+    """``scan.npy`` in the working folder: four slices, the second of zeros."""
+    rng = np.random.default_rng(0)
+    kspace = (rng.normal(size=(4, 2, 32, 30)) + 1j * rng.normal(size=(4, 2, 32, 30))).astype(np.complex64)
+    kspace[1] = 0
+    np.save(tmp_path / "scan.npy", kspace)
+    return kspace
+
+
+def images(path: Path) -> tuple[np.ndarray, list[int]]:
+    with h5py.File(path) as file:
+        return file["reconstruction"][()], file["reconstruction"].attrs["slices"].tolist()
+
+
+def test_a_slice_of_zeros_has_an_image_of_zeros(scan: np.ndarray, command: Command, tmp_path: Path) -> None:  # noqa: F811
+    done = command("reconstruct", "input=scan.npy", "maps=none", "out=r", "batch_size=2")
+    assert done.code == 0, done.err
+    assert "scan.npy, slice 1, holds nothing but zeros, so its image is zero" in done.out
+    found, indices = images(tmp_path / "r" / "scan.h5")
+    assert indices == [0, 1, 2, 3]
+    assert not found[1].any() and all(found[i].any() for i in (0, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        ("input", "this slice is odd; "),
+        ("diverged", "the method returned NaN or infinite values for slices [3]; "),
+        ("memory", "the memory of device=cpu is too small for this method; use batch_size=1"),
+        ("disk", "results cannot be written to r: the disk is full; make room"),
+    ],
+)
+def test_the_slices_before_one_that_fails_are_kept_and_named(
+    scan: np.ndarray,
+    command: Command,  # noqa: F811
+    tmp_path: Path,
+    error: str,
+    message: str,
+) -> None:
+    sentence = command("reconstruct", "input=scan.npy", "maps=none", "out=r", *failing(error)).sentence
+    assert message in sentence
+    assert "the images of slices 0, 1, 2 are finished, in r/scan_unfinished.h5" in sentence
+    found, indices = images(tmp_path / "r" / "scan_unfinished.h5")
+    assert indices == [0, 1, 2] and found[2].any()
+    assert [path.name for path in (tmp_path / "r").iterdir()] == ["scan_unfinished.h5"]
+
+
+def test_ctrl_c_and_a_bug_keep_slices_too(scan: np.ndarray, command: Command, tmp_path: Path) -> None:  # noqa: F811
+    assert command("reconstruct", "input=scan.npy", "maps=none", "out=r", *failing("interrupt")).code == 130
+    assert images(tmp_path / "r" / "scan_unfinished.h5")[1] == [0, 1, 2]
+    assert command("reconstruct", "input=scan.npy", "maps=none", "out=s", *failing("bug")).code == 1
+    assert images(tmp_path / "s" / "scan_unfinished.h5")[1] == [0, 1, 2]
+    # another method leaves them alone
+    assert (
+        "scan_unfinished.h5 holds other images"
+        in command("reconstruct", "input=scan.npy", "out=r", "recon=tv").sentence
+    )
+
+
+def test_other_images_are_not_overwritten_but_those_of_the_same_call_are(
+    scan: np.ndarray,
+    command: Command,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    call = ["input=scan.npy", "maps=none", "out=r", "slices=2:"]
+    for _ in range(2):
+        assert command("reconstruct", *call).code == 0
+    assert images(tmp_path / "r" / "scan.h5")[1] == [2, 3]
+    before = (tmp_path / "r" / "scan.h5").read_bytes()
+    assert "holds other images (input" in command("reconstruct", *call, "mask=random_2x").sentence
+    (tmp_path / "b").mkdir()
+    shutil.copy(tmp_path / "scan.npy", tmp_path / "b" / "scan.npy")
+    assert "give another folder with out=" in command("reconstruct", *call, "input=b/scan.npy").sentence
+    assert (tmp_path / "r" / "scan.h5").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("slices", "message"),
+    [
+        ("[4]", "scan.npy has slices 0 to 3; slice 4 does not exist"),
+        ("4:", "scan.npy has slices 0 to 3; slices=4: does not exist"),
+        ("3:3", "slices=3:3 holds no slice"),
+        ("[-1]", "has a negative index"),
+        ("[1,1]", "names a slice twice"),
+        ("last", "slices=last is no range; give slices=START:STOP"),
+    ],
+)
+def test_slices_that_do_not_exist_are_told_before_the_work(
+    scan: np.ndarray,
+    command: Command,  # noqa: F811
+    tmp_path: Path,
+    slices: str,
+    message: str,
+) -> None:
+    assert message in command("reconstruct", "input=scan.npy", "out=r", f"slices={slices}").sentence
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_place_that_cannot_hold_files_is_told_before_the_work(
+    scan: np.ndarray,
+    command: Command,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "file").touch()
+    for name, *call in (["reconstruct", "input=scan.npy"], ["evaluate", *EVALUATE]):
+        for out in ("file", "file/below", "/proc/nowhere"):
+            sentence = command(name, *call, f"out={out}").sentence
+            assert f"results cannot be written to {out}: " in sentence and "out=" in sentence
+        usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+        with monkeypatch.context() as patch:
+            patch.setattr("spinwarp.cli.output.shutil.disk_usage", lambda _, usage=usage: usage)
+            assert "GB left; make room" in command(name, *call, "maps=none" if name[0] == "r" else "seed=0").sentence
+    check_room(tmp_path / "new" / "parents")
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_is_not_about_disk_or_memory_stays_what_it_is(tmp_path: Path) -> None:
+    for error in (FileNotFoundError(errno.ENOENT, "x"), RuntimeError("a bug")):
+        with pytest.raises(type(error)), one_sentence(tmp_path, "cpu", "less"):
+            raise error
+    full = "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried to allocate"
+    with pytest.raises(InputError, match="memory of device=cpu is too small"), one_sentence(tmp_path, "cpu", "less"):
+        raise RuntimeError(full)
+
+
+# --------------------------------------------------------------------------------------------------- evaluate.py
+
+
+def test_part_of_a_split_is_evaluated_and_named_everywhere(command: Command, tmp_path: Path) -> None:  # noqa: F811
+    done = command("evaluate", *EVALUATE, "n_volumes=2", "slices=[1]", "out=part", "by=contrast")
+    assert done.code == 0, done.err
+    assert "split test (2 of 3 volumes, slices 1)" in done.out and "contrast T1" in done.out
+    rows = read_rows(tmp_path / "part" / "results.csv")
+    assert [row.volume[-7:-3] for row in rows] == ["0000", "0001"]
+    assert {(row.split, row.selection, row.n_slices, row.crop) for row in rows} == {
+        ("test", "2 of 3 volumes, slices 1", 1, "48x48")
+    }
+    assert all(row.contrast for row in rows)
+    assert images(tmp_path / "part" / "reconstructions" / rows[0].volume)[1] == [1]
+    assert len({row.volume for row in rows}) == 2
+    # nothing was left out: the whole, whatever is asked for
+    done = command("evaluate", *EVALUATE, "n_volumes=9", "slices=:8", "out=whole", "crop=none")
+    whole = read_rows(tmp_path / "whole" / "results.csv")
+    assert {(row.selection, row.n_slices, row.crop) for row in whole} == {("", 2, "64x48")}
+    # the whole is not mixed with the part, nor one method with another; the same call may be repeated
+    for other in (["slices=[1]"], ["n_volumes=2"], ["n_volumes=2", "slices=[1]", "method=new"]):
+        assert (
+            "part holds results of zero_filled on phantom"
+            in command("evaluate", *EVALUATE, *other, "out=part").sentence
+        )
+    assert command("evaluate", *EVALUATE, "n_volumes=2", "slices=[1]", "out=part").code == 0
+    (tmp_path / "part" / "results.csv").unlink()
+    assert "part holds images of something else" in command("evaluate", *EVALUATE, "out=part").sentence
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["n_volumes=0"], "n_volumes=0 must be at least 1"),
+        (["slices=[0,5]"], "slices=[0, 5] asks for slices of no volume; the longest has slices 0 to 1"),
+        (["crop=square"], "crop=square is not fastmri or none"),
+        (["by=colour"], "by=colour is not contrast or null"),
+    ],
+)
+def test_a_selection_that_cannot_be_is_told(
+    command: Command,  # noqa: F811
+    overrides: list[str],
+    message: str,
+) -> None:
+    assert message in command("evaluate", *EVALUATE, *overrides, "out=r").sentence
+
+
+@pytest.mark.parametrize("error", ["diverged", "memory"])
+def test_an_evaluation_that_fails_keeps_the_slices_before(
+    command: Command,  # noqa: F811
+    tmp_path: Path,
+    error: str,
+) -> None:
+    assert command("evaluate", *EVALUATE, "slices=[0,1]", *failing(error), "out=r").code == 1
+    (row,) = read_rows(tmp_path / "r" / "results.csv")
+    assert row.n_slices == 2  # of the first volume; the first slice of the second failed
