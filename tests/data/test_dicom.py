@@ -236,7 +236,7 @@ def test_slices_of_scanners_lie_as_in_the_volume_that_dicom2nifti_made(shared: P
         pytest.skip(f"no folder {folder}")
     volume = next(v for v in find_images(folder) if v.frames and "implicit" not in v.name)
     slices = np.stack([read_slice(volume, i) for i in range(volume.n_slices)])
-    truth = np.asarray(nibabel.load(volume.files[0].parent / "001_ground_truth.nii.gz").dataobj)
+    truth = np.asarray(nibabel.load(folder / "anatomical" / "001_ground_truth.nii.gz").dataobj)
     truth = np.moveaxis(truth, truth.shape.index(n_slices), 0)
     turned = [
         np.flip(t, axes) for t in (truth, truth.swapaxes(1, 2)) for axes in [(), (0,), (1,), (2,), (0, 1), (0, 2)]
