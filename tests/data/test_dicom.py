@@ -4,6 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import nibabel
 import numpy as np
 import pydicom
 import pytest
@@ -226,3 +227,18 @@ def test_the_patient_id_splits_a_flat_folder(tmp_path: Path) -> None:
         ["0", "1"], ["2", "3"], ["4", "5"]
     ]  # fmt: skip
     assert source.volumes("test")[0].patient == "person C"
+
+
+@pytest.mark.parametrize(("name", "n_slices"), [("hyperfine", 8), ("siemens_multiframe", 8), ("hitachi", 4)])
+def test_slices_of_scanners_lie_as_in_the_volume_that_dicom2nifti_made(shared: Path, name: str, n_slices: int) -> None:
+    folder = shared / "data" / "dicom_geometry" / name
+    if not folder.is_dir():
+        pytest.skip(f"no folder {folder}")
+    volume = next(v for v in find_images(folder) if v.frames and "implicit" not in v.name)
+    slices = np.stack([read_slice(volume, i) for i in range(volume.n_slices)])
+    truth = np.asarray(nibabel.load(folder / "anatomical" / "001_ground_truth.nii.gz").dataobj)
+    truth = np.moveaxis(truth, truth.shape.index(n_slices), 0)
+    turned = [
+        np.flip(t, axes) for t in (truth, truth.swapaxes(1, 2)) for axes in [(), (0,), (1,), (2,), (0, 1), (0, 2)]
+    ]
+    assert any(np.array_equal(slices, one) for one in turned)  # NIfTI turns axes, but never slices among one another

@@ -150,8 +150,7 @@ def test_prepare_says_once_what_flatters(tmp_path: Path, caplog: pytest.LogCaptu
             tmp_path / f"{number}.png"
         )
     SimulatedImages(tmp_path, block=1).prepare()
-    [record] = caplog.records
-    assert record.levelno == logging.WARNING
+    [record] = [record for record in caplog.records if record.levelno >= logging.WARNING]
     for words in ("no measured phase", "3 of 3 volumes are JPEG or 8-bit", "empty in 3 of 3", "labelled simulated"):
         assert words in record.getMessage()
 
