@@ -140,8 +140,8 @@ def summary() -> Iterator[None]:
 
 def _report(settings: Any, outcomes: list[Outcome]) -> None:
     """Print the table of trained models, and the jobs that failed."""
-    common = set.intersection(*(set(outcome.overrides) for outcome in outcomes)) if len(outcomes) > 1 else set()
-    names = {o.number: " ".join(part for part in o.overrides if part not in common) for o in outcomes}
+    fixed = set(settings.overrides.task)  # what is swept differs from job to job
+    names = {o.number: " ".join([part for part in o.overrides if part not in fixed] or o.overrides) for o in outcomes}
     if settings.job.name == "train":
         _print_table(settings, outcomes, names)
     failed = [outcome for outcome in outcomes if outcome.error is not None]
@@ -149,7 +149,8 @@ def _report(settings: Any, outcomes: list[Outcome]) -> None:
         return
     reasons = {outcome.error for outcome in failed}
     if len(failed) == len(outcomes) and len(reasons) == 1:
-        print(f"error: all {len(failed)} jobs failed: {reasons.pop()}", file=sys.stderr)
+        which = f"all {len(failed)} jobs" if len(failed) > 1 else f"job {failed[0].number}"
+        print(f"error: {which} failed: {reasons.pop()}", file=sys.stderr)
         return
     lines = [f"  job {outcome.number} ({names[outcome.number]}): {outcome.error}" for outcome in failed]
     print("\n".join([f"error: {len(failed)} of {len(outcomes)} jobs failed", *lines]), file=sys.stderr)
