@@ -222,7 +222,7 @@ def _sentence(error: BaseException) -> str:
 
 
 def _out_of_memory(error: BaseException | None) -> BaseException | None:
-    """Find the error of a processor or a GPU that ran out of memory; torch and numpy have errors of their own for it."""
+    """Find the error of a processor or GPU that ran out of memory; torch and numpy have errors of their own for it."""
     while error is not None:
         words = str(error).lower() if isinstance(error, RuntimeError) else ""
         if isinstance(error, MemoryError) or "out of memory" in words or "can't allocate memory" in words:
