@@ -188,3 +188,20 @@ def test_a_comma_in_one_value_is_quoted_and_several_values_need_a_multirun() -> 
     told = sentence(caught.value, CONF, "reconstruct", ["input=a,b.h5"])
     assert told.startswith("input has several values, which need -m; if it is one, ',' can stand in quotes only, so ")
     assert parse(shlex.split(told.partition(", so write ")[2])[0]).value() == "a,b.h5"
+
+
+def test_a_folder_for_runs_in_a_yaml_file_may_lie_in_the_home_folder(
+    run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    (tmp_path / "mine" / "experiment" / "at_home.yaml").write_text(
+        "# @package _global_\nhydra:\n  run:\n    dir: ~/one_${hydra:runtime.choices.mask}\n  sweep:\n    dir: ~/all\n"
+    )
+    mine = ["--config-dir=mine", "experiment=at_home", "mask=none"]
+    assert run("train", *mine, task=lambda _: 1.0).code == 0
+    assert run("train", "-m", *mine, "seed=1,2", task=lambda _: 1.0).code == 0
+    assert {"all", "one_none"} <= {path.name for path in (tmp_path / "home").iterdir()}
+    jobs = [path.name for path in (tmp_path / "home" / "all").iterdir() if path.is_dir()]
+    assert sorted(jobs) == ["0_varnet_small_none", "1_varnet_small_none"]
+    assert not (tmp_path / "~").exists()

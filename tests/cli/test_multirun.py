@@ -102,6 +102,7 @@ def test_a_signal_ends_the_whole_multirun_and_what_had_ended_is_reported(run: An
     assert done.code == (stop.code if isinstance(stop, SystemExit) else 130)
     assert "val/ssim 0.5000" in done.out and "seed=2" not in done.out[done.out.index("jobs in ") :]
     assert "job 1 (seed=1): it had not ended: it was interrupted or killed" in done.err
+    assert not list(Path.cwd().rglob("2_*"))
     assert "Traceback" not in done.err
 
 
@@ -172,3 +173,40 @@ def test_what_an_earlier_sweep_left_is_not_joined_for_a_job_that_fails_now(run: 
     assert run("evaluate", *sweep, *fast, task=task).code == 1
     rows = read_rows(tmp_path / "sweep" / "comparison" / "results.csv")
     assert [row.method for row in rows] == ["zero_filled", "l1_image"]
+
+
+def test_the_only_job_of_a_multirun_is_named_by_all_that_was_given(run: Any) -> None:
+    done = run("train", "-m", "seed=1", "mask=none", task=raising(InputError("no way")))
+    assert (done.code, done.err) == (1, "error: job 0 failed: no way\n")
+    assert "seed=1 mask=none" in done.out
+
+
+def test_a_multirun_whose_jobs_run_in_other_processes_goes_on_and_joins(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # no process is started here: what the launcher of submitit does is to run the jobs, and to raise if one was killed
+    from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+
+    class UncompletedJobError(RuntimeError):
+        __module__ = "submitit.core.utils"
+
+    original = BasicLauncher.launch
+
+    def launch(self: BasicLauncher, job_overrides: Any, initial_job_idx: int) -> Any:
+        original(self, job_overrides, initial_job_idx)
+        raise UncompletedJobError("Job 7 has not produced any output")
+
+    monkeypatch.setattr(BasicLauncher, "launch", launch)
+    from spinwarp.cli import multirun
+
+    written = multirun.note
+
+    def note(config: DictConfig, value: Any = None, error: str | None = None) -> None:
+        if config.seed != 1 or error is not None:  # the job of seed 1 was killed
+            written(config, value, error)
+
+    monkeypatch.setattr(multirun, "note", note)
+    done = run("train", "-m", "seed=0,1,2", task=raising(InputError("never"), seed=9))
+    assert done.code == 1
+    assert "error: 1 of 3 jobs failed\n  job 1 (seed=1): it had not ended" in done.err
+    assert "Traceback" not in done.err and "val/ssim 0.5200" in done.out

@@ -176,7 +176,7 @@ def _run_job(config: DictConfig, task: Callable[[DictConfig], Any], kinds: Mappi
         else:
             multirun.fail(config, f"it ended with exit code {stop.code}")
     except Exception as error:
-        known = input_error(error) is not None or isinstance(error, _WRONG) or _is_memory(error)
+        known = input_error(error) is not None or isinstance(error, _WRONG) or _out_of_memory(error) is not None
         if not known or os.environ.get(_FULL) == "1":
             traceback.print_exc()
         if not one_of_many and not known:
@@ -203,7 +203,7 @@ def said(error: BaseException, config: DictConfig | None = None) -> str:
     sentence = _sentence(error)
     if config is None or "data" in config:
         return sentence
-    return re.sub(r"\bdata\.(\w+)", lambda found: found[found[1] in config], sentence)
+    return re.sub(r"\bdata\.(\w+)", lambda found: found[1] if found[1] in config else found[0], sentence)
 
 
 def _sentence(error: BaseException) -> str:
@@ -213,8 +213,8 @@ def _sentence(error: BaseException) -> str:
         return str(cause).rpartition("InputError: ")[2].strip()
     from spinwarp.cli.sentences import instantiation, sentence
 
-    if _is_memory(error):
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    if lack := _out_of_memory(error):
+        reason = (str(lack).strip() or type(lack).__name__).splitlines()[0][:200]
         return f"memory ran out ({reason}); lower data.batch_size or the size of the model or of the data"
     if isinstance(error, InstantiationException):
         return instantiation(error)
@@ -223,14 +223,14 @@ def _sentence(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
-def _is_memory(error: BaseException | None) -> bool:
-    """Say whether a processor or a GPU ran out of memory; torch and numpy have errors of their own for it."""
+def _out_of_memory(error: BaseException | None) -> BaseException | None:
+    """Find the error of a processor or GPU that ran out of memory; torch and numpy have errors of their own for it."""
     while error is not None:
         words = str(error).lower() if isinstance(error, RuntimeError) else ""
         if isinstance(error, MemoryError) or "out of memory" in words or "can't allocate memory" in words:
-            return True
+            return error
         error = error.__cause__
-    return False
+    return None
 
 
 def input_error(error: BaseException | None) -> BaseException | None:

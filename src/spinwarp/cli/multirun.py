@@ -17,11 +17,11 @@ from typing import Any, ClassVar
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, read_write
 
 from spinwarp.cli import processes
 from spinwarp.errors import InputError
-from spinwarp.files import whole_file
+from spinwarp.files import whole_file, with_home
 
 log = logging.getLogger("spinwarp")
 
@@ -51,12 +51,20 @@ class Outcome:
 
 
 class Sweep(Callback):
-    """Remembers the settings of the multirun that this process runs; Hydra calls it before the first job."""
+    """Remembers the settings of the multirun that this process runs; Hydra calls it before the first job.
+
+    It also writes the home folder out where a YAML file names a folder for runs as ``~/...``: Hydra makes that folder.
+    """
 
     config: ClassVar[DictConfig | None] = None
 
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ARG002
+        """Write the home folder out."""
+        _write_home_out(config, "run")
+
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ARG002
         """Remember the settings, and forget the outcomes of an earlier sweep of the same name."""
+        _write_home_out(config, "sweep")
         Sweep.config = config
         shutil.rmtree(_notes(config.hydra), ignore_errors=True)
 
@@ -140,8 +148,8 @@ def summary() -> Iterator[None]:
 
 def _report(settings: Any, outcomes: list[Outcome]) -> None:
     """Print the table of trained models, and the jobs that failed."""
-    common = set.intersection(*(set(outcome.overrides) for outcome in outcomes)) if len(outcomes) > 1 else set()
-    names = {o.number: " ".join(part for part in o.overrides if part not in common) for o in outcomes}
+    fixed = set(settings.overrides.task)  # what is swept differs from job to job
+    names = {o.number: " ".join([part for part in o.overrides if part not in fixed] or o.overrides) for o in outcomes}
     if settings.job.name == "train":
         _print_table(settings, outcomes, names)
     failed = [outcome for outcome in outcomes if outcome.error is not None]
@@ -149,7 +157,8 @@ def _report(settings: Any, outcomes: list[Outcome]) -> None:
         return
     reasons = {outcome.error for outcome in failed}
     if len(failed) == len(outcomes) and len(reasons) == 1:
-        print(f"error: all {len(failed)} jobs failed: {reasons.pop()}", file=sys.stderr)
+        which = f"all {len(failed)} jobs" if len(failed) > 1 else f"job {failed[0].number}"
+        print(f"error: {which} failed: {reasons.pop()}", file=sys.stderr)
         return
     lines = [f"  job {outcome.number} ({names[outcome.number]}): {outcome.error}" for outcome in failed]
     print("\n".join([f"error: {len(failed)} of {len(outcomes)} jobs failed", *lines]), file=sys.stderr)
@@ -168,6 +177,15 @@ def _print_table(settings: Any, outcomes: list[Outcome], names: dict[int, str]) 
         cells = (str(outcome.number), names[outcome.number], outcome.error or best, Path(outcome.folder).name)
         table.add_row(*map(Text, cells))
     Console().print(table)
+
+
+def _write_home_out(config: DictConfig, part: str) -> None:
+    written = OmegaConf.to_container(config.hydra[part], resolve=False)["dir"]  # type: ignore[call-overload, index]
+    if str(written).startswith("~"):
+        folder = with_home(str(written))
+        with read_write(config):
+            config.hydra[part].dir = folder
+            config.hydra.overrides.hydra.append(f'hydra.{part}.dir="{folder}"')  # of which jobs are composed
 
 
 def _notes(settings: Any) -> Path:
