@@ -1,6 +1,6 @@
 """A device that has no float64, as Apple's MPS, simulated on the CPU.
 
-Tensors on it are wrappers that say they are on :data:`DEVICE`. Whatever would put a double number there, or mix tensors of
+Tensors on it are wrappers that say so. Whatever would put a double number there, or mix tensors of
 both devices, raises what PyTorch raises on such a device.
 """
 

@@ -68,6 +68,13 @@ def test_the_command_joins_folders_into_a_table_and_figures(tmp_path: Path, caps
     assert "tv (b)" in out and "1 more slice with --slices 2" in out and err == ""
 
 
+def test_the_table_may_be_split_by_the_contrast(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folders = [str(write_folder(tmp_path / name, name, 1, contrast="AXT2")) for name in ("tv", "varnet")]
+    assert main([*folders, "--out", str(tmp_path / "out"), "--by", "contrast", "--slices", "0"]) == 0
+    assert "contrast AXT2" in capsys.readouterr().out
+    assert "contrast AXT2" in (tmp_path / "out" / "results.md").read_text()
+
+
 def test_claimed_deviations_reach_the_table_and_the_figures(tmp_path: Path) -> None:
     plain = write_folder(tmp_path / "a", "tv", 1, n_slices=1)
     claiming = write_folder(tmp_path / "b", "dps", 2, n_slices=1, coverage=0.9, error_correlation=0.5)
