@@ -173,7 +173,7 @@ class VolumeUnderWay:
             acceleration=float(np.mean(self._accelerations)),
             volume=one.volume[0],
             n_slices=n_slices,
-            target_type=_TARGET_TYPES[one.acquisition.kspace.shape[1] > 1],
+            target_type=(one.target_type or (_TARGET_TYPES[one.acquisition.kspace.shape[1] > 1],))[0],
             crop=f"{one.target.shape[-2]}x{one.target.shape[-1]}",
             seconds_per_slice=self._seconds / n_slices,
             input_sha256=self._digest.hexdigest()[:16],

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,12 +15,13 @@ import numpy as np
 
 from spinwarp.acquisition import Header
 from spinwarp.data.ismrmrd import LONGEST, Geometry, geometry
+from spinwarp.data.sampling import check_mask
 from spinwarp.errors import InputError
 from spinwarp.files import whole_file
 
 log = logging.getLogger(__name__)
-_VERSION = 1  # raise it when scan() reads something else
-_TARGETS = ("reconstruction_rss", "reconstruction_esc")
+_VERSION = 2  # raise it when scan() reads something else
+_TARGETS = ("reconstruction_rss", "reconstruction_esc")  # of several coils, and of one: there the second goes first
 _LARGEST_RATIO = 1100  # of declared to stored bytes; deflate, which packs tightest, ends at 1032
 
 
@@ -110,13 +112,17 @@ def scan(path: Path, provenance: str) -> Entry:
             )
         n_slices, n_coils, (h, w) = shape[0], shape[1] if len(shape) == 4 else 1, shape[-2:]
         _check_stored(path, file["kspace"])
-        target = next((name for name in _TARGETS if name in file), None)
+        if "mask" in file:
+            check_mask(path, file["mask"], shape)
+            _check_stored(path, file["mask"])
+        names = _TARGETS if n_coils > 1 else _TARGETS[::-1]
+        target = next((name for name in names if name in file), None)
         if target:
             _check_target(path, file[target], shape)
+        if target and target != names[0]:
+            log.warning("%s: %d coils and no %s; its target is %s", path.name, n_coils, names[0], target)
         target_shape = file[target].shape[-2:] if target else (h, w)
-        data_range = _attribute(path, file, "max", float)
-        if data_range is None:
-            data_range = max((float(image[()].max()) for image in file[target]), default=0.0) if target else 1.0
+        data_range = _data_range(path, file, target)
         if not (np.isfinite(data_range) and data_range > 0):
             raise InputError(f"{path}: the largest value of its target ('max') is {data_range:g}; remove the file")
         padding = _attribute(path, file, "padding_left", int), _attribute(path, file, "padding_right", int)
@@ -151,6 +157,21 @@ def scan(path: Path, provenance: str) -> Entry:
         target,
         json.loads(json.dumps(asdict(header))),
     )
+
+
+def _data_range(path: Path, file: h5py.File, target: str | None) -> float:
+    """The largest value of the target: the attribute ``max`` may be that of another one."""
+    stated = _attribute(path, file, "max", float)
+    if target is None:
+        return 1.0 if stated is None else stated
+    found = float(max(np.fmax.reduce(image, axis=None) for image in file[target]))
+    if stated is not None and not math.isclose(stated, found, rel_tol=1e-3):
+        log.warning(
+            "%s: its attribute max is %g, but the largest value of %s is %g, which is used",
+            path.name, stated, target, found,
+        )  # fmt: skip
+        return found
+    return found if stated is None else stated
 
 
 def _check_target(path: Path, target: h5py.Dataset | h5py.Group, shape: tuple[int, ...]) -> None:
@@ -189,6 +210,8 @@ def _attribute(path: Path, file: h5py.File, name: str, kind: type[float] | type[
 def _text(file: h5py.File, name: str) -> str:
     """Return an attribute that must be a text, an empty one where it is absent or something else."""
     value = file.attrs.get(name, "")
+    if isinstance(value, bytes):  # a text of fixed length
+        value = value.decode(errors="replace")
     return value[:200] if isinstance(value, str) else ""
 
 

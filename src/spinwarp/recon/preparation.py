@@ -61,11 +61,11 @@ def with_maps(acquisition: Acquisition, maps: str) -> Acquisition:
         if acquisition.maps is None:
             raise InputError("recon.maps=given, but the data comes without coil maps; choose recon.maps=espirit")
         return acquisition
-    n_acs = acquisition.n_acs if acquisition.n_acs is not None else acs_columns(acquisition.mask)
     if maps == "low_resolution":
+        n_acs = acquisition.n_acs if acquisition.n_acs is not None else acs_columns(acquisition.mask)
         estimated = low_resolution_maps(kspace, n_acs)
-    else:
-        estimated, _ = espirit_maps(kspace, acquisition.mask, n_acs)
+    else:  # not symmetric: it takes all lines about the centre
+        estimated, _ = espirit_maps(kspace, acquisition.mask, acquisition.n_acs)
     if acquisition.maps is not None:
         phase = torch.sgn((estimated.conj() * acquisition.maps).sum(1, keepdim=True))
         estimated = estimated * torch.where(phase == 0, 1, phase)
