@@ -71,8 +71,9 @@ class Acquisition(_Movable):
     mask : ``(batch, 1, 1 or h, w)`` bool, True where k-space was measured.
     maps : coil sensitivities ``(batch, coil, h, w)`` complex64 with a sum of squares of one, or None.
     noise_std : ``(batch,)`` standard deviation of the complex noise of one k-space sample, or None.
-    n_acs : ``(batch,)`` number of fully sampled central columns that may be used; None: as many as there are
-        (:func:`acs_columns`).
+    n_acs : ``(batch,)`` number of central columns that the mask was asked for, of which networks make coil maps as
+        fastMRI's VarNet does; None: as many as are sampled. All else reads the mask (:func:`acs_columns`), and may find
+        a line more where one was drawn beside the centre.
     headers : one :class:`Header` per item of the batch.
     """
 

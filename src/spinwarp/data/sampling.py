@@ -54,7 +54,7 @@ def read_slice(
     peak = _peak(kspace, allowed)
     if not np.isfinite(peak).all():
         hint = (
-            " where its mask says that it was measured"
+            " where its mask calls it measured"
             if allowed is not None
             else "; a data set 'mask' may say what is missing"
         )
@@ -147,9 +147,9 @@ def _agreed(path: Path, allowed: np.ndarray, peak: np.ndarray, columns: tuple[in
         silent += int((allowed.any(axis=1) & ~has_rows).sum())
     if silent and beyond.any():
         raise InputError(
-            f"{path}: its mask belongs to other data: {silent} lines that it calls measured are zero in k-space, and in "
-            f"{int(beyond.sum())} columns k-space holds signal that it calls not measured; repair or remove the data "
-            f"set 'mask' (1 where measured, in the order of k-space)"
+            f"{path}: its mask belongs to other data: {silent} lines that it calls measured are zero in k-space, and "
+            f"in {int(beyond.sum())} columns k-space holds signal that it calls not measured; repair or remove the "
+            f"data set 'mask' (1 where measured, in the order of k-space)"
         )
     if silent:
         _warn_once(path, "lines that the mask calls measured are zero in k-space", "they count as not measured")

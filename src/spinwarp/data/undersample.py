@@ -38,19 +38,22 @@ class Undersample:
         """Return the accelerated example of a batch of one; the input is left as it was."""
         acquisition = example.acquisition
         mask = acquisition.mask
-        if self.mask is not None:
+        if self.mask is None:
+            n_center = sampled = acs_columns(mask)
+        else:
             h, w = acquisition.kspace.shape[-2:]
-            drawn, _ = self.mask((h, w), generator)
+            drawn, n = self.mask((h, w), generator)
             mask = drawn.view(1, 1, -1, w) & mask  # nothing is sampled beyond what was measured
+            sampled = acs_columns(mask)
+            n_center = sampled.clamp_max(n)
         kspace = acquisition.kspace * mask
         maps = acquisition.maps
         if maps is None and kspace.shape[1] == 1:
             maps = torch.ones_like(kspace) if self.maps is not None else None  # its phase belongs to the image
         elif maps is None and self.maps is not None:
-            # read off the mask, so that the same samples have the same maps wherever they come from
-            n_acs = acs_columns(mask)
-            maps = self.maps(kspace, n_acs) if n_acs.all() else None
-        result = replace(acquisition, kspace=kspace, mask=mask, maps=maps)
+            # from what is sampled, not what was drawn: the same samples have the same maps wherever they come from
+            maps = self.maps(kspace, sampled) if sampled.all() else None
+        result = replace(acquisition, kspace=kspace, mask=mask, n_acs=n_center, maps=maps)
         self._say(acquisition, result)
         return replace(example, acquisition=result)
 

@@ -15,7 +15,7 @@ def hold_out(acquisition: Acquisition, one_in: int = 5) -> Tensor:
 
     Parameters
     ----------
-    acquisition : its mask and number of central columns are looked at.
+    acquisition : its mask alone is looked at.
     one_in : one sample of so many; at least two.
 
     Returns
@@ -26,7 +26,7 @@ def hold_out(acquisition: Acquisition, one_in: int = 5) -> Tensor:
     ------
     InputError : if there are too few samples outside the centre.
     """
-    n_acs = acquisition.n_acs if acquisition.n_acs is not None else acs_columns(acquisition.mask)
+    n_acs = acs_columns(acquisition.mask)
     held = torch.zeros_like(acquisition.mask)
     columns = acquisition.mask.shape[-1]
     for item, mask, n in zip(held, acquisition.mask, n_acs.tolist(), strict=True):

@@ -36,8 +36,7 @@ def data_scale(acquisition: Acquisition) -> Tensor:
     ----------
     BART (mrirecon/bart), ``src/sense/optcom.c``, ``estimate_scaling_norm``.
     """
-    n_acs = acquisition.n_acs if acquisition.n_acs is not None else acs_columns(acquisition.mask)
-    items = zip(acquisition.kspace, acquisition.mask, n_acs.tolist(), strict=True)
+    items = zip(acquisition.kspace, acquisition.mask, acs_columns(acquisition.mask).tolist(), strict=True)
     return torch.stack([_scale(kspace, mask, n) for kspace, mask, n in items])
 
 
