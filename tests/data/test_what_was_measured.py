@@ -187,10 +187,18 @@ def test_zero_lines_that_the_mask_calls_measured_are_not_and_this_is_said_once(t
     assert "a.h5" in record.message and "zero in k-space; they count as not measured" in record.message
 
 
-def test_signal_that_the_mask_calls_not_measured_is_not_used_and_this_is_said_once(tmp_path: Path, caplog: Any) -> None:
-    check(tmp_path, random_kspace(3, 2, 16, 12), LINES, LINES)
+def test_signal_that_the_mask_calls_not_measured_is_refused_with_both_ways_out(tmp_path: Path) -> None:
+    message = r"a\.h5: there is signal in 4 columns .* Multiply k-space by the mask, or remove the data set 'mask'"
+    with pytest.raises(InputError, match=message):
+        acquisitions(tmp_path, random_kspace(3, 2, 16, 12), LINES)
+
+
+def test_what_a_conversion_spills_beside_the_mask_is_not_used_and_this_is_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    check(tmp_path, random_kspace(3, 2, 16, 12) * np.where(LINES, 1, 2e-3), LINES, LINES)
     (record,) = caplog.records
-    assert "that signal is not used; to use it, remove the data set 'mask'" in record.message
+    assert "weak signal where the mask says that nothing was measured; it is not used" in record.message
 
 
 def test_signal_in_the_padding_of_the_header_is_not_used_and_this_is_said_once(tmp_path: Path, caplog: Any) -> None:
@@ -203,14 +211,17 @@ def test_signal_in_the_padding_of_the_header_is_not_used_and_this_is_said_once(t
 @pytest.mark.parametrize("stored", [~LINES, np.roll(LINES, 1), np.fft.ifftshift(np.arange(12) // 4 == 1)])
 def test_a_mask_of_other_data_is_refused(tmp_path: Path, stored: np.ndarray) -> None:
     measured = LINES if stored.sum() != 4 or stored[0] == 0 else np.arange(12) // 4 == 1
-    with pytest.raises(InputError, match=r"a\.h5: its mask belongs to other data: \d+ lines .* are zero .* remove the"):
+    with pytest.raises(InputError, match=r"a\.h5: its mask belongs to other data: \d+ lines .* are zero .* or remove"):
         acquisitions(tmp_path, random_kspace(3, 2, 16, 12) * measured, stored)
 
 
 @pytest.mark.parametrize(
     ("stored", "message"),
     [
-        (np.ones(16), r"its mask \(16,\) does not fit its k-space \(3, 2, 16, 12\); it is \(12,\), \(16, 12\)"),
+        (
+            np.ones(16),
+            r"its mask \(16,\) does not fit its k-space \(3, 2, 16, 12\), for which it is \(12,\), .*another name",
+        ),
         (np.ones((3, 2, 16, 12)), r"does not fit"),
         (np.ones((12, 16)), r"does not fit"),
         (np.ones((4, 12)), r"does not fit"),

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import h5py
 import numpy as np
@@ -15,9 +16,10 @@ log = logging.getLogger(__name__)
 # signal-to-noise ratio of a thousand; what single precision leaves of zeros is below 1e-6.
 _ROUNDING = 1e-4
 _LINE_GAP, _POINT_GAP = 30, 3  # factor between rounding and the weakest line, or point, that was measured
+_LEAK = 1e-4  # share of the energy that a conversion may spill where nothing was measured
 _HOLES = 0.02  # share of a sampled line that may be zero by chance, as quantised noise is
 
-KSpace = h5py.Dataset | np.ndarray
+KSpace: TypeAlias = h5py.Dataset | np.ndarray
 _said: set[tuple[Path, str]] = set()
 
 
@@ -28,7 +30,7 @@ def read_slice(
 
     That is what lies within the stored mask and the acquired columns, where there are such, without the lines and rows
     that hold nothing but zeros or rounding. A slice of zeros was measured where the one in the middle of the volume
-    was. What contradicts itself without a doubt is refused; what can be meant so is logged once for a folder.
+    was. A mask that hides signal is refused: it is for other data, or has yet to be applied.
 
     Parameters
     ----------
@@ -45,8 +47,8 @@ def read_slice(
 
     Raises
     ------
-    InputError : if k-space is not finite where it was measured, if all slices are zero, or if the stored mask belongs
-        to other data.
+    InputError : if k-space is not finite where it was measured, if all slices are zero, or if the stored mask hides
+        signal.
     """
     kspace = _slice(volume, index)
     per_slice = stored is not None and _per_slice(stored.shape, volume.shape)
@@ -103,7 +105,10 @@ def check_mask(path: Path, mask: object, shape: Sequence[int]) -> None:
         raise InputError(f"{path}: its mask is {what}; numbers or bool of shape {fitting} are expected")
     shared, per_slice = _shared(mask.shape, shape), _per_slice(mask.shape, shape)
     if not (shared or per_slice):
-        raise InputError(f"{path}: its mask {mask.shape} does not fit its k-space {tuple(shape)}; it is {fitting}")
+        raise InputError(
+            f"{path}: its mask {mask.shape} does not fit its k-space {tuple(shape)}, for which it is {fitting}; if it "
+            f"is no sampling mask, give it another name"
+        )
     if shared and per_slice:
         raise InputError(
             f"{path}: its mask {mask.shape} may be one of rows and columns or one line of columns for each slice; "
@@ -140,22 +145,27 @@ def _agreed(path: Path, allowed: np.ndarray, peak: np.ndarray, columns: tuple[in
     """What both the stored mask and the data call measured; see :func:`read_slice`."""
     has_columns, has_rows = _lines(peak)
     lines = has_columns & has_rows[:, None]
-    beyond = (lines & _loud(peak, _POINT_GAP) & ~allowed).any(axis=0)
     inside = slice(*(columns or (0, len(has_columns))))
     silent = int((allowed.any(axis=0) & ~has_columns)[inside].sum())
     if len(allowed) > 1:
         silent += int((allowed.any(axis=1) & ~has_rows).sum())
-    if silent and beyond.any():
+    hidden = lines & _loud(peak, _POINT_GAP) & ~allowed
+    energy = np.square(peak / peak.max(), dtype=np.float64)
+    if hidden.any() and silent:
         raise InputError(
             f"{path}: its mask belongs to other data: {silent} lines that it calls measured are zero in k-space, and "
-            f"in {int(beyond.sum())} columns k-space holds signal that it calls not measured; repair or remove the "
-            f"data set 'mask' (1 where measured, in the order of k-space)"
+            f"there is signal in {int(hidden.any(axis=0).sum())} columns where it says that nothing was measured; "
+            f"repair or remove the data set 'mask' (1 where measured, in the order of k-space)"
         )
+    if energy[hidden].sum() > _LEAK * energy.sum():
+        raise InputError(
+            f"{path}: there is signal in {int(hidden.any(axis=0).sum())} columns of k-space where its mask says that "
+            f"nothing was measured. Multiply k-space by the mask, or remove the data set 'mask' to use all of k-space"
+        )
+    if hidden.any():
+        _warn_once(path, "there is weak signal where the mask says that nothing was measured", "it is not used")
     if silent:
         _warn_once(path, "lines that the mask calls measured are zero in k-space", "they count as not measured")
-    if beyond.any():
-        signal = "k-space holds signal where the mask says that nothing was measured"
-        _warn_once(path, signal, "that signal is not used; to use it, remove the data set 'mask'")
     return _compact(allowed & lines)
 
 
