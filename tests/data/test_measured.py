@@ -100,7 +100,7 @@ def test_a_slice_of_zeros_was_measured_where_the_others_were(tmp_path: Path) -> 
 
 
 def test_nothing_but_zeros_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"scan\.npy has nothing but zeros in its 2 slices"):
+    with pytest.raises(InputError, match=r"scan\.npy has nothing but zeros in its k-space"):
         only(save(tmp_path / "scan.npy", np.zeros((2, 3, 16, 12), np.complex64)))
 
 

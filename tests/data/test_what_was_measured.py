@@ -16,7 +16,7 @@ from spinwarp.data.measured import Measurement
 from spinwarp.data.sampling import sampling_mask
 from spinwarp.data.undersample import Undersample
 from spinwarp.errors import InputError
-from spinwarp.masks import RandomMask, hold_out
+from spinwarp.masks import GaussianPlaneMask, Mask, RandomMask, hold_out
 from spinwarp.recon import CGSense
 
 LINES = np.arange(12) % 3 > 0
@@ -265,23 +265,24 @@ def test_nan_without_a_mask_is_refused_with_the_way_out(tmp_path: Path) -> None:
         acquisitions(tmp_path, kspace, LINES)
 
 
+@pytest.mark.parametrize("mask", [RandomMask([0.1], [4]), GaussianPlaneMask([0.1], [4])])
 def test_a_mask_is_drawn_within_what_was_measured_and_the_rates_are_said_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, mask: Mask, caplog: pytest.LogCaptureFixture
 ) -> None:
     kspace = random_kspace(2, 3, 48, 64) * (np.arange(64) % 4 != 3) * (np.arange(48) >= 12)[:, None]
     (full, _) = acquisitions(tmp_path, kspace)
     files = FastMRIFiles("x", Folders(str(tmp_path), val="set"))
-    undersample = Undersample(RandomMask([0.1], [4]), low_resolution_maps)
+    undersample = Undersample(mask, low_resolution_maps)
     caplog.clear()
-    drawn, _ = RandomMask([0.1], [4])((48, 64), RandomState(5))
-    expected = drawn[0].numpy() & (np.arange(64) % 4 != 3) & (np.arange(48) >= 12)[:, None]
+    drawn, _ = mask((48, 64), RandomState(5))
+    expected = drawn.numpy() & (np.arange(64) % 4 != 3) & (np.arange(48) >= 12)[:, None]
     for i in range(2):
         result = undersample(files.read(files.volumes("val")[0], i), RandomState(5)).acquisition
         np.testing.assert_array_equal(result.mask[0, 0].numpy(), expected)
         assert float(result.acceleration()) == pytest.approx(48 * 64 / expected.sum())
         assert not result.kspace.numpy()[..., ~expected].any()
     (record,) = caplog.records
-    assert "undersampled already (R 1.78)" in record.message  # 4/3 of lines, 4/3 of rows
+    assert "a.h5 and perhaps others were undersampled already (R 1.78)" in record.message  # 4/3 of lines, 4/3 of rows
     assert f"R {48 * 64 / expected.sum():.2f}" in record.message
     assert full[0].acceleration().tolist() == [pytest.approx(16 / 9)]
 

@@ -179,7 +179,8 @@ def _check_target(path: Path, target: h5py.Dataset | h5py.Group, shape: tuple[in
     fits = found is not None and len(found) == 3 and found[0] == shape[0] and 0 not in found
     if not found or not (fits and found[1] <= shape[-2] and found[2] <= shape[-1] and target.dtype.kind in "iuf"):
         raise InputError(
-            f"{path}: {target.name[1:]} {found} does not fit k-space {shape}; it is (slice, h, w) and real"
+            f"{path}: {target.name[1:]} {found} does not fit k-space {shape}; expected are {shape[0]} real images of "
+            f"at most {shape[-2]}x{shape[-1]}"
         )
     _check_stored(path, target)
 

@@ -103,15 +103,16 @@ def check_mask(path: Path, mask: object, shape: Sequence[int]) -> None:
     if not isinstance(mask, h5py.Dataset) or mask.dtype.kind not in "biuf":
         what = "a group" if isinstance(mask, h5py.Group) else f"of type {getattr(mask, 'dtype', None)}"
         raise InputError(f"{path}: its mask is {what}; numbers or bool of shape {fitting} are expected")
-    shared, per_slice = _shared(mask.shape, shape), _per_slice(mask.shape, shape)
+    found = mask.shape or ()  # an empty data set has none
+    shared, per_slice = _shared(found, shape), _per_slice(found, shape)
     if not (shared or per_slice):
         raise InputError(
-            f"{path}: its mask {mask.shape} does not fit its k-space {tuple(shape)}, for which it is {fitting}; if it "
+            f"{path}: its mask {found} does not fit its k-space {tuple(shape)}, for which it is {fitting}; if it "
             f"is no sampling mask, give it another name"
         )
     if shared and per_slice:
         raise InputError(
-            f"{path}: its mask {mask.shape} may be one of rows and columns or one line of columns for each slice; "
+            f"{path}: its mask {found} may be one of rows and columns or one line of columns for each slice; "
             f"store it as (1, {h}, {w}) or ({n}, 1, {w})"
         )
 
@@ -181,7 +182,7 @@ def _another(path: Path, volume: KSpace, allowed: np.ndarray | None) -> np.ndarr
         peak = _peak(_slice(volume, index), allowed)
         if peak.any() and np.isfinite(peak).all():
             return peak
-    raise InputError(f"{path} has nothing but zeros in its {len(volume)} slices of k-space")
+    raise InputError(f"{path} has nothing but zeros in its k-space")
 
 
 def _peak(kspace: np.ndarray, allowed: np.ndarray | None = None) -> np.ndarray:

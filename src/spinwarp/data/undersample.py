@@ -54,10 +54,10 @@ class Undersample:
             # from what is sampled, not what was drawn: the same samples have the same maps wherever they come from
             maps = self.maps(kspace, sampled) if sampled.all() else None
         result = replace(acquisition, kspace=kspace, mask=mask, n_acs=n_center, maps=maps)
-        self._say(acquisition, result)
+        self._say(example.volume[0], acquisition, result)
         return replace(example, acquisition=result)
 
-    def _say(self, measured: Acquisition, result: Acquisition) -> None:
+    def _say(self, volume: str, measured: Acquisition, result: Acquisition) -> None:
         """Log once what a user may not expect; of several workers the first does."""
         worker = get_worker_info()
         if worker is not None and worker.id > 0:
@@ -67,8 +67,9 @@ class Undersample:
             if rates[0] > 1:
                 self._said.add("rate")
                 log.warning(
-                    "the data were undersampled already (R %.2f); the mask is drawn within what was measured, which "
-                    "makes R %.2f",
+                    "%s and perhaps others were undersampled already (R %.2f); the mask is drawn within what was "
+                    "measured, which makes R %.2f",
+                    volume,
                     *rates,
                 )
         if self.maps is not None and result.maps is None and "maps" not in self._said:
