@@ -15,7 +15,7 @@ import numpy as np
 
 from spinwarp.acquisition import Header
 from spinwarp.data.ismrmrd import LONGEST, Geometry, geometry
-from spinwarp.data.sampling import check_mask
+from spinwarp.data.sampling import check_mask, warn_once
 from spinwarp.errors import InputError
 from spinwarp.files import whole_file
 
@@ -120,7 +120,7 @@ def scan(path: Path, provenance: str) -> Entry:
         if target:
             _check_target(path, file[target], shape)
         if target and target != names[0]:
-            log.warning("%s: %d coils and no %s; its target is %s", path.name, n_coils, names[0], target)
+            warn_once(path, f"there is no {names[0]}, which is the target of such data", f"{target} is taken for it")
         target_shape = file[target].shape[-2:] if target else (h, w)
         data_range = _data_range(path, file, target)
         if not (np.isfinite(data_range) and data_range > 0):
@@ -166,10 +166,8 @@ def _data_range(path: Path, file: h5py.File, target: str | None) -> float:
         return 1.0 if stated is None else stated
     found = float(max(np.fmax.reduce(image, axis=None) for image in file[target]))
     if stated is not None and not math.isclose(stated, found, rel_tol=1e-3):
-        log.warning(
-            "%s: its attribute max is %g, but the largest value of %s is %g, which is used",
-            path.name, stated, target, found,
-        )  # fmt: skip
+        so = f"the largest value is used ({found:g}, not {stated:g})"
+        warn_once(path, f"the attribute max is not the largest value of {target}", so)
         return found
     return found if stated is None else stated
 

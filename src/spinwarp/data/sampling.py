@@ -55,11 +55,7 @@ def read_slice(
     allowed = None if stored is None else _stored(path, stored, index, volume.shape)
     peak = _peak(kspace, allowed)
     if not np.isfinite(peak).all():
-        hint = (
-            " where its mask calls it measured"
-            if allowed is not None
-            else "; a data set 'mask' may say what is missing"
-        )
+        hint = "; a data set 'mask' may say what is missing" if allowed is None else " where its mask calls it measured"
         raise InputError(f"{path} has NaN or infinite k-space in slice {index}{hint}")
     empty = not peak.any()
     if empty:
@@ -73,7 +69,7 @@ def read_slice(
         acquired[:, slice(*columns)] = True
         if (mask & ~acquired).any():
             outside = f"k-space is not zero outside the acquired columns {columns[0]} to {columns[1] - 1}"
-            _warn_once(path, outside, "what lies there is taken for padding and not used")
+            warn_once(path, outside, "what lies there is taken for padding and not used")
         mask = mask & acquired
     if not mask.any():
         raise InputError(f"{path}: nothing of slice {index} was measured by its mask and header; repair or remove them")
@@ -164,9 +160,9 @@ def _agreed(path: Path, allowed: np.ndarray, peak: np.ndarray, columns: tuple[in
             f"nothing was measured. Multiply k-space by the mask, or remove the data set 'mask' to use all of k-space"
         )
     if hidden.any():
-        _warn_once(path, "there is weak signal where the mask says that nothing was measured", "it is not used")
+        warn_once(path, "there is weak signal where the mask says that nothing was measured", "it is not used")
     if silent:
-        _warn_once(path, "lines that the mask calls measured are zero in k-space", "they count as not measured")
+        warn_once(path, "lines that the mask calls measured are zero in k-space", "they count as not measured")
     return _compact(allowed & lines)
 
 
@@ -225,7 +221,7 @@ def _loud(level: np.ndarray, gap: float) -> np.ndarray:
     return scaled > weak[gaps[-1]] if len(gaps) else np.ones(level.shape, dtype=bool)
 
 
-def _warn_once(path: Path, what: str, so: str) -> None:
+def warn_once(path: Path, what: str, so: str) -> None:
     """Log what is odd about a file, once for all files of a folder."""
     if (path.parent, what) not in _said:
         _said.add((path.parent, what))
