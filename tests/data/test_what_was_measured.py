@@ -256,9 +256,7 @@ def test_a_shape_that_can_be_read_in_two_ways_is_refused_and_both_ways_work(tmp_
 
 def test_nan_without_a_mask_is_refused_with_the_way_out(tmp_path: Path) -> None:
     kspace = np.where(LINES, random_kspace(3, 2, 16, 12), np.nan)
-    with pytest.raises(
-        InputError, match=r"NaN or infinite k-space in slice 0; a data set 'mask' may say what is missing"
-    ):
+    with pytest.raises(InputError, match=r"NaN or infinite k-space in slice 0; put zeros where nothing was measured"):
         acquisitions(tmp_path, kspace)
     kspace[1, 0, 3, 4] = np.nan
     with pytest.raises(InputError, match=r"NaN or infinite k-space in slice 1 where its mask calls it measured"):

@@ -55,7 +55,7 @@ def read_slice(
     allowed = None if stored is None else _stored(path, stored, index, volume.shape)
     peak = _peak(kspace, allowed)
     if not np.isfinite(peak).all():
-        hint = "; a data set 'mask' may say what is missing" if allowed is None else " where its mask calls it measured"
+        hint = "; put zeros where nothing was measured" if allowed is None else " where its mask calls it measured"
         raise InputError(f"{path} has NaN or infinite k-space in slice {index}{hint}")
     empty = not peak.any()
     if empty:
