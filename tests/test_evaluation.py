@@ -175,8 +175,12 @@ def test_the_realised_acceleration_is_that_of_the_masks(tmp_path: Path) -> None:
 def test_a_single_coil_is_compared_with_its_own_target_type(tmp_path: Path) -> None:
     source = MemorySource({"test": {"f.h5": (2, (1, 32, 40))}})
     loader = FastMRIDataModule(source, RandomMask([0.16], [4])).loader("test")
-    (row,) = evaluate(ZeroFilled(), loader, replace(PROTOCOL, n_slices={"f.h5": 2}), tmp_path)
+    protocol = replace(PROTOCOL, n_slices={"f.h5": 2})
+    (row,) = evaluate(ZeroFilled(), loader, protocol, tmp_path)
     assert row.target_type == "esc"
+    # what the source says that it read goes first
+    (row,) = evaluate(ZeroFilled(), [replace(e, target_type=("rss",)) for e in loader], protocol, tmp_path)
+    assert row.target_type == "rss"
     assert row.crop == "32x40"
 
 

@@ -71,8 +71,9 @@ class Acquisition(_Movable):
     mask : ``(batch, 1, 1 or h, w)`` bool, True where k-space was measured.
     maps : coil sensitivities ``(batch, coil, h, w)`` complex64 with a sum of squares of one, or None.
     noise_std : ``(batch,)`` standard deviation of the complex noise of one k-space sample, or None.
-    n_acs : ``(batch,)`` number of fully sampled central columns where the protocol fixes it; None: read it off the
-        mask with :func:`acs_columns`.
+    n_acs : ``(batch,)`` number of central columns that the mask was asked for, of which networks make coil maps as
+        fastMRI's VarNet does; None: as many as are sampled. All else reads the mask (:func:`acs_columns`), and may find
+        a line more where one was drawn beside the centre.
     headers : one :class:`Header` per item of the batch.
     """
 
@@ -84,7 +85,13 @@ class Acquisition(_Movable):
     headers: tuple[Header, ...] = ()
 
     def acceleration(self) -> Tensor:
-        """Realised acceleration ``(batch,)``: acquired positions over sampled ones, zero padding left out."""
+        """Realised acceleration ``(batch,)``: positions of the scan over those that were sampled.
+
+        The scan is all rows of the header's ``acquired_columns``: zero padding that the header knows of is left out.
+        Where the header says nothing the scan is the whole matrix. Lines and rows that are missing in the data alone,
+        as of partial Fourier and asymmetric echoes, therefore count as skipped, and so do those of a scan that was
+        undersampled before a mask was drawn within it.
+        """
         width = self.mask.shape[-1]
         rates = []
         for i, mask in enumerate(self.mask):
@@ -107,6 +114,8 @@ class Example(_Movable):
     data_range : ``(batch,)`` the largest value of the whole target volume, for SSIM and PSNR.
     volume : name of each item's volume.
     slice : index of each item in its volume.
+    target_type : ``rss`` or ``esc`` (the magnitude of one coil) of each item, as fastMRI names its references; empty
+        where the source does not say.
     """
 
     acquisition: Acquisition
@@ -114,6 +123,7 @@ class Example(_Movable):
     data_range: Tensor
     volume: tuple[str, ...]
     slice: tuple[int, ...]
+    target_type: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.volume)
@@ -161,6 +171,7 @@ def collate(examples: Sequence[Example]) -> Example:
         data_range=torch.cat([e.data_range for e in examples]),
         volume=tuple(v for e in examples for v in e.volume),
         slice=tuple(s for e in examples for s in e.slice),
+        target_type=tuple(t for e in examples for t in e.target_type),
     )
 
 
@@ -174,6 +185,7 @@ def item(example: Example, index: int) -> Example:
         data_range=example.data_range[pick],
         volume=example.volume[pick],
         slice=example.slice[pick],
+        target_type=example.target_type[pick],
     )
 
 
@@ -185,17 +197,25 @@ def item_acquisition(acquisition: Acquisition, index: int) -> Acquisition:
 
 
 def acs_columns(mask: Tensor) -> Tensor:
-    """Number of fully sampled central columns ``(batch,)``, read off the mask as fastMRI's VarNet does.
+    """Number of fully sampled central columns ``(batch,)`` of a mask ``(batch, 1, 1 or h, w)``; 0 without a centre.
 
-    Counts outwards from the centre column to the first gap on either side and takes twice the shorter run, so that
-    the block is symmetric. A 2-D mask counts a column as sampled when its central row is.
+    The largest n for which the n columns from ``(w - n + 1) // 2`` on, where masks put their centre, are sampled in the
+    n rows about the centre. Of lines that is the width of the centre, of points the side of the square. A row without
+    any sample, as an asymmetric echo has them, takes no columns away. fastMRI's VarNet counts alike, but that it takes
+    twice the shorter side of the centre column, which of an odd centre leaves one out.
     """
-    rows = mask.shape[-2]
-    columns = mask[:, 0, rows // 2]  # (b, w)
-    center = columns.shape[-1] // 2
-    left = columns[:, :center].flip(-1).long().cumprod(-1).sum(-1)
-    right = columns[:, center:].long().cumprod(-1).sum(-1)
-    return 2 * torch.minimum(left, right)
+    sampled = mask[:, 0]
+    rows = sampled.any(-1, keepdim=True)
+    rows[:, rows.shape[1] // 2] = True  # but the central row
+    h, w = sampled.shape[-2:]
+    size = torch.maximum(_smallest_block(h, mask.device)[:, None], _smallest_block(w, mask.device))
+    return torch.where(sampled | ~rows, w + 1, size).flatten(1).amin(1) - 1
+
+
+def _smallest_block(n: int, device: torch.device) -> Tensor:
+    """Number of central positions ``(n,)`` from which on the block of so many holds each of ``n`` positions."""
+    position = torch.arange(n, device=device)
+    return torch.maximum(n - 2 * position, 2 * position + 1 - n)
 
 
 def center_crop(image: Tensor, size: tuple[int, int]) -> Tensor:

@@ -24,14 +24,14 @@ _DISK = {
 _OF_SYSTEMS = {"__MACOSX", "lost+found", "$RECYCLE.BIN", "System Volume Information"}
 
 
-def user_path(text: str) -> Path:
+def user_path(text: str | Path) -> Path:
     """Return the path that a user wrote, with the home folder for ``~`` and ``~name``.
 
     Raises
     ------
     InputError : if the user has no home folder.
     """
-    path = with_home(text)
+    path = with_home(str(text))
     if path.partition("/")[0] == "~":
         raise InputError(f"{text}: this user has no home folder; write the path out, or set HOME in the environment")
     return Path(path)
@@ -205,21 +205,6 @@ def list_files(folder: Path, suffixes: tuple[str, ...], below: bool = False) -> 
 def warn_once(message: str) -> None:
     """Say something in the log, but not again."""
     log.warning(message)
-
-
-def user_path(text: str | Path) -> Path:
-    """Return the path that a user wrote, with the home folder for ``~`` and ``~name``.
-
-    Raises
-    ------
-    InputError : if the user has no home folder.
-    """
-    try:
-        return Path(text).expanduser()
-    except RuntimeError as error:
-        raise InputError(
-            f"{text}: this user has no home folder; write the path out, or set HOME in the environment"
-        ) from error
 
 
 def cache_folder() -> Path:

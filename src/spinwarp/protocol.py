@@ -152,7 +152,7 @@ class VolumeUnderWay:
         self._digest = hashlib.sha256()
         self._volume = ""
         self._header = Header()
-        self._n_coils = 0
+        self._target_type = ""
 
     @property
     def is_complete(self) -> bool:
@@ -176,7 +176,8 @@ class VolumeUnderWay:
         )
         self._volume = one.volume[0]
         self._header = one.acquisition.headers[0] if one.acquisition.headers else Header()
-        self._n_coils = one.acquisition.kspace.shape[1]
+        several = one.acquisition.kspace.shape[1] > 1
+        self._target_type = one.target_type[0] if one.target_type else _TARGET_TYPES[several]
         self._seconds += measured.seconds / len(measured.magnitude)
         self._digest.update(one.acquisition.kspace.numpy().tobytes())
 
@@ -257,7 +258,7 @@ class VolumeUnderWay:
             acceleration=float(np.mean([one.acceleration for one in self._slices.values()])),
             volume=self._volume,
             n_slices=n_slices,
-            target_type=_TARGET_TYPES[self._n_coils > 1],
+            target_type=self._target_type,
             crop=f"{h}x{w}",
             seconds_per_slice=self._seconds / n_slices,
             input_sha256=self._digest.hexdigest()[:16],

@@ -609,7 +609,7 @@ def test_a_calibration_that_does_not_fit_ends_in_one_sentence(command: Command, 
         (["input=scan.mat"], "scan.mat: .h5 (fastMRI layout) or .npy is expected"),
         (["input=cut.npy"], "cut.npy is not a whole .npy file of numbers"),
         (["input=real.npy"], "real.npy holds float64 of shape (32, 32)"),
-        (["input=zero.npy"], "zero.npy has nothing but zeros in slice 0"),
+        (["input=zero.npy"], "zero.npy has nothing but zeros in its k-space"),
         (["input=nan.npy"], "nan.npy has NaN or infinite k-space in slice 0"),
         (["input=good.npy", "batch_size=0"], "batch_size=0 must be at least 1"),
         (

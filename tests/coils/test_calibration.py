@@ -48,6 +48,12 @@ def test_a_centre_that_reaches_further_on_one_side_is_used_whole() -> None:
     assert columns == slice(30, 45)
 
 
+def test_the_rows_of_an_asymmetric_echo_reach_further_on_one_side() -> None:
+    mask = lines(64, 30, 7, rows=48).clone()
+    mask[:21] = False  # three rows above the central one, and 23 below
+    assert calibration_region(mask, limit=20) == (slice(21, 41), slice(30, 37))
+
+
 @pytest.mark.parametrize("fraction", [0.5, 0.9, 0.97])
 def test_every_sample_of_the_block_was_measured(fraction: float) -> None:
     rng = np.random.RandomState(0)

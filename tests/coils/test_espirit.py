@@ -129,11 +129,15 @@ def test_the_phase_is_relative_to_the_principal_coil_and_smooth() -> None:
     assert steps[0] < 1.5 * steps[1]
 
 
-@pytest.mark.parametrize(("n", "largest"), [(5, 4e-3), (8, 1e-4), (12, 6e-5)])
+# about twice what was measured; maps that are the same everywhere are at 0.4, those of the low-resolution images of two
+# to five lines at 0.08, 0.04, 0.04 and 0.02
+@pytest.mark.parametrize(
+    ("n", "largest"), [(1, 0.2), (2, 0.13), (3, 0.02), (4, 5e-3), (5, 1.2e-3), (8, 1e-4), (12, 6e-5)]
+)
 def test_few_calibration_lines_take_a_smaller_kernel(n: int, largest: float) -> None:
     kspace, truth, inside = scene((80, 64))
     maps, eigenvalues = espirit_maps(kspace, line_mask(64, n))
-    assert error(maps, truth, inside) < largest  # about twice what was measured
+    assert error(maps, truth, inside) < largest
     assert eigenvalues[:, inside].mean() > 0.97
 
 
@@ -224,12 +228,13 @@ def test_data_of_zeros_give_maps_of_zeros() -> None:
     assert not eigenvalues.any()
 
 
-@pytest.mark.parametrize("n", [0, 4])
-def test_too_small_a_centre_is_refused_with_a_remedy(n: int) -> None:
+def test_a_mask_without_a_centre_is_refused_with_a_remedy() -> None:
     kspace, _, _ = scene((20, 18), 3)
     mask = torch.zeros(1, 1, 1, 18, dtype=torch.bool)
-    mask[..., 9 - n // 2 : 9 - n // 2 + n] = True
-    with pytest.raises(InputError, match=rf"at least 5 x 5 samples.*x {n}; use a mask with a larger center_fraction"):
+    mask[..., ::4] = True
+    with pytest.raises(
+        InputError, match=r"this mask leaves it out.*\(mask\.center_fractions\), or .*recon=zero_filled"
+    ):
         espirit_maps(kspace, mask)
 
 

@@ -70,6 +70,21 @@ def test_the_zero_padding_is_mirrored_along() -> None:
     assert torch.equal(measured, sampled)
 
 
+def test_missing_rows_and_lines_are_mirrored_along() -> None:
+    original = example(shape=(24, 30))
+    rows, columns = torch.arange(24) >= 7, torch.arange(30) % 4 != 1  # an asymmetric echo, undersampled
+    mask = (rows[:, None] & columns)[None, None]
+    header = Header(acquired_columns=(2, 30))
+    measured = replace(original.acquisition, kspace=original.acquisition.kspace * mask, mask=mask, headers=(header,))
+    changed = FlipsAndPhase(flip=1.0)(replace(original, target=None, acquisition=measured), RandomState(0)).acquisition
+    expected = torch.zeros(24, 30, dtype=torch.bool)
+    for row, column in mask[0, 0].nonzero().tolist():  # sample (k, l) of even sizes mirrors to (-k, -l)
+        expected[-row % 24, -column % 30] = True
+    assert torch.equal(changed.mask[0, 0], expected)
+    assert torch.equal((changed.kspace.abs().sum((0, 1)) > 0), expected)
+    assert changed.headers[0].acquired_columns == (1, 29)  # 2 to 29 mirror to 28 to 1
+
+
 def test_a_crop_off_the_middle_is_not_mirrored() -> None:
     original = example(shape=(24, 30), crop=(16, 19))  # 30 - 19 is odd: the crop lies half a pixel off
     changed = FlipsAndPhase(flip=1.0)(original, RandomState(0))

@@ -78,17 +78,19 @@ def first(root: Path, slice_index: int = 0) -> Example:
 
 def test_a_multicoil_volume_is_read_slice_by_slice(tmp_path: Path) -> None:
     target = np.abs(random_kspace(3, 20, 20, seed=5))
-    kspace = official(tmp_path / "multicoil_train" / "file1000001.h5", target=target, max=7.25)
+    kspace = official(tmp_path / "multicoil_train" / "file1000001.h5", target=target, max=target.max())
     files = source(tmp_path)
     (volume,) = files.volumes("train")
     assert (volume.name, volume.n_slices, volume.shape) == ("file1000001.h5", 3, (4, 40, 32, 20, 20))
+    kspace[..., :3] = kspace[..., 31:] = 0  # what the header calls padding
     for index in range(3):
         example = files.read(volume, index)
         assert example.acquisition.kspace.dtype == torch.complex64
         np.testing.assert_array_equal(example.acquisition.kspace[0].numpy(), kspace[index])
         assert example.target is not None
         np.testing.assert_array_equal(example.target[0].numpy(), target[index])
-        assert example.data_range.tolist() == [7.25]  # the attribute, which is not the maximum of this target
+        assert example.data_range.tolist() == [float(target.max())]
+        assert example.target_type == ("rss",)
         assert (example.volume, example.slice) == (("file1000001.h5",), (index,))
 
 
@@ -123,9 +125,40 @@ def test_a_single_coil_volume_has_one_coil(tmp_path: Path) -> None:
     (volume,) = files.volumes("train")
     assert volume.shape == (1, 40, 32, 20, 20)
     example = files.read(volume, 1)
+    kspace[..., :3] = kspace[..., 31:] = 0  # what the header calls padding
     np.testing.assert_array_equal(example.acquisition.kspace[0, 0].numpy(), kspace[1])
     assert example.target is not None
     assert example.target.shape == (1, 20, 20)
+
+
+def test_one_coil_is_held_against_esc_and_several_against_rss(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    esc, rss = (np.abs(random_kspace(2, 20, 20, seed=s)).astype("f4") for s in (1, 2))
+    for name, kspace, largest in (("a", random_kspace(2, 40, 32), rss), ("b", random_kspace(2, 3, 40, 32), esc)):
+        path = tmp_path / "multicoil_train" / f"{name}.h5"
+        official(path, kspace, target=False, max=float(largest.max()))  # of the target that is not taken
+        with h5py.File(path, "a") as file:
+            file["reconstruction_rss"], file["reconstruction_esc"] = rss, esc
+    files = source(tmp_path)
+    for volume, kind, target in zip(files.volumes("train"), ("esc", "rss"), (esc, rss), strict=True):
+        example = files.read(volume, 1)
+        assert example.target is not None
+        np.testing.assert_array_equal(example.target[0].numpy(), target[1])
+        assert (example.target_type, example.data_range.tolist()) == ((kind,), [float(target.max())])
+    said = [record.message for record in caplog.records if "attribute max" in record.message]
+    assert [("reconstruction_esc" in s, "reconstruction_rss" in s) for s in said] == [(True, False), (False, True)]
+
+
+def test_the_only_target_is_taken_with_its_own_name_and_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "multicoil_train" / "a.h5"
+    official(path, random_kspace(1, 40, 32), target=False)
+    with h5py.File(path, "a") as file:
+        file["reconstruction_rss"] = np.full((1, 20, 20), 3, ">i2")  # integers of the other byte order
+    example = first(tmp_path)
+    assert example.target is not None and example.target.dtype == torch.float32
+    assert (example.target_type, example.target.unique().tolist(), example.data_range.tolist()) == (("rss",), [3], [3])
+    assert "there is no reconstruction_esc" in caplog.text and "reconstruction_rss is taken for it" in caplog.text
 
 
 def test_a_volume_without_a_reference_has_no_target_and_the_size_of_its_header(tmp_path: Path) -> None:
@@ -139,6 +172,11 @@ def test_a_volume_without_a_reference_has_no_target_and_the_size_of_its_header(t
 def test_a_header_larger_than_the_matrix_is_cut_to_it(tmp_path: Path) -> None:
     official(tmp_path / "multicoil_train" / "a.h5", target=False, xml=header(rh=320, rw=18))
     assert first(tmp_path).acquisition.headers[0].reconstruction_size == (40, 18)
+
+
+def test_the_contrast_may_be_a_text_of_fixed_length(tmp_path: Path) -> None:
+    official(tmp_path / "multicoil_train" / "a.h5", acquisition=np.bytes_(b"AXT2"))
+    assert first(tmp_path).acquisition.headers[0].contrast == "AXT2"
 
 
 def test_without_the_attribute_the_range_is_the_largest_value_of_the_volume(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from spinwarp.acquisition import Example
-from spinwarp.data.measured import Measurement, sampling_mask
+from spinwarp.data.measured import Measurement
 from spinwarp.errors import InputError
 
 
@@ -72,38 +72,6 @@ def test_an_hdf5_file_without_a_reference_is_read_with_its_header(tmp_path: Path
     assert example.target is None
 
 
-def test_columns_that_are_sampled_alike_are_a_line_mask() -> None:
-    kspace = random_kspace(2, 16, 12)
-    kspace[..., [1, 4, 7]] = 0
-    mask = sampling_mask(kspace)
-    assert mask.shape == (1, 12)
-    assert np.flatnonzero(~mask[0]).tolist() == [1, 4, 7]
-
-
-def test_a_coil_without_signal_does_not_hide_the_lines() -> None:
-    kspace = random_kspace(2, 16, 12)
-    kspace[0] = 0
-    assert sampling_mask(kspace).all()
-    assert sampling_mask(kspace).shape == (1, 12)
-
-
-def test_a_readout_with_zeros_at_its_ends_still_is_a_line_mask() -> None:
-    kspace = random_kspace(2, 16, 12)
-    kspace[:, :3] = 0  # an asymmetric echo
-    kspace[..., ::3] = 0
-    mask = sampling_mask(kspace)
-    assert mask.shape == (1, 12)
-    np.testing.assert_array_equal(mask[0], np.arange(12) % 3 > 0)
-
-
-def test_points_that_are_sampled_one_by_one_are_a_mask_of_two_dimensions() -> None:
-    kspace = random_kspace(2, 16, 12)
-    chosen = np.random.RandomState(1).rand(16, 12) < 0.5
-    mask = sampling_mask(kspace * chosen)
-    assert mask.shape == (16, 12)
-    np.testing.assert_array_equal(mask, chosen)
-
-
 def test_a_central_block_is_a_mask_of_two_dimensions(tmp_path: Path) -> None:
     kspace = np.zeros((2, 16, 12), np.complex64)
     kspace[:, 6:10, 4:8] = 1
@@ -122,10 +90,18 @@ def test_kspace_that_is_not_finite_is_named_with_its_slice(tmp_path: Path, bad: 
         only(path, 1)
 
 
-def test_a_file_of_zeros_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"scan\.npy has nothing but zeros in slice 0"):
-        only(save(tmp_path / "scan.npy", np.zeros((3, 16, 12), np.complex64)))
-    assert not only(save(tmp_path / "two.npy", np.zeros((2, 3, 16, 12), np.complex64)), 1).acquisition.kspace.any()
+def test_a_slice_of_zeros_was_measured_where_the_others_were(tmp_path: Path) -> None:
+    kspace = random_kspace(3, 2, 16, 12)
+    kspace[..., ::3] = 0
+    kspace[0] = 0
+    example = only(save(tmp_path / "scan.npy", kspace), 0)
+    assert not example.acquisition.kspace.any()
+    np.testing.assert_array_equal(example.acquisition.mask[0, 0, 0].numpy(), np.arange(12) % 3 > 0)
+
+
+def test_nothing_but_zeros_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"scan\.npy has nothing but zeros in its k-space"):
+        only(save(tmp_path / "scan.npy", np.zeros((2, 3, 16, 12), np.complex64)))
 
 
 @pytest.mark.parametrize(

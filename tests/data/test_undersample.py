@@ -28,6 +28,8 @@ from spinwarp.masks import (
     seed_of,
 )
 from spinwarp.models.unet import statistics
+from spinwarp.operators import sense
+from spinwarp.recon import ZeroFilled
 from spinwarp.training import UNetModule
 
 KINDS = (RandomMask, EquispacedMask, LiteralEquispacedMask, MagicMask, MagicFractionMask)
@@ -153,7 +155,7 @@ def test_without_a_mask_the_data_stay_as_measured_and_the_centre_is_read_off() -
     assert torch.equal(result.mask, example.acquisition.mask)
     assert torch.equal(result.kspace, example.acquisition.kspace * example.acquisition.mask)
     assert result.n_acs is not None
-    assert result.n_acs.tolist() == acs_columns(example.acquisition.mask).tolist() == [36]  # 18 left of column 24
+    assert result.n_acs.tolist() == [37]  # 18 to the left of column 24, and as many to the right
 
 
 def test_maps_are_left_out_when_nobody_asks() -> None:
@@ -178,8 +180,8 @@ def test_maps_that_came_with_the_data_are_kept() -> None:
 
 def test_maps_come_from_the_accelerated_data_and_their_centre() -> None:
     result = Undersample(RandomMask([0.16], [4]), low_resolution_maps)(full(), RandomState(3)).acquisition
-    assert result.maps is not None and result.n_acs is not None
-    assert torch.equal(result.maps, low_resolution_maps(result.kspace, result.n_acs))
+    assert result.maps is not None
+    assert torch.equal(result.maps, low_resolution_maps(result.kspace, acs_columns(result.mask)))
     power = result.maps.abs().square().sum(1)
     assert torch.allclose(power, torch.ones_like(power), atol=1e-5)  # a quotient in single precision
 
@@ -194,7 +196,7 @@ def test_an_estimator_of_maps_is_given_the_accelerated_data_alone() -> None:
     result = Undersample(RandomMask([0.16], [4]), estimate)(full(columns=(3, 46)), RandomState(3)).acquisition
     ((kspace, n_acs),) = seen
     assert torch.equal(kspace, result.kspace)
-    assert n_acs is result.n_acs
+    assert torch.equal(n_acs, acs_columns(result.mask))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -210,9 +212,21 @@ def test_what_the_mask_hides_changes_nothing(kind: type[LineMask]) -> None:
     assert all(torch.equal(after[name], value) for name, value in tensors(before).items())
 
 
-def test_maps_from_a_mask_without_a_centre_are_refused() -> None:
-    with pytest.raises(InputError, match=r"coil maps need autocalibration lines.*data\.maps=none"):
-        Undersample(RandomMask([0.0], [4]), low_resolution_maps)(full(), RandomState(0))
+def test_a_mask_without_a_centre_makes_no_maps_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    def outer_lines(shape: tuple[int, int], generator: RandomState) -> tuple[torch.Tensor, int]:
+        return torch.arange(shape[1])[None] % 4 == 1, 0  # column 24 of 48 is not among them
+
+    undersample = Undersample(outer_lines, low_resolution_maps)
+    results = [undersample(full(), RandomState(0)).acquisition for _ in range(2)]
+    assert all(result.maps is None for result in results)
+    assert ["no maps are made" in record.message for record in caplog.records] == [True]
+    with pytest.raises(InputError, match="no coil maps, which this method needs"):
+        sense(results[0])
+    # zero-filling needs none: the root of the sum of squares over the coils
+    image = ZeroFilled()(results[0]).image.abs()
+    shifted = np.fft.ifft2(np.fft.ifftshift(results[0].kspace[0].numpy(), axes=(-2, -1)), norm="ortho")
+    expected = np.fft.fftshift(shifted, axes=(-2, -1))
+    np.testing.assert_allclose(image[0].numpy(), np.sqrt((np.abs(expected) ** 2).sum(0)), rtol=1e-5)
 
 
 def test_a_mask_for_too_few_columns_is_refused() -> None:

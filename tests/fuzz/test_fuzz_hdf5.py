@@ -163,7 +163,7 @@ def test_wrong_kinds_shapes_and_members_are_refused(tmp_path: Path) -> None:
     }
     for label, fill in links.items():
         attempt(label, fill)
-    for name in ("reconstruction_rss", "reconstruction_esc", "ismrmrd_header"):
+    for name in ("reconstruction_rss", "reconstruction_esc", "ismrmrd_header", "mask"):
         for label, fill in links.items():
             attempt(f"{name} {label}", lambda f, n=name, g=fill: [g(f), "kspace" in f and f.move("kspace", n),
                     f.create_dataset("kspace", data=ok)], must_refuse=False)  # fmt: skip
@@ -192,7 +192,7 @@ def test_a_shape_that_lies_takes_no_memory(tmp_path: Path) -> None:
     ]  # fmt: skip
     for shape in shapes:
         for layout in layouts:
-            for name in ("kspace", "reconstruction_rss", "ismrmrd_header"):
+            for name in ("kspace", "reconstruction_rss", "ismrmrd_header", "mask"):
                 options = {k: (None,) * len(shape) if k == "maxshape" else v for k, v in layout.items()}
                 path.unlink(missing_ok=True)
                 with h5py.File(path, "w") as file:

@@ -247,4 +247,4 @@ def test_an_accelerated_slice_has_the_points_their_rate_and_maps_from_their_cent
     assert torch.equal(acquisition.kspace != 0, acquisition.mask.expand(-1, 3, -1, -1))
     assert float(acquisition.acceleration()) == 4.0
     assert int(acquisition.n_acs) == 8  # a fifth of 40; the centre has 10 columns
-    assert int(acs_columns(acquisition.mask)) >= 8
+    assert int(acs_columns(acquisition.mask)) in (8, 9)  # by chance the ninth row may be full

@@ -297,7 +297,7 @@ def test_what_cannot_be_estimated_is_refused() -> None:
         sure(filled, acquisition, DENSITY, n_probes=0)
     with pytest.raises(InputError, match="probe='finite' is not one of deletion, derivative"):
         sure(filled, acquisition, DENSITY, probe="finite")
-    with pytest.raises(InputError, match="samples points"):
+    with pytest.raises(InputError, match="points were sampled or rows are missing"):
         sure(filled, replace(acquisition, mask=acquisition.mask.expand(-1, -1, 3, -1)), DENSITY)
     with pytest.raises(InputError, match="probability above 0"):
         sure(filled, acquisition, 0 * DENSITY)

@@ -13,8 +13,7 @@ def calibration_blocks(kspace: Tensor, mask: Tensor, n_acs: Tensor | None = None
     ----------
     kspace : ``(batch, coil, h, w)`` complex.
     mask : ``(batch, 1, 1 or h, w)`` bool, True where k-space was measured.
-    n_acs : ``(batch,)`` number of fully sampled central columns where the protocol fixes it; None: as many as there
-        are.
+    n_acs : ``(batch,)`` largest number of columns; None: as many as there are.
     limit : largest number of samples in either direction.
 
     Returns
@@ -28,7 +27,7 @@ def calibration_blocks(kspace: Tensor, mask: Tensor, n_acs: Tensor | None = None
 
 
 def calibration_region(sampled: Tensor, n_acs: int | None = None, limit: int = 24) -> tuple[slice, slice]:
-    """Rows and columns of the largest fully sampled block about the centre of k-space.
+    """Rows and columns of the largest fully sampled block that holds the centre of k-space.
 
     Parameters
     ----------
@@ -37,13 +36,15 @@ def calibration_region(sampled: Tensor, n_acs: int | None = None, limit: int = 2
     limit : largest number of samples in either direction.
     """
     center = sampled.shape[0] // 2
-    heights = range(1, min(limit, sampled.shape[0]) + 1)
     width = limit if n_acs is None else min(limit, n_acs)
-    # the block of n rows has one row more than that of n - 1, in turn below and above the centre
-    new_rows = (sampled[center + n // 2 if n % 2 else center - n // 2] for n in heights)
-    columns = [_run(row, width) for row in accumulate(new_rows, torch.logical_and)]
-    n, best = max(zip(heights, columns, strict=True), key=lambda block: block[0] * (block[1].stop - block[1].start))
-    return slice(center - n // 2, center - n // 2 + n), best
+    run = _run(sampled[:, sampled.shape[1] // 2], limit)
+    # rows from the centre outwards, for as long as they have the central sample: more on one side of asymmetric echoes
+    rows = sorted(range(run.start, run.stop), key=lambda row: (abs(row - center), row))
+    columns = [_run(row, width) for row in accumulate(sampled[rows], torch.logical_and)]
+    if not columns:
+        return run, slice(0, 0)
+    n = 1 + max(range(len(rows)), key=lambda i: (i + 1) * (columns[i].stop - columns[i].start))
+    return slice(min(rows[:n]), max(rows[:n]) + 1), columns[n - 1]
 
 
 def principal_coils(block: Tensor, n: int) -> Tensor:

@@ -17,7 +17,7 @@ def compression_matrix(kspace: Tensor, mask: Tensor, n_acs: Tensor | None, n_vir
     ----------
     kspace : ``(batch, coil, h, w)`` complex, measured, zero elsewhere.
     mask : ``(batch, 1, 1 or h, w)`` bool, True where k-space was measured.
-    n_acs : ``(batch,)`` number of fully sampled central columns where the protocol fixes it; None: read off the mask.
+    n_acs : ``(batch,)`` largest number of central columns; None: as many as there are.
     n_virtual : number of virtual coils.
 
     Returns

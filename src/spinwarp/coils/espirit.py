@@ -1,13 +1,16 @@
 """ESPIRiT: coil sensitivities as the eigenvectors of what the calibration block says about all of k-space."""
 
+import logging
+from functools import cache
+
 import torch
 from torch import Tensor
 
 from spinwarp.coils.calibration import calibration_blocks, principal_coils
 from spinwarp.errors import InputError
 
-_SMALLEST_KERNEL = 3
-_SMALLEST_BLOCK = 2 * _SMALLEST_KERNEL - 1
+log = logging.getLogger(__name__)
+_SMALLEST_KERNEL = 3  # that may be asked for; small blocks take smaller ones
 _DEGREE = 10  # of the polynomial that filters out the other eigenvectors
 _CHUNK = 2**21  # elements of the pixels' matrices that are worked on at a time, so that they stay in a cache
 _TINY = 1e-30
@@ -32,7 +35,8 @@ def espirit_maps(
     is a Hermitian matrix between the coils for each pixel; the sensitivities are its eigenvector of eigenvalue one.
     Where two places of the object are folded into a pixel it has two of them.
 
-    A block of fewer than three kernels in a direction takes a smaller kernel there, of three samples at the least.
+    A block of fewer than three kernels in a direction takes a smaller kernel there: a third of the block, three samples
+    of eight and more, two of three to seven, one of less, which tells nothing about how maps vary in this direction.
     Where several eigenvalues are near one (noise in the space of the signal) the eigenvector is the one nearest to the
     coils' low-resolution images.
 
@@ -40,7 +44,7 @@ def espirit_maps(
     ----------
     kspace : ``(batch, coil, h, w)`` complex, measured, zero elsewhere.
     mask : ``(batch, 1, 1 or h, w)`` bool, True where k-space was measured.
-    n_acs : ``(batch,)`` number of fully sampled central columns where the protocol fixes it; None: read off the mask.
+    n_acs : ``(batch,)`` largest number of central columns; None: as many as there are.
     n_maps : number of sets; two explain an object that is larger than the field of view.
     kernel : side of a patch in samples.
     calibration : largest side of the calibration block in samples.
@@ -57,8 +61,8 @@ def espirit_maps(
 
     Raises
     ------
-    InputError : if a calibration block has fewer than five samples in a direction or values that are not finite; if
-        there are more sets than coils, or the kernel or the threshold cannot be.
+    InputError : if the centre of k-space was not sampled or has values that are not finite; if there are more sets than
+        coils, or the kernel or the threshold cannot be.
 
     References
     ----------
@@ -84,12 +88,10 @@ def espirit_maps(
 
 
 def _check(block: Tensor) -> None:
-    rows, columns = block.shape[1:]
-    if min(rows, columns) < _SMALLEST_BLOCK:
+    if not block.numel():
         raise InputError(
-            f"ESPIRiT needs a fully sampled centre of k-space of at least {_SMALLEST_BLOCK} x {_SMALLEST_BLOCK} "
-            f"samples, this mask has {rows} x {columns}; use a mask with a larger center_fraction, or data.maps=none "
-            f"and a method that needs no maps"
+            "ESPIRiT makes coil maps from the centre of k-space, and this mask leaves it out; use data or a mask that "
+            "samples it (mask.center_fractions), or a method without maps: recon=zero_filled"
         )
     if not block.isfinite().all():
         raise InputError("the centre of k-space has values that are not finite; repair or leave out this slice")
@@ -98,7 +100,9 @@ def _check(block: Tensor) -> None:
 def _signal_kernels(block: Tensor, kernel: int, threshold: float) -> Tensor:
     """Orthonormal basis ``(coil, kh, kw, n)`` of the patches of a block ``(coil, rows, columns)``."""
     n_coils = len(block)
-    kh, kw = (min(kernel, max(n // 3, _SMALLEST_KERNEL)) for n in block.shape[1:])
+    kh, kw = (min(kernel, _largest_kernel(n)) for n in block.shape[1:])
+    if min(kh, kw) < _SMALLEST_KERNEL:
+        _say(*block.shape[1:], kh, kw)
     patches = block.unfold(1, kh, 1).unfold(2, kw, 1).permute(0, 3, 4, 1, 2).reshape(n_coils * kh * kw, -1)
     # the singular vectors by way of the smaller of the two Gram matrices
     few = patches.shape[1] < patches.shape[0]
@@ -107,6 +111,21 @@ def _signal_kernels(block: Tensor, kernel: int, threshold: float) -> Tensor:
     if few:
         vectors = torch.nn.functional.normalize(patches @ vectors, dim=0)
     return vectors.reshape(n_coils, kh, kw, -1)
+
+
+def _largest_kernel(n: int) -> int:
+    """Side of the kernel that suits ``n`` samples; of four to six, 2 gave maps up to four times as near as 3."""
+    return max(n // 3, 3 if n > 7 else 2 if n > 2 else 1)
+
+
+@cache
+def _say(rows: int, columns: int, kh: int, kw: int) -> None:
+    """Log once that a block is small."""
+    log.warning(
+        "the centre of k-space has %d x %d samples for coil maps: ESPIRiT takes a kernel of %d x %d, and the maps are "
+        "less exact",
+        rows, columns, kh, kw,
+    )  # fmt: skip
 
 
 def _eigenvectors(block: Tensor, kernels: Tensor, shape: list[int], n_maps: int) -> tuple[Tensor, Tensor]:

@@ -25,7 +25,7 @@ def low_resolution_maps(kspace: Tensor, n_acs: Tensor) -> Tensor:
 
     Raises
     ------
-    InputError : if an item has fewer than two autocalibration columns.
+    InputError : if the centre of an item was not sampled.
 
     References
     ----------
@@ -40,12 +40,12 @@ def low_resolution_images(kspace: Tensor, n_acs: Tensor) -> Tensor:
 
     Raises
     ------
-    InputError : if an item has fewer than two autocalibration columns.
+    InputError : if the centre of an item was not sampled.
     """
-    if int(n_acs.min()) < 2:
+    if int(n_acs.min()) < 1:
         raise InputError(
-            f"coil maps need autocalibration lines: the mask has {int(n_acs.min())} fully sampled central "
-            f"columns; use a mask with a larger center_fraction, or data.maps=none and a method that needs no maps"
+            "coil maps and the phase of an image are made from the centre of k-space, and this mask leaves it out; use "
+            "data or a mask that samples it (mask.center_fractions), or a method without maps: recon=zero_filled"
         )
     h, w = kspace.shape[-2:]
     window = torch.stack([_hann(h, max(int(n), 8))[:, None] * _hann(w, int(n)) for n in n_acs]).to(kspace.device)

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import torch
 from numpy.random import RandomState
+from torch import Tensor
 
-from spinwarp.acquisition import Example
+from spinwarp.acquisition import Example, Header
 from spinwarp.errors import InputError
 from spinwarp.fourier import fftc, ifftc
 
@@ -31,7 +32,7 @@ class FlipsAndPhase:
         self.flip = flip
 
     def __call__(self, example: Example, generator: RandomState) -> Example:
-        """Return the changed example of a fully sampled batch of one; the input is left as it was."""
+        """Return the changed example of a batch of one; the input is left as it was."""
         flips = [dim for dim in (-2, -1) if generator.uniform() < self.flip and _symmetric(example, dim)]
         phase = 2 * torch.pi * generator.uniform()
         acquisition = example.acquisition
@@ -40,19 +41,31 @@ class FlipsAndPhase:
         headers = acquisition.headers
         if flips:
             kspace = fftc(ifftc(kspace).flip(flips))
+            # mirroring the image mirrors k-space about DC, and what was measured with it
+            mask = _mirrored(mask, [dim for dim in flips if mask.shape[dim] > 1])
+            kspace = kspace * mask  # the rest held zeros, up to rounding
         if -1 in flips:
-            # mirroring the image mirrors k-space about DC, and the zero padding with it
-            mask = mask.flip(-1).roll(1 - mask.shape[-1] % 2, -1)
-            columns = mask[0, 0, 0].nonzero().flatten()
-            acquired = (int(columns[0]), int(columns[-1]) + 1)
-            headers = tuple(replace(h, acquired_columns=h.acquired_columns and acquired) for h in headers)
-            kspace = kspace * mask  # the padding held zeros, up to rounding
+            headers = tuple(replace(h, acquired_columns=_columns(h, mask.shape[-1])) for h in headers)
         target = example.target if example.target is None else example.target.flip(flips)
         return replace(
             example,
             acquisition=replace(acquisition, kspace=kspace, mask=mask, headers=headers),
             target=target,
         )
+
+
+def _mirrored(mask: Tensor, dims: list[int]) -> Tensor:
+    return mask.flip(dims).roll([1 - mask.shape[dim] % 2 for dim in dims], dims) if dims else mask
+
+
+def _columns(header: Header, width: int) -> tuple[int, int] | None:
+    """The acquired columns of the mirrored scan; column 0 of an even width mirrors to itself."""
+    if header.acquired_columns is None:
+        return None
+    acquired = torch.zeros(width, dtype=torch.bool)
+    acquired[slice(*header.acquired_columns)] = True
+    columns = _mirrored(acquired, [-1]).nonzero().flatten()
+    return int(columns[0]), int(columns[-1]) + 1
 
 
 def _symmetric(example: Example, dim: int) -> bool:

@@ -8,6 +8,7 @@ import torch
 
 from spinwarp.acquisition import Acquisition, Example
 from spinwarp.data.index import Entry, index, open_volume, scan
+from spinwarp.data.sampling import read_slice
 from spinwarp.data.source import SPLITS, Volume
 from spinwarp.errors import InputError
 from spinwarp.files import is_folder, list_files, user_path
@@ -101,30 +102,28 @@ class FastMRIFiles:
         return [Volume(path.name, path, entry.n_slices, entry.shape, entry.patient) for path, entry in entries.items()]
 
     def read(self, volume: Volume, slice_index: int) -> Example:
-        """Read one slice as a batch of one, its mask True on the acquired columns.
+        """Read one slice as a batch of one, its mask True where :func:`read_slice` finds that it was measured.
 
         Raises
         ------
-        InputError : if the file is damaged or its k-space is not finite.
+        InputError : if the file is damaged, its k-space or target is not finite, or its mask belongs to other data.
         """
         entry = self._entries.get(volume.path) or scan(volume.path, self.provenance)
+        header = entry.header
         with open_volume(volume.path) as file:
-            kspace = np.asarray(file["kspace"][slice_index], dtype=np.complex64)
+            kspace, mask = read_slice(
+                volume.path, file["kspace"], file.get("mask"), slice_index, header.acquired_columns
+            )
             target = None if entry.target is None else np.asarray(file[entry.target][slice_index], dtype=np.float32)
-        if kspace.ndim == 2:
-            kspace = kspace[None]
-        if not np.isfinite(kspace).all():
-            raise InputError(f"{volume.path} has NaN or infinite k-space in slice {slice_index}; leave the file out")
         if target is not None and not np.isfinite(target).all():
             raise InputError(f"{volume.path} has NaN or infinite pixels in the target of slice {slice_index}")
-        header = entry.header
-        mask = torch.zeros(1, 1, 1, kspace.shape[-1], dtype=torch.bool)
-        first, last = header.acquired_columns or (0, kspace.shape[-1])
-        mask[..., first:last] = True
         return Example(
-            acquisition=Acquisition(kspace=torch.from_numpy(kspace)[None], mask=mask, headers=(header,)),
+            acquisition=Acquisition(
+                kspace=torch.from_numpy(kspace)[None], mask=torch.from_numpy(mask)[None, None], headers=(header,)
+            ),
             target=None if target is None else torch.from_numpy(target)[None],
             data_range=torch.tensor([entry.data_range]),
             volume=(volume.name,),
             slice=(slice_index,),
+            target_type=() if entry.target is None else (entry.target.removeprefix("reconstruction_"),),
         )

@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import json
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -15,12 +16,15 @@ import numpy as np
 from spinwarp.acquisition import Header
 from spinwarp.data.ismrmrd import LONGEST, Geometry, geometry
 from spinwarp.data.patients import named_patient
+from spinwarp.data.sampling import check_mask, warn_once_per_folder
 from spinwarp.errors import InputError
 from spinwarp.files import cache_folder, unreadable, warn_once, whole_file
 
 log = logging.getLogger(__name__)
-_VERSION = 1  # raise it when scan() reads something else
-_TARGETS = ("reconstruction_rss", "reconstruction_esc")
+_VERSION = 2  # raise it when scan() reads something else
+_TARGETS = ("reconstruction_rss", "reconstruction_esc")  # of several coils, and of one: there the second goes first
+_TOLERANCE = 1e-3  # of the attribute max, relative to the target's largest value
+_DARKEST = 4  # largest value of a volume over that of its middle slice, up to which the attribute is believed
 _LARGEST_RATIO = 1100  # of declared to stored bytes; deflate, which packs tightest, ends at 1032
 
 
@@ -137,13 +141,19 @@ def scan(path: Path, provenance: str) -> Entry:
             )
         n_slices, n_coils, (h, w) = shape[0], shape[1] if len(shape) == 4 else 1, shape[-2:]
         _check_stored(path, file["kspace"])
-        target = next((name for name in _TARGETS if name in file), None)
+        if "mask" in file:
+            check_mask(path, file["mask"], shape)
+            _check_stored(path, file["mask"])
+        names = _TARGETS if n_coils > 1 else _TARGETS[::-1]
+        target = next((name for name in names if name in file), None)
         if target:
             _check_target(path, file[target], shape)
+        if target and target != names[0]:
+            warn_once_per_folder(
+                path, f"there is no {names[0]}, which is the target of such data", f"{target} is taken for it"
+            )
         target_shape = file[target].shape[-2:] if target else (h, w)
-        data_range = _attribute(path, file, "max", float)
-        if data_range is None:
-            data_range = max((float(image[()].max()) for image in file[target]), default=0.0) if target else 1.0
+        data_range = _data_range(path, file, target)
         if not (np.isfinite(data_range) and data_range > 0):
             raise InputError(f"{path}: the largest value of its target ('max') is {data_range:g}; remove the file")
         padding = _attribute(path, file, "padding_left", int), _attribute(path, file, "padding_right", int)
@@ -180,12 +190,32 @@ def scan(path: Path, provenance: str) -> Entry:
     )
 
 
+def _data_range(path: Path, file: h5py.File, target: str | None) -> float:
+    """The largest value of the target: the attribute ``max`` may be that of another one."""
+    stated = _attribute(path, file, "max", float)
+    if target is None:
+        return 1.0 if stated is None else stated
+    images = file[target]
+    if stated is not None and not all(name in file for name in _TARGETS):
+        # to read every target of a large set takes hours; a slice shows whether the attribute can be right
+        middle = float(np.fmax.reduce(images[len(images) // 2], axis=None))
+        if stated / _DARKEST <= middle <= stated * (1 + _TOLERANCE):
+            return stated
+    found = float(max(np.fmax.reduce(image, axis=None) for image in images))
+    if stated is not None and not math.isclose(stated, found, rel_tol=_TOLERANCE):
+        so = f"the largest value is used ({found:g}, not {stated:g})"
+        warn_once_per_folder(path, f"the attribute max is not the largest value of {target}", so)
+        return found
+    return found if stated is None else stated
+
+
 def _check_target(path: Path, target: h5py.Dataset | h5py.Group, shape: tuple[int, ...]) -> None:
     found = getattr(target, "shape", None)
     fits = found is not None and len(found) == 3 and found[0] == shape[0] and 0 not in found
     if not found or not (fits and found[1] <= shape[-2] and found[2] <= shape[-1] and target.dtype.kind in "iuf"):
         raise InputError(
-            f"{path}: {target.name[1:]} {found} does not fit k-space {shape}; it is (slice, h, w) and real"
+            f"{path}: {target.name[1:]} {found} does not fit k-space {shape}; expected are {shape[0]} real images of "
+            f"at most {shape[-2]}x{shape[-1]}"
         )
     _check_stored(path, target)
 

@@ -1,8 +1,9 @@
 """The fastMRI HDF5 layout: one volume a file, written whole or not at all.
 
 Layout (facebookresearch/fastMRI): ``kspace`` (slice, [coil,] h, w) complex64; ``reconstruction_rss`` or
-``reconstruction_esc`` (slice, h', w') float32; ``ismrmrd_header`` XML; attributes ``max``, ``norm``, ``acquisition``,
-``patient_id``. Ours add the attributes ``provenance`` and ``orientation``.
+``reconstruction_esc`` (slice, h', w') float32, of several coils and of one; ``mask``, bool or numbers, where k-space
+was undersampled (``sampling.py`` says of which shapes); ``ismrmrd_header`` XML; attributes ``max``, ``norm``,
+``acquisition``, ``patient_id``. Ours add the attributes ``provenance`` and ``orientation``.
 """
 
 from pathlib import Path
@@ -48,11 +49,11 @@ def write_volume(
     target : ``(slice, h', w')``; None: the root sum of squares of the k-space, cropped to the reconstruction size.
     patient_id : for splits by patient.
     """
-    multicoil = kspace.ndim == 4
+    multicoil = kspace.ndim == 4 and kspace.shape[1] > 1
     h, w = kspace.shape[-2:]
     size = header.reconstruction_size or (h, w)
     if target is None:
-        target = rss_target(kspace if multicoil else kspace[:, None], size)
+        target = rss_target(kspace if kspace.ndim == 4 else kspace[:, None], size)
     with whole_file(path) as temporary, h5py.File(temporary, "w") as file:
         file["kspace"] = kspace.astype(np.complex64, copy=False)
         file["reconstruction_rss" if multicoil else "reconstruction_esc"] = target.astype(np.float32, copy=False)

@@ -8,12 +8,15 @@ import torch
 
 from spinwarp.acquisition import Acquisition, Example, Header
 from spinwarp.data.index import open_volume, scan
+from spinwarp.data.sampling import read_slice, sampling_mask
 from spinwarp.errors import InputError
-from spinwarp.files import reading
+from spinwarp.files import reading, user_path
+
+__all__ = ["Measurement", "sampling_mask"]
 
 
 class Measurement:
-    """One file of k-space, read slice by slice; its sampling mask is where the data is not zero.
+    """One file of k-space, read slice by slice; what was measured of it is what :func:`read_slice` finds.
 
     HDF5 holds ``kspace`` (slice, [coil,] h, w) and may hold ``mask``, as fastMRI's test sets do. ``.npy`` holds complex
     (h, w), (coil, h, w) or (slice, coil, h, w).
@@ -28,11 +31,12 @@ class Measurement:
     """
 
     def __init__(self, path: str) -> None:
-        self.path = Path(path).expanduser()
-        if self.path.suffix == ".npy":
+        self.path = user_path(path)
+        self._suffix = self.path.suffix.lower()
+        if self._suffix == ".npy":
             self.header = Header(source=self.path.name)
             self.n_slices = len(self._npy())
-        elif self.path.suffix in (".h5", ".hdf5"):
+        elif self._suffix in (".h5", ".hdf5"):
             entry = scan(self.path, "unknown")
             self.header, self.n_slices = entry.header, entry.n_slices
         else:
@@ -43,20 +47,17 @@ class Measurement:
 
         Raises
         ------
-        InputError : if a slice does not exist, or its k-space is not finite or all zero.
+        InputError : if a slice does not exist, its k-space is not finite, all slices are zero, or the mask of the file
+            belongs to other data.
         """
         for index in indices:
             if not 0 <= index < self.n_slices:
                 raise InputError(f"{self.path.name} has slices 0 to {self.n_slices - 1}; slice {index} does not exist")
-            kspace = self._kspace(index)
-            if not np.isfinite(kspace).all():
-                raise InputError(f"{self.path} has NaN or infinite k-space in slice {index}")
-            if self.n_slices == 1 and not kspace.any():
-                raise InputError(f"{self.path} has nothing but zeros in slice {index}")
+            kspace, mask = self._read(index)
             yield Example(
                 acquisition=Acquisition(
                     kspace=torch.from_numpy(kspace)[None],
-                    mask=torch.from_numpy(sampling_mask(kspace))[None, None],
+                    mask=torch.from_numpy(mask)[None, None],
                     headers=(self.header,),
                 ),
                 target=None,
@@ -65,14 +66,11 @@ class Measurement:
                 slice=(index,),
             )
 
-    def _kspace(self, index: int) -> np.ndarray:
-        if self.path.suffix == ".npy":
-            kspace = self._npy()[index]
-        else:
-            with open_volume(self.path) as file:
-                kspace = file["kspace"][index]
-        kspace = np.array(kspace, dtype=np.complex64)
-        return kspace if kspace.ndim == 3 else kspace[None]
+    def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        if self._suffix == ".npy":
+            return read_slice(self.path, self._npy(), None, index)
+        with open_volume(self.path) as file:
+            return read_slice(self.path, file["kspace"], file.get("mask"), index, self.header.acquired_columns)
 
     def _npy(self) -> np.ndarray:
         """The file as (slice, coil, h, w), mapped and not read."""
@@ -88,13 +86,3 @@ class Measurement:
                 f"(slice, coil, h, w) is expected"
             )
         return array[(None,) * (4 - array.ndim)]
-
-
-def sampling_mask(kspace: np.ndarray) -> np.ndarray:
-    """Where ``(coil, h, w)`` was measured: bool ``(1, w)`` if its columns are sampled alike, else ``(h, w)``."""
-    sampled = (kspace != 0).any(axis=0)
-    columns = sampled.any(axis=0)
-    rows = sampled.any(axis=1)
-    if (sampled == columns & rows[:, None]).all() and rows.mean() > 0.5:
-        return columns[None]
-    return sampled

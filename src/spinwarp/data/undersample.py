@@ -1,15 +1,18 @@
-"""Retrospective undersampling: the one place where a fully sampled example becomes an accelerated one."""
+"""Retrospective undersampling: the one place where a measured example becomes an accelerated one."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 from numpy.random import RandomState
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
-from spinwarp.acquisition import Example, acs_columns
+from spinwarp.acquisition import Acquisition, Example, acs_columns
 from spinwarp.masks.base import Mask
 
+log = logging.getLogger(__name__)
 MapEstimator = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -22,27 +25,53 @@ class Undersample:
     Parameters
     ----------
     mask : draws the sampling; None leaves the acquisition as it was measured.
-    maps : coil maps from measured k-space and the number of its central columns; None leaves them out.
+    maps : coil maps from measured k-space and the number of its central columns; None leaves them out. Without a
+        sampled centre there are none.
     """
 
     def __init__(self, mask: Mask | None, maps: MapEstimator | None = None) -> None:
         self.mask = mask
         self.maps = maps
+        self._said: set[str] = set()
 
     def __call__(self, example: Example, generator: RandomState) -> Example:
-        """Return the accelerated example of a fully sampled batch of one; the input is left as it was."""
+        """Return the accelerated example of a batch of one; the input is left as it was."""
         acquisition = example.acquisition
-        acquired = acquisition.mask
+        mask = acquisition.mask
         if self.mask is None:
-            mask, n_acs = acquired, acs_columns(acquired)
+            n_center = sampled = acs_columns(mask)
         else:
             h, w = acquisition.kspace.shape[-2:]
-            drawn, n_center = self.mask((h, w), generator)
-            mask = drawn.view(1, 1, -1, w) & acquired  # nothing is sampled in the scanner's zero padding
-            n_acs = torch.tensor([n_center])
+            drawn, n = self.mask((h, w), generator)
+            mask = drawn.view(1, 1, -1, w) & mask  # nothing is sampled beyond what was measured
+            sampled = acs_columns(mask)
+            n_center = sampled.clamp_max(n)
         kspace = acquisition.kspace * mask
         maps = acquisition.maps
-        if maps is None and self.maps is not None:
-            # one coil has nothing to be relative to: its phase belongs to the image
-            maps = torch.ones_like(kspace) if kspace.shape[1] == 1 else self.maps(kspace, n_acs)
-        return replace(example, acquisition=replace(acquisition, kspace=kspace, mask=mask, n_acs=n_acs, maps=maps))
+        if maps is None and kspace.shape[1] == 1:
+            maps = torch.ones_like(kspace) if self.maps is not None else None  # its phase belongs to the image
+        elif maps is None and self.maps is not None:
+            # from what is sampled, not what was drawn: the same samples have the same maps wherever they come from
+            maps = self.maps(kspace, sampled) if sampled.all() else None
+        result = replace(acquisition, kspace=kspace, mask=mask, n_acs=n_center, maps=maps)
+        self._say(example.volume[0], acquisition, result)
+        return replace(example, acquisition=result)
+
+    def _say(self, volume: str, measured: Acquisition, result: Acquisition) -> None:
+        """Log once what a user may not expect; of several workers the first does."""
+        worker = get_worker_info()
+        if worker is not None and worker.id > 0:
+            return
+        if self.mask is not None and "rate" not in self._said:
+            rates = [float(a.acceleration()[0]) for a in (measured, result)]
+            if rates[0] > 1:
+                self._said.add("rate")
+                log.warning(
+                    "%s and perhaps others were undersampled already (R %.2f); the mask is drawn within what was "
+                    "measured, which makes R %.2f",
+                    volume,
+                    *rates,
+                )
+        if self.maps is not None and result.maps is None and "maps" not in self._said:
+            self._said.add("maps")
+            log.warning("the mask leaves out the centre of k-space, from which coil maps are made: no maps are made")

@@ -15,7 +15,7 @@ def hold_out(acquisition: Acquisition, one_in: int = 5) -> Tensor:
 
     Parameters
     ----------
-    acquisition : its mask and number of central columns are looked at.
+    acquisition : its mask alone is looked at.
     one_in : one sample of so many; at least two.
 
     Returns
@@ -26,24 +26,27 @@ def hold_out(acquisition: Acquisition, one_in: int = 5) -> Tensor:
     ------
     InputError : if there are too few samples outside the centre.
     """
-    n_acs = acquisition.n_acs if acquisition.n_acs is not None else acs_columns(acquisition.mask)
+    n_acs = acs_columns(acquisition.mask)
     held = torch.zeros_like(acquisition.mask)
-    rows, columns = acquisition.mask.shape[-2:]
+    columns = acquisition.mask.shape[-1]
     for item, mask, n in zip(held, acquisition.mask, n_acs.tolist(), strict=True):
         # of a long calibration block, as where everything is sampled, only the middle is always kept
         center = min(n, max(8, columns // 10))
-        outside = mask[0].clone()
+        lines = mask[0].any(0, keepdim=True)
+        whole = torch.equal(
+            mask[0], lines & mask[0].any(1, keepdim=True)
+        )  # rows may be missing, as of asymmetric echoes
+        outside = (lines if whole else mask[0]).clone()
+        top = max((len(outside) - center + 1) // 2, 0)
         first = (columns - center + 1) // 2
-        if rows == 1:
-            outside[:, first : first + center] = False
-        else:
-            top = (rows - center + 1) // 2
-            outside[top : top + center, first : first + center] = False
+        outside[top : top + center, first : first + center] = False
         positions = outside.nonzero()[one_in // 2 :: one_in]
         if not len(positions):
             raise InputError(
                 "choosing by prediction holds out sampled lines, and outside the centre there are too few; give the "
                 "weight as a number, recon.weight=0.01, or the number of iterations, recon.stop=fixed"
             )
-        item[0, positions[:, 0], positions[:, 1]] = True
+        chosen = torch.zeros_like(outside)
+        chosen[positions[:, 0], positions[:, 1]] = True
+        item[0] = chosen & mask[0]
     return held

@@ -78,7 +78,8 @@ def coil_maps(acquisition: Acquisition) -> Tensor:
     n_coils = acquisition.kspace.shape[1]
     if n_coils != 1:
         raise InputError(
-            f"{n_coils} coils and no coil maps: choose data.maps=low_resolution or give maps with the acquisition"
+            f"{n_coils} coils and no coil maps, which this method needs. They are made where the mask samples the "
+            f"centre of k-space and data.maps is low_resolution (of reconstruct.py: maps=low_resolution)"
         )
     return torch.ones_like(acquisition.kspace)
 

@@ -8,7 +8,7 @@ from typing import Self
 import torch
 from torch import Generator, Tensor
 
-from spinwarp.acquisition import Acquisition, Reconstruction, acs_columns
+from spinwarp.acquisition import Acquisition, Reconstruction
 from spinwarp.errors import InputError
 from spinwarp.models.generator import ImageGenerator
 from spinwarp.operators import sense
@@ -43,10 +43,9 @@ def generator_units(acquisition: Acquisition) -> tuple[Acquisition, Tensor]:
     ------
     InputError : if there are no autocalibration lines, or several coils and no maps.
     """
-    n_acs = acquisition.n_acs if acquisition.n_acs is not None else acs_columns(acquisition.mask)
     scale = prior_scale(acquisition).view(-1, 1, 1)
-    turned, phase = with_image_phase(replace(acquisition, n_acs=n_acs.clamp_max(PHASE_LINES)))
-    return replace(turned, kspace=turned.kspace / scale[:, None], n_acs=acquisition.n_acs), scale * phase
+    turned, phase = with_image_phase(acquisition, PHASE_LINES)
+    return replace(turned, kspace=turned.kspace / scale[:, None]), scale * phase
 
 
 class LatentOptimisation(Reconstructor):

@@ -61,11 +61,10 @@ def with_maps(acquisition: Acquisition, maps: str) -> Acquisition:
         if acquisition.maps is None:
             raise InputError("recon.maps=given, but the data comes without coil maps; choose recon.maps=espirit")
         return acquisition
-    n_acs = acquisition.n_acs if acquisition.n_acs is not None else acs_columns(acquisition.mask)
     if maps == "low_resolution":
-        estimated = low_resolution_maps(kspace, n_acs)
+        estimated = low_resolution_maps(kspace, acs_columns(acquisition.mask))
     else:
-        estimated, _ = espirit_maps(kspace, acquisition.mask, n_acs)
+        estimated, _ = espirit_maps(kspace, acquisition.mask)
     if acquisition.maps is not None:
         phase = torch.sgn((estimated.conj() * acquisition.maps).sum(1, keepdim=True))
         estimated = estimated * torch.where(phase == 0, 1, phase)
@@ -86,13 +85,17 @@ def with_white_noise(acquisition: Acquisition) -> Acquisition:
 def with_virtual_coils(acquisition: Acquisition, n_virtual: int) -> Acquisition:
     """Compress k-space and maps to at most ``n_virtual`` coils by the energy of the calibration block."""
     n = min(n_virtual, acquisition.kspace.shape[1])
-    matrix = compression_matrix(acquisition.kspace, acquisition.mask, acquisition.n_acs, n)
+    matrix = compression_matrix(acquisition.kspace, acquisition.mask, None, n)
     maps = None if acquisition.maps is None else compress(acquisition.maps, matrix)
     return replace(acquisition, kspace=compress(acquisition.kspace, matrix), maps=maps)
 
 
-def with_image_phase(acquisition: Acquisition) -> tuple[Acquisition, Tensor]:
+def with_image_phase(acquisition: Acquisition, most: int | None = None) -> tuple[Acquisition, Tensor]:
     """Move the phase of the low-resolution image into the maps, so that the image that is left is nearly positive.
+
+    Parameters
+    ----------
+    most : largest number of central columns for that image; None: all that are sampled.
 
     Returns
     -------
@@ -103,7 +106,7 @@ def with_image_phase(acquisition: Acquisition) -> tuple[Acquisition, Tensor]:
     ------
     InputError : if there are no autocalibration lines or several coils and no maps.
     """
-    n_acs = acquisition.n_acs if acquisition.n_acs is not None else acs_columns(acquisition.mask)
+    n_acs = acs_columns(acquisition.mask).clamp_max(most or acquisition.mask.shape[-1])
     maps = coil_maps(acquisition)
     image = reduce(low_resolution_images(acquisition.kspace, n_acs), maps)
     phase = torch.where(image == 0, 1, torch.sgn(image))

@@ -36,15 +36,14 @@ def data_scale(acquisition: Acquisition) -> Tensor:
     ----------
     BART (mrirecon/bart), ``src/sense/optcom.c``, ``estimate_scaling_norm``.
     """
-    n_acs = acquisition.n_acs if acquisition.n_acs is not None else acs_columns(acquisition.mask)
-    items = zip(acquisition.kspace, acquisition.mask, n_acs.tolist(), strict=True)
-    return torch.stack([_scale(kspace, mask.shape[-2] == 1, n) for kspace, mask, n in items])
+    items = zip(acquisition.kspace, acquisition.mask, acs_columns(acquisition.mask).tolist(), strict=True)
+    return torch.stack([_scale(kspace, mask, n) for kspace, mask, n in items])
 
 
-def _scale(kspace: Tensor, lines: bool, n_acs: int) -> Tensor:
+def _scale(kspace: Tensor, mask: Tensor, n_acs: int) -> Tensor:
     h, w = kspace.shape[-2:]
     columns = min(n_acs, _BLOCK, w)
-    rows = min(_BLOCK if lines else columns, h)
+    rows = min(int(acs_columns(mask.expand(-1, h, -1).mT[None])), _BLOCK)  # of lines all; of asymmetric echoes fewer
     top, left = (h - rows + 1) // 2, (w - columns + 1) // 2  # where masks put their centre
     block = kspace[:, top : top + rows, left : left + columns] if n_acs > 1 else kspace
     # the energy of an orthonormal transform spreads over as many pixels as there are samples

@@ -47,5 +47,6 @@ def check_whole(example: Example) -> None:
         acquired = mask if columns is None else mask[..., columns[0] : columns[1]]
         if not acquired.all():
             raise InputError(
-                f"a prior is trained on whole images, and {example.volume[i]} is undersampled; train with mask=none"
+                f"a prior is trained on whole images, and {example.volume[i]} is undersampled; train with "
+                f"mask=none on fully sampled scans"
             )

@@ -186,7 +186,10 @@ def _check(mask: Tensor, p: Tensor, probe: str, n_probes: int) -> None:
     if n_probes < 1:
         raise InputError(f"SURE takes at least one probe; got n_probes={n_probes}")
     if mask.shape[-2] != 1:
-        raise InputError("SURE knows masks of lines, and this one samples points; choose one such as mask=random_4x")
+        raise InputError(
+            "SURE knows masks of whole lines, and here points were sampled or rows are missing (an asymmetric echo); "
+            "choose a mask such as mask=random_4x, and data with all rows"
+        )
     if not ((p > 0) & (p <= 1)).all():
         raise InputError("SURE needs a probability above 0 and up to 1 for each line: what is never measured has none")
 

@@ -1,0 +1,232 @@
+"""What was measured of k-space: the one place that decides it, for every reader."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import h5py
+import numpy as np
+
+from spinwarp.errors import InputError
+
+log = logging.getLogger(__name__)
+
+# Magnitudes relative to the root mean square of a slice. The noise of a scan is above 1e-3, since no image has a
+# signal-to-noise ratio of a thousand; what single precision leaves of zeros is below 1e-6.
+_ROUNDING = 1e-4
+_LINE_GAP, _POINT_GAP = 30, 3  # factor between rounding and the weakest line, or point, that was measured
+_LEAK = 1e-4  # share of the energy that a conversion may spill where nothing was measured
+_HOLES = 0.02  # share of a sampled line that may be zero by chance, as quantised noise is
+
+KSpace: TypeAlias = h5py.Dataset | np.ndarray
+_said: set[tuple[Path, str]] = set()
+
+
+def read_slice(
+    path: Path, volume: KSpace, stored: h5py.Dataset | None, index: int, columns: tuple[int, int] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Read one slice and decide what of it was measured.
+
+    That is what lies within the stored mask and the acquired columns, where there are such, without the lines and rows
+    that hold nothing but zeros or rounding. A slice of zeros was measured where the one in the middle of the volume
+    was. A mask that hides signal is refused: it is for other data, or has yet to be applied.
+
+    Parameters
+    ----------
+    path : of the file, for messages.
+    volume : k-space ``(slice, [coil,] h, w)``.
+    stored : the data set ``mask`` of the file, which has passed :func:`check_mask`.
+    index : of the slice.
+    columns : first acquired column and the one after the last, as the header has them.
+
+    Returns
+    -------
+    kspace : ``(coil, h, w)`` complex64, zero where nothing was measured.
+    mask : bool ``(1, w)``, or ``(h, w)`` where rows are missing or points were sampled one by one.
+
+    Raises
+    ------
+    InputError : if k-space is not finite where it was measured, if all slices are zero, or if the stored mask hides
+        signal.
+    """
+    kspace = _slice(volume, index)
+    per_slice = stored is not None and _per_slice(stored.shape, volume.shape)
+    allowed = None if stored is None else _stored(path, stored, index, volume.shape)
+    peak = _peak(kspace, allowed)
+    if not np.isfinite(peak).all():
+        hint = "; put zeros where nothing was measured" if allowed is None else " where its mask calls it measured"
+        raise InputError(f"{path} has NaN or infinite k-space in slice {index}{hint}")
+    empty = not peak.any()
+    if empty:
+        peak = _another(path, volume, None if per_slice else allowed)
+    if allowed is None:
+        mask = _sampled(peak)
+    else:
+        mask = allowed if empty and per_slice else _agreed(path, allowed, peak, columns)
+    if columns is not None:
+        acquired = np.zeros_like(mask[:1])
+        acquired[:, slice(*columns)] = True
+        if (mask & ~acquired).any():
+            outside = f"k-space is not zero outside the acquired columns {columns[0]} to {columns[1] - 1}"
+            warn_once_per_folder(path, outside, "what lies there is taken for padding and not used")
+        mask = mask & acquired
+    if not mask.any():
+        raise InputError(f"{path}: nothing of slice {index} was measured by its mask and header; repair or remove them")
+    if not mask.all():
+        kspace = np.where(mask, kspace, 0)
+    return kspace, mask
+
+
+def sampling_mask(kspace: np.ndarray) -> np.ndarray:
+    """Where ``(coil, h, w)`` was measured: bool ``(1, w)`` if every row was, else ``(h, w)``.
+
+    Zeros were not measured, nor is what rounding makes of them: lines, rows or points that are weaker than the others
+    by a wide gap and weaker than any scanner's noise.
+    """
+    return _sampled(_peak(kspace))
+
+
+def check_mask(path: Path, mask: object, shape: Sequence[int]) -> None:
+    """Check the type and shape of a stored mask against k-space ``(slice, [coil,] h, w)``.
+
+    Raises
+    ------
+    InputError : if it is not a data set of numbers or its shape fits nothing, or two things.
+    """
+    n, h, w = shape[0], *shape[-2:]
+    fitting = f"({w},), ({h}, {w}), ({n}, 1, {w}) or ({n}, {h}, {w})"
+    if not isinstance(mask, h5py.Dataset) or mask.dtype.kind not in "biuf":
+        what = "a group" if isinstance(mask, h5py.Group) else f"of type {getattr(mask, 'dtype', None)}"
+        raise InputError(f"{path}: its mask is {what}; numbers or bool of shape {fitting} are expected")
+    found = mask.shape or ()  # an empty data set has none
+    shared, per_slice = _shared(found, shape), _per_slice(found, shape)
+    if not (shared or per_slice):
+        raise InputError(
+            f"{path}: its mask {found} does not fit its k-space {tuple(shape)}, for which it is {fitting}; if it "
+            f"is no sampling mask, give it another name"
+        )
+    if shared and per_slice:
+        raise InputError(
+            f"{path}: its mask {found} may be one of rows and columns or one line of columns for each slice; "
+            f"store it as (1, {h}, {w}) or ({n}, 1, {w})"
+        )
+
+
+def _shared(mask: Sequence[int], volume: Sequence[int]) -> bool:
+    """Whether the shape of a mask is that of one for all slices."""
+    rest = mask[:-1]
+    return len(mask) > 0 and mask[-1] == volume[-1] and set(rest[:-1]) <= {1} and set(rest[-1:]) <= {1, volume[-2]}
+
+
+def _per_slice(mask: Sequence[int], volume: Sequence[int]) -> bool:
+    """Whether the shape of a mask is that of one for each slice."""
+    return len(mask) > 1 and mask[0] == volume[0] > 1 and _shared(mask[1:], volume)
+
+
+def _stored(path: Path, dataset: h5py.Dataset, index: int, shape: Sequence[int]) -> np.ndarray:
+    """The stored mask of a slice, bool ``(1 or h, w)``."""
+    values = np.asarray(dataset[index] if _per_slice(dataset.shape, shape) else dataset[()])
+    values = values.reshape(-1, shape[-1])
+    if not np.isfinite(values).all():
+        raise InputError(
+            f"{path}: its mask has NaN or infinite values; it is 1 where k-space was measured, 0 elsewhere"
+        )
+    allowed: np.ndarray = values > 0.5
+    if not allowed.any():
+        raise InputError(f"{path}: its mask says that nothing of slice {index} was measured; repair or remove it")
+    return allowed
+
+
+def _agreed(path: Path, allowed: np.ndarray, peak: np.ndarray, columns: tuple[int, int] | None) -> np.ndarray:
+    """What both the stored mask and the data call measured; see :func:`read_slice`."""
+    has_columns, has_rows = _lines(peak)
+    lines = has_columns & has_rows[:, None]
+    inside = slice(*(columns or (0, len(has_columns))))
+    silent = int((allowed.any(axis=0) & ~has_columns)[inside].sum())
+    if len(allowed) > 1:
+        silent += int((allowed.any(axis=1) & ~has_rows).sum())
+    hidden = lines & _loud(peak, _POINT_GAP) & ~allowed
+    energy = np.square(peak / peak.max(), dtype=np.float64)
+    if hidden.any() and silent:
+        raise InputError(
+            f"{path}: its mask belongs to other data: {silent} lines that it calls measured are zero in k-space, and "
+            f"there is signal in {int(hidden.any(axis=0).sum())} columns where it says that nothing was measured; "
+            f"repair or remove the data set 'mask' (1 where measured, in the order of k-space)"
+        )
+    if energy[hidden].sum() > _LEAK * energy.sum():
+        raise InputError(
+            f"{path}: there is signal in {int(hidden.any(axis=0).sum())} columns of k-space where its mask says that "
+            f"nothing was measured. Multiply k-space by the mask, or remove the data set 'mask' to use all of k-space"
+        )
+    if hidden.any():
+        warn_once_per_folder(
+            path, "there is weak signal where the mask says that nothing was measured", "it is not used"
+        )
+    if silent:
+        warn_once_per_folder(
+            path, "lines that the mask calls measured are zero in k-space", "they count as not measured"
+        )
+    return _compact(allowed & lines)
+
+
+def _slice(volume: KSpace, index: int) -> np.ndarray:
+    kspace = np.array(volume[index], dtype=np.complex64)
+    return kspace if kspace.ndim == 3 else kspace[None]
+
+
+def _another(path: Path, volume: KSpace, allowed: np.ndarray | None) -> np.ndarray:
+    """The magnitudes of the slice nearest to the middle that is not zero."""
+    middle = len(volume) // 2
+    for index in sorted(range(len(volume)), key=lambda i: abs(i - middle)):
+        peak = _peak(_slice(volume, index), allowed)
+        if peak.any() and np.isfinite(peak).all():
+            return peak
+    raise InputError(f"{path} has nothing but zeros in its k-space")
+
+
+def _peak(kspace: np.ndarray, allowed: np.ndarray | None = None) -> np.ndarray:
+    """The largest real or imaginary part over the coils, ``(h, w)``; squares of raw data may leave the float range."""
+    kspace = np.ascontiguousarray(kspace)
+    parts = kspace.view(kspace.real.dtype).reshape(*kspace.shape, 2)
+    peak: np.ndarray = np.maximum(parts.max(axis=0), -parts.min(axis=0)).max(axis=-1)
+    if allowed is not None:
+        peak[~(allowed | np.isfinite(peak))] = 0  # some write NaN for what is missing
+    return peak
+
+
+def _sampled(peak: np.ndarray) -> np.ndarray:
+    columns, rows = _lines(peak)
+    lines = columns & rows[:, None]
+    points = lines & _loud(peak, _POINT_GAP)
+    return _compact(lines if points.sum() >= (1 - _HOLES) * lines.sum() else points)
+
+
+def _compact(mask: np.ndarray) -> np.ndarray:
+    """``(h, w)`` as ``(1, w)`` where all rows are alike."""
+    return mask[:1] if (mask == mask[:1]).all() else mask
+
+
+def _lines(peak: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which columns ``(w,)`` and rows ``(h,)`` hold more than rounding."""
+    power = np.square(peak / (peak.max() or 1), dtype=np.float64)
+    return tuple(_loud(np.sqrt(power.mean(axis=axis)), _LINE_GAP) for axis in (0, 1))  # type: ignore[return-value]
+
+
+def _loud(level: np.ndarray, gap: float) -> np.ndarray:
+    """Which magnitudes are more than rounding: those above the last wide gap between weak ones."""
+    scaled = level / (level.max() or 1)
+    floor = _ROUNDING * np.sqrt(np.square(scaled, dtype=np.float64).mean())
+    weak = np.sort(scaled[scaled <= floor], axis=None)
+    if not len(weak):
+        return np.ones(level.shape, dtype=bool)
+    weak = np.append(weak, scaled[scaled > floor].min())
+    gaps = np.flatnonzero(weak[1:] >= gap * weak[:-1])
+    return scaled > weak[gaps[-1]] if len(gaps) else np.ones(level.shape, dtype=bool)
+
+
+def warn_once_per_folder(path: Path, what: str, so: str) -> None:
+    """Log what is odd about a file, once for all files of a folder."""
+    if (path.parent, what) not in _said:
+        _said.add((path.parent, what))
+        log.warning("%s, and perhaps files beside it: %s; %s", path.name, what, so)
