@@ -49,3 +49,8 @@ def check_whole(example: Example) -> None:
             raise InputError(
                 f"a prior is trained on whole images, and {example.volume[i]} is undersampled; train with mask=none"
             )
+
+
+def size_of(images: Tensor) -> tuple[int, int]:
+    """``(h, w)`` of images."""
+    return images.shape[-2], images.shape[-1]
