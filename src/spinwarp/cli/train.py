@@ -42,6 +42,7 @@ def train(config: DictConfig) -> float | None:
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     folder = Path(HydraConfig.get().runtime.output_dir)
     data = build_data(config)
+    precision = training_precision(config)
     module = build_module(config)
     if module.whole_images and data.mask is not None:
         raise InputError(
@@ -69,7 +70,7 @@ def train(config: DictConfig) -> float | None:
     loggers = [instantiate(logger) for logger in (config.logger or {}).values() if logger is not None]
     trainer = instantiate(
         config.trainer,
-        precision=training_precision(config),
+        precision=precision,
         callbacks=callbacks,
         logger=loggers,
         default_root_dir=str(folder),

@@ -63,8 +63,8 @@ def check_weights(trainer: Any, checkpoint: Mapping[str, Any]) -> None:
 
 def diverged(trainer: Any, finding: str) -> InputError:
     """Return the error that says what was found and what to try."""
-    rates = ", ".join(f"{group['lr']:.3g}" for optimizer in trainer.optimizers for group in optimizer.param_groups)
-    remedies = [f"a lower model.optimizer.lr (now {rates})"]
+    group = trainer.optimizers[0].param_groups[0]
+    remedies = [f"a new run with a lower model.optimizer.lr (here {group.get('initial_lr', group['lr']):g})"]
     if not trainer.gradient_clip_val:
         remedies.append("trainer.gradient_clip_val=1.0")
     if not trainer.precision.startswith("32"):

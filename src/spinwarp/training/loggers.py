@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,8 +18,8 @@ from spinwarp.files import whole_file
 
 log = logging.getLogger("spinwarp")
 
-#: seconds that the end of a run waits for Weights & Biases to take what is left
-FINISH_SECONDS = 300.0
+#: seconds that the end of a run waits for Weights & Biases to take what is left, unless the user says otherwise
+FINISH_SECONDS = "300"
 
 
 class MetricsTable(CSVLogger):
@@ -108,6 +109,7 @@ class WandbRun(WandbLogger):
             name=name, save_dir=save_dir, offline=offline, id=id, project=project, log_model=log_model,
             group=group, entity=entity, tags=tags, notes=notes,
         )  # fmt: skip
+        self._wandb_init.pop("anonymous")  # of which newer versions warn
         self._failed = False
 
     def begin(self, goes_on: bool, group: str | None = None) -> None:
@@ -131,7 +133,7 @@ class WandbRun(WandbLogger):
                 temporary.write_text(self._id)
         self._wandb_init["id"] = self._id
         self._wandb_init["group"] = self._wandb_init["group"] or group
-        self._wandb_init["settings"] = wandb.Settings(finish_timeout=FINISH_SECONDS)
+        os.environ.setdefault("WANDB_FINISH_TIMEOUT", FINISH_SECONDS)
         if self._offline:
             self._wandb_init["mode"] = "offline"
         try:
@@ -149,6 +151,7 @@ class WandbRun(WandbLogger):
             )
             self._wandb_init["mode"] = "offline"
             with self._spared():
+                wandb.teardown()  # what failed to start still holds the id
                 _ = self.experiment
 
     @contextmanager
