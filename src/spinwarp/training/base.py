@@ -92,6 +92,7 @@ class NetworkModule(LightningModule):
 
     def on_fit_start(self) -> None:
         """Take over the seed that the process was given, unless a checkpoint brought that of its run."""
+        self._divergence = DivergenceCheck()
         if self._seed is None:
             self._seed = torch.initial_seed()
 
