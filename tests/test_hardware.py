@@ -72,7 +72,9 @@ def test_a_machine_that_says_nothing_of_its_processor_has_none(processor: Proces
 
 
 @pytest.mark.parametrize("native", [True, False])
-def test_a_gpu_has_it_only_without_emulation(processor: Processor, monkeypatch: pytest.MonkeyPatch, native: bool) -> None:
+def test_a_gpu_has_it_only_without_emulation(
+    processor: Processor, monkeypatch: pytest.MonkeyPatch, native: bool
+) -> None:
     def supported(including_emulation: bool = True) -> bool:
         return native or including_emulation
 

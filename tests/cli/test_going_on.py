@@ -103,7 +103,9 @@ def test_early_stopping_that_begins_anew_has_the_new_patience(
     tmp_path: Path, module: UNetModule, stopping: Any, words: str
 ) -> None:
     changed = config()
-    changed.callbacks.early_stopping = None if stopping is None else {**CONFIG["callbacks"]["early_stopping"], **stopping}
+    changed.callbacks.early_stopping = (
+        None if stopping is None else {**CONFIG["callbacks"]["early_stopping"], **stopping}
+    )
     (_, effective), _ = resume.check(checkpoint(tmp_path, module), module, changed)
     assert words in effective
 
@@ -123,11 +125,15 @@ def test_a_checkpoint_that_says_nothing_of_its_run_is_gone_on_from(tmp_path: Pat
 def test_a_checkpoint_of_a_training_that_diverged_is_refused(tmp_path: Path, module: UNetModule, where: str) -> None:
     spoilt = module.state_dict()
     name = next(iter(spoilt))
-    moments = {0: {"step": torch.tensor(3.0), "exp_avg": torch.zeros(2), "exp_avg_sq": torch.tensor([0.0, float("inf")])}}
+    moments = {
+        0: {"step": torch.tensor(3.0), "exp_avg": torch.zeros(2), "exp_avg_sq": torch.tensor([0.0, float("inf")])}
+    }
     changes: dict[str, Any] = {"optimizer_states": [{"state": moments, "param_groups": []}]}
     if where == "state_dict":
         changes = {"state_dict": {**spoilt, name: torch.full_like(spoilt[name], float("nan"))}}
-    with pytest.raises(InputError, match=r"last\.ckpt has NaN or infinite weights \((net\.|exp_avg_sq of the optimizer)"):
+    with pytest.raises(
+        InputError, match=r"last\.ckpt has NaN or infinite weights \((net\.|exp_avg_sq of the optimizer)"
+    ):
         resume.check(checkpoint(tmp_path, module, **changes), module, config())
 
 

@@ -80,8 +80,7 @@ def write_fastmri(path: Path, n_coils: int, size: tuple[int, int], crop: tuple[i
         file["kspace"] = (kspace[:, 0] if single else kspace).astype(np.complex64)
         file["reconstruction_esc" if single else "reconstruction_rss"] = target
         file["ismrmrd_header"] = (
-            f'<ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD"><encoding>{spaces}{limits}</encoding>'
-            f"</ismrmrdHeader>"
+            f'<ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD"><encoding>{spaces}{limits}</encoding></ismrmrdHeader>'
         ).encode()
         file.attrs["max"] = float(target.max())
 

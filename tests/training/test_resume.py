@@ -337,7 +337,10 @@ def test_the_learning_rate_that_is_said_is_the_one_of_the_checkpoint(
         run(tmp_path, of_rate(1e-2), max_epochs=1)
         content = run(tmp_path, of_rate(1e-5), going_on=True, max_epochs=2)
     # a batch of two where the rate is for four
-    assert "effective batch size 2 (1 processes x batch 2 x accumulation 1), learning rate 0.005: 0.01 x 2/4" in caplog.text
+    assert (
+        "effective batch size 2 (1 processes x batch 2 x accumulation 1), learning rate 0.005: 0.01 x 2/4"
+        in caplog.text
+    )
     assert "learning rate 0.005 of the checkpoint (a new run would have 5e-06)" in caplog.text
     assert content["optimizer_states"][0]["param_groups"][0]["lr"] == pytest.approx(5e-3)  # there is no schedule
 

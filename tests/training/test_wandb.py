@@ -158,4 +158,3 @@ def test_processes_beside_the_first_send_nothing(connect: Any, tmp_path: Path, m
     logger = WandbRun(str(tmp_path))
     logger.finish(0)
     assert server.asked == [] and list(tmp_path.iterdir()) == []
-

@@ -37,7 +37,9 @@ def training_precision(config: DictConfig) -> str:
     if precision == "16-mixed" and accelerator in ("cpu", "auto") and device == "cpu":
         raise InputError("trainer.precision=16-mixed needs a GPU; on a CPU use trainer.precision=auto")
     if precision == "bf16-mixed" and not has_bf16(device):
-        log.warning("trainer.precision=bf16-mixed is slow on this %s, which has no native bf16; auto avoids that", device)
+        log.warning(
+            "trainer.precision=bf16-mixed is slow: this %s has no native bf16; try trainer.precision=auto", device
+        )
     if precision == "auto":
         return "bf16-mixed" if auto_is_bf16(device) else "32-true"
     return precision

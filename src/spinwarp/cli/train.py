@@ -50,7 +50,9 @@ def train(config: DictConfig) -> float | None:
             f"leave mask= out, and give it when you reconstruct"
         )
     checkpoint = resume.checkpoint_of(config.ckpt_path, folder)
-    going_on, used = ([], configuration.plain(config)) if checkpoint is None else resume.check(checkpoint, module, config)
+    going_on, used = (
+        ([], configuration.plain(config)) if checkpoint is None else resume.check(checkpoint, module, config)
+    )
     if config.ckpt_path == "last":
         going_on = going_on or [f"no {resume.last_checkpoint(folder)} yet: training starts anew"]
         warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
@@ -92,10 +94,15 @@ def train(config: DictConfig) -> float | None:
 def _sentences(trainer: Any, folder: Path) -> Iterator[None]:
     """Say in a sentence what ended a training: memory, disk or a signal."""
     from spinwarp.errors import InputError
+    from spinwarp.training.divergence import DivergedError
 
     last = resume.last_checkpoint(folder)
     try:
         yield
+    except DivergedError as error:
+        if trainer.is_global_zero:
+            raise
+        raise SystemExit(1) from error  # the first process says it for all
     except (MemoryError, RuntimeError) as error:
         if (sentence := _out_of_memory(error)) is None:
             raise
@@ -119,7 +126,9 @@ def _out_of_memory(error: BaseException) -> str | None:
     import torch
 
     if isinstance(error, torch.OutOfMemoryError):
-        return "the GPU's memory is too small: lower data.batch_size, or use trainer.precision=bf16-mixed, or trainer=8gb"
+        return (
+            "the GPU's memory is too small: lower data.batch_size, or use trainer.precision=bf16-mixed, or trainer=8gb"
+        )
     text = str(error)
     if isinstance(error, MemoryError) or "DefaultCPUAllocator" in text:
         return "the memory is too small: lower data.batch_size or data.num_workers, or take a smaller model"

@@ -153,7 +153,7 @@ class NetworkModule(LightningModule):
 
         Raises
         ------
-        InputError : if the loss is not finite while the network is trained.
+        DivergedError : if the loss is not finite while the network is trained.
         """
         loss = self.validation_loss.compute()
         if self.trainer.state.fn == "fit" and not loss.isfinite() and loss_scaler(self.trainer) is None:

@@ -17,6 +17,10 @@ SCALED_BATCHES = 20
 LEAST_SCALE = 2.0**-20
 
 
+class DivergedError(InputError):
+    """Training has diverged; all of its processes raise this together."""
+
+
 class DivergenceCheck:
     """Ends a training whose loss is not finite, on all of its processes together.
 
@@ -37,7 +41,7 @@ class DivergenceCheck:
 
         Raises
         ------
-        InputError : if training has diverged.
+        DivergedError : if they were not.
         """
         if self._in_a_row is None:
             return
@@ -45,7 +49,9 @@ class DivergenceCheck:
         scaler = loss_scaler(trainer)
         if batches >= (1 if scaler is None else SCALED_BATCHES):
             step = trainer.global_step - (batches - 1) // trainer.accumulate_grad_batches
-            raise diverged(trainer, f"the training loss is not finite since step {step} (epoch {trainer.current_epoch})")
+            raise diverged(
+                trainer, f"the training loss is not finite since step {step} (epoch {trainer.current_epoch})"
+            )
         if scaler is not None and scaler.get_scale() < LEAST_SCALE:
             raise diverged(trainer, f"the gradient is not finite in any step up to {trainer.global_step}")
 
@@ -55,13 +61,13 @@ def check_weights(trainer: Any, checkpoint: Mapping[str, Any]) -> None:
 
     Raises
     ------
-    InputError : if there is a NaN or infinite number among its weights or in the state of its optimizers.
+    DivergedError : if there is a NaN or infinite number among its weights or in the state of its optimizers.
     """
     if (name := not_finite(checkpoint)) is not None:
         raise diverged(trainer, f"the weights are not finite at step {trainer.global_step} ({name})")
 
 
-def diverged(trainer: Any, finding: str) -> InputError:
+def diverged(trainer: Any, finding: str) -> DivergedError:
     """Return the error that says what was found and what to try."""
     group = trainer.optimizers[0].param_groups[0]
     remedies = [f"a new run with a lower model.optimizer.lr (here {group.get('initial_lr', group['lr']):g})"]
@@ -69,7 +75,7 @@ def diverged(trainer: Any, finding: str) -> InputError:
         remedies.append("trainer.gradient_clip_val=1.0")
     if not trainer.precision.startswith("32"):
         remedies.append("trainer.precision=32-true")
-    return InputError(
+    return DivergedError(
         f"{finding}, so training stopped; nothing of it was written to the checkpoints. Try {' or '.join(remedies)}; "
         f"++trainer.detect_anomaly=true shows the operation that fails"
     )
