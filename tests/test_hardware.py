@@ -89,7 +89,7 @@ def test_a_gpu_has_it_only_without_emulation(
 def test_a_network_runs_in_bf16_where_it_is_asked_for_or_native(
     monkeypatch: pytest.MonkeyPatch, precision: str, native: bool, expected: bool
 ) -> None:
-    monkeypatch.setattr("spinwarp.channels.auto_is_bf16", lambda device: native)
+    monkeypatch.setattr("spinwarp.channels.auto_is_bf16", lambda _: native)
     layer = torch.nn.Linear(2, 2)
     with autocast(precision, torch.device("cpu")):
         found = layer(torch.ones(1, 2)).dtype

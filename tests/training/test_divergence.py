@@ -187,7 +187,7 @@ def watched(losses: list[float], scale: float | None = None) -> None:
     scaler = None if scale is None else SimpleNamespace(get_scale=lambda: scale)
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
     trainer = SimpleNamespace(
-        strategy=SimpleNamespace(reduce=lambda tensor, reduce_op: tensor), precision="16-mixed", global_step=len(losses),
+        strategy=SimpleNamespace(reduce=lambda tensor, **_: tensor, root_device="cpu"), precision="16-mixed", global_step=len(losses),
         precision_plugin=SimpleNamespace(scaler=scaler), accumulate_grad_batches=1, current_epoch=0,
         optimizers=[optimizer], gradient_clip_val=1.0,
     )  # fmt: skip

@@ -235,7 +235,7 @@ def test_latent_descent_that_arrives_early_gives_its_last_iterate(monkeypatch: p
         torch.testing.assert_close(module.restore(images), module.net.generate(iterates[-1][0], SIZE))
     flat = torch.nn.Parameter(torch.zeros(()))  # a generator that makes the same of every latent is at its minimum
     monkeypatch.undo()
-    monkeypatch.setattr(module.net, "generate", lambda z, size=None: z.sum() * flat + images)
+    monkeypatch.setattr(module.net, "generate", lambda z, _: z.sum() * flat + images)
     assert torch.equal(module.restore(images), images)
 
 

@@ -28,7 +28,6 @@ def main() -> None:
 def train(config: DictConfig) -> float | None:
     """Train a model; return the best value of the monitored metric, which sweeps optimise."""
     import lightning
-    import torch
     from hydra.core.hydra_config import HydraConfig
     from hydra.utils import instantiate
 
@@ -140,6 +139,8 @@ def _out_of_memory(error: BaseException) -> str | None:
 @contextmanager
 def _reported(loggers: Sequence[Any]) -> Iterator[None]:
     """Tell Weights & Biases with which exit code the training ends."""
+    from spinwarp.training.loggers import finish
+
     code = 1
     try:
         yield
@@ -151,9 +152,7 @@ def _reported(loggers: Sequence[Any]) -> Iterator[None]:
         code = 130
         raise
     finally:
-        for logger in loggers:
-            if hasattr(logger, "finish"):
-                logger.finish(code)
+        finish(loggers, code)
 
 
 def _begin(loggers: Sequence[Any], goes_on: bool) -> None:

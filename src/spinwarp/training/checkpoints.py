@@ -75,8 +75,8 @@ class BestCheckpoint(ModelCheckpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the scores of those checkpoints that are in the folder."""
-        folder = str(self.dirpath)
-        scores = {os.path.join(folder, Path(path).name): s for path, s in state_dict.get("best_k_models", {}).items()}
+        folder = Path(str(self.dirpath))
+        scores = {str(folder / Path(path).name): s for path, s in state_dict.get("best_k_models", {}).items()}
         found = {path: score for path, score in scores.items() if Path(path).is_file()}
         if scores and not found:
             log.info(
@@ -89,7 +89,7 @@ class BestCheckpoint(ModelCheckpoint):
         self.best_k_models = found
         self.best_model_path = best(found, key=found.__getitem__, default="")
         self.best_model_score = found.get(self.best_model_path)
-        if len(found) == self.save_top_k:
+        if found and len(found) == self.save_top_k:
             self.kth_best_model_path = worst(found, key=found.__getitem__)
             self.kth_value = found[self.kth_best_model_path]
 

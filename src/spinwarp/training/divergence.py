@@ -43,9 +43,10 @@ class DivergenceCheck:
         ------
         DivergedError : if they were not.
         """
-        if self._in_a_row is None:
-            return
-        batches = int(trainer.strategy.reduce(self._in_a_row, reduce_op="max"))
+        # a process without a loss so far takes part all the same, or the others would wait for it
+        none = torch.zeros((), dtype=torch.int64, device=trainer.strategy.root_device)
+        in_a_row = none if self._in_a_row is None else self._in_a_row
+        batches = int(trainer.strategy.reduce(in_a_row, reduce_op="max"))
         scaler = loss_scaler(trainer)
         if batches >= (1 if scaler is None else SCALED_BATCHES):
             step = trainer.global_step - (batches - 1) // trainer.accumulate_grad_batches

@@ -4,7 +4,7 @@ import csv
 import logging
 import os
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -189,8 +189,15 @@ class WandbRun(WandbLogger):
         with self._spared():
             super().finalize(status)
 
-    def finish(self, exit_code: int) -> None:
-        """End the run, as one that failed unless ``exit_code`` is 0; the next one of a sweep is a run of its own."""
-        if self._experiment is not None:
-            with self._spared():
-                self._experiment.finish(exit_code=exit_code)
+
+def finish(loggers: Iterable[Any], exit_code: int) -> None:
+    """End the runs at Weights & Biases, as failed ones unless ``exit_code`` is 0.
+
+    So the next job of a sweep, in the same process, begins a run of its own.
+    """
+    for logger in loggers:
+        if isinstance(logger, WandbLogger) and logger._experiment is not None:
+            try:
+                logger._experiment.finish(exit_code=exit_code)
+            except Exception as error:
+                log.warning("Weights & Biases did not take the end of the run (%s)", " ".join(str(error).split())[:200])
