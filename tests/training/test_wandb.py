@@ -80,12 +80,17 @@ def test_a_run_has_a_name_and_the_jobs_of_a_sweep_are_a_group(connect: Any, tmp_
     server = connect(Server())
     started(tmp_path, group="2026-01-02")
     started(tmp_path, group="2026-01-02", name="mine")
-    logger = WandbRun(str(tmp_path), group="my own")
+    mine: dict[str, Any] = {"entity": "us", "tags": ["knee"], "log_model": "all", "offline": False}
+    logger = WandbRun(str(tmp_path), project="knees", group="my own", id="mine", **mine)
     logger.begin(goes_on=False, group="2026-01-02")
-    assert [(a["name"], a["group"], a["project"], a["mode"]) for a in server.asked] == [
+    assert {key: server.asked[-1][key] for key in ("id", "entity", "tags")} == {
+        "id": "mine", "entity": "us", "tags": ["knee"],
+    }  # fmt: skip
+    assert logger._log_model == "all"
+    assert [(a["name"], a["group"], a["project"], a.get("mode")) for a in server.asked] == [
         ("unet equispaced_4x phantom", "2026-01-02", "spinwarp", "offline"),
         ("mine", "2026-01-02", "spinwarp", "offline"),
-        (None, "my own", "spinwarp", "offline"),
+        (None, "my own", "knees", None),
     ]
 
 

@@ -21,7 +21,7 @@ FREE = (
 )
 #: what a checkpoint restores, whatever the configuration says
 KEPT = ("model.optimizer.", "model.reference_batch", "callbacks.early_stopping.patience", "seed")
-
+#: what early stopping finds its state in a checkpoint by
 STOPS_BY = ("callbacks.early_stopping.monitor", "callbacks.early_stopping.mode")
 
 
@@ -105,7 +105,7 @@ def _compare(path: str, before: dict[str, Any], now: dict[str, Any]) -> Iterator
     changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     if (key := "model.optimizer._target_") in changed:
         raise InputError(f"{path} holds the state of {old.get(key)}, with which {new.get(key)} cannot go on; set {key}")
-    # early stopping by another metric begins anew
+    # early stopping by another metric has no state in the checkpoint and begins anew
     stops_alike = all(key in new and old.get(key) == new[key] for key in STOPS_BY)
     kept = [key for key in changed if key.startswith(KEPT) and (stops_alike or not key.startswith("callbacks"))]
     takes_effect = [f"{key}={new.get(key)} (was {old.get(key)})" for key in changed if key not in kept]

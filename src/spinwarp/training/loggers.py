@@ -86,7 +86,7 @@ class WandbRun(WandbLogger):
     Parameters
     ----------
     save_dir : the run folder; the files of Weights & Biases go to its subfolder ``wandb``.
-    project, name, group, entity, tags, notes : of the run, see ``wandb.init``.
+    project, name, group, entity, tags : of the run, see ``wandb.init``.
     id : of the run; None: the one that the run folder keeps, or a new one.
     offline : write to ``save_dir`` only; ``wandb sync`` sends it later.
     log_model : send the checkpoints too, see Lightning's ``WandbLogger``.
@@ -100,14 +100,13 @@ class WandbRun(WandbLogger):
         group: str | None = None,
         entity: str | None = None,
         tags: Sequence[str] | None = None,
-        notes: str | None = None,
         id: str | None = None,
         offline: bool = True,
         log_model: Literal["all"] | bool = False,
     ) -> None:
         super().__init__(
             name=name, save_dir=save_dir, offline=offline, id=id, project=project, log_model=log_model,
-            group=group, entity=entity, tags=tags, notes=notes,
+            group=group, entity=entity, tags=tags,
         )  # fmt: skip
         self._wandb_init.pop("anonymous")  # of which newer versions warn
         self._failed = False
