@@ -186,8 +186,9 @@ def watched(losses: list[float], scale: float | None = None) -> None:
     """Show losses to a check that stands beside a loss scale."""
     scaler = None if scale is None else SimpleNamespace(get_scale=lambda: scale)
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+    alone = SimpleNamespace(reduce=lambda tensor, **_: tensor, root_device="cpu")
     trainer = SimpleNamespace(
-        strategy=SimpleNamespace(reduce=lambda tensor, **_: tensor, root_device="cpu"), precision="16-mixed", global_step=len(losses),
+        strategy=alone, precision="16-mixed", global_step=len(losses),
         precision_plugin=SimpleNamespace(scaler=scaler), accumulate_grad_batches=1, current_epoch=0,
         optimizers=[optimizer], gradient_clip_val=1.0,
     )  # fmt: skip
