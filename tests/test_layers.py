@@ -23,7 +23,7 @@ LAYERS = (
     {"solvers", "coils"},
     {"operators", "masks", "metrics", "losses"},
     {"acquisition", "fourier", "channels"},
-    {"errors", "files", "progress"},
+    {"errors", "files", "hardware", "progress"},
 )
 # neighbours of one layer that may meet all the same: the SSIM loss is the SSIM metric, a file that cannot be read is an
 # error of the input
@@ -42,7 +42,7 @@ ROOMS = {
     "pytorch_lightning": (),
     "h5py": ("data/", "results/"),
     "matplotlib": ("figures/",),
-    "wandb": ("cli/train.py",),
+    "wandb": ("training/loggers.py",),
 }
 # numpy's shift of something that is no centred transform of an image: the line mask as the reference writes it, and
 # the power spectrum that a survey of image files looks at

@@ -4,11 +4,33 @@ Networks may run in bf16 or fp16 under autocast; Fourier transforms and data con
 leaves a network comes back to float32 here and nowhere else. What needs float64 goes through :func:`double`.
 """
 
+import logging
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
-#: of the inside of a network, where a method offers the choice
-PRECISIONS = ("32", "bf16")
+from spinwarp.hardware import has_bf16
+
+log = logging.getLogger("spinwarp")
+
+#: of the inside of a network, where a method offers the choice; auto: bf16 where the device has it natively
+PRECISIONS = ("32", "bf16", "auto")
+
+
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """Return the context in which a network runs in one of :data:`PRECISIONS`."""
+    in_bf16 = precision == "bf16" or (precision == "auto" and auto_is_bf16(device.type))
+    return torch.autocast(device.type, torch.bfloat16, enabled=in_bf16)
+
+
+@lru_cache
+def auto_is_bf16(device: str) -> bool:
+    """Whether precision ``auto`` means bf16 on a type of device; the log says so once."""
+    found = has_bf16(device)
+    means = "bf16, which the {} has natively" if found else "float32, for the {} has no native bf16"
+    log.info("precision auto: %s", means.format({"cpu": "processor", "cuda": "GPU"}.get(device, device)))
+    return found
 
 
 def to_channels(x: Tensor) -> Tensor:

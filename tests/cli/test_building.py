@@ -8,8 +8,10 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from torch import nn
 
-from spinwarp.cli.building import build_module
+from spinwarp import channels
+from spinwarp.cli.building import build_module, training_precision
 from spinwarp.cli.configuration import conf_folder
+from spinwarp.cli.kinds import check_kinds
 from spinwarp.errors import InputError
 from spinwarp.training import SupervisedModule
 
@@ -31,8 +33,6 @@ def build(*overrides: str) -> SupervisedModule:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["trainer.precision=16-mixed"], "trainer.precision=16-mixed needs a GPU; on a CPU use .*bf16-mixed"),
-        (["trainer.precision=bf16-true"], "trainer.precision=bf16-true is not one of 32, bf16-mixed, 16-mixed"),
         (["model=unet_small", "trainer=8gb"], r"MagnitudeUNet has no cascades .*trainer=8gb.* trainer=gpu"),
         (["model=score", "trainer=8gb"], "Denoiser has no cascades"),
     ],
@@ -42,13 +42,50 @@ def test_what_cannot_be_trained_is_refused_in_a_sentence(overrides: list[str], m
         build(*overrides)
 
 
-@pytest.mark.parametrize("precision", ["32", "32-true", "bf16-mixed"])
-def test_the_precisions_of_training_are_taken(precision: str) -> None:
-    assert len(build(*TINY, f"trainer.precision={precision}").net.regularisers) == 1
+def precision_of(*overrides: str) -> str:
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        return training_precision(compose("train", list(overrides)))
+
+
+@pytest.mark.parametrize(
+    ("precision", "message"),
+    [
+        ("16-mixed", "trainer.precision=16-mixed needs a GPU; on a CPU use trainer.precision=auto"),
+        ("bf16-true", "trainer.precision=bf16-true is not one of 32, bf16-mixed, 16-mixed, auto"),
+    ],
+)
+def test_a_precision_that_cannot_be_is_refused(precision: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        precision_of(f"trainer.precision={precision}")
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_auto_is_bf16_where_the_device_has_it_and_float32_elsewhere(
+    native: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("spinwarp.hardware.has_bf16", lambda _: native)
+    monkeypatch.setattr("spinwarp.channels.has_bf16", lambda _: native)
+    channels.auto_is_bf16.cache_clear()
+    with caplog.at_level("INFO", "spinwarp"):
+        found = [precision_of(f"experiment={name}") for name in ("phantom_score", "images_score")]
+        assert precision_of() == "32-true"
+        assert precision_of("trainer.precision=bf16-mixed") == "bf16-mixed"
+    channels.auto_is_bf16.cache_clear()
+    assert found == 2 * ["bf16-mixed" if native else "32-true"]
+    assert caplog.text.count("precision auto: ") == 1
+    assert ("bf16-mixed is slow: this cpu has no native bf16" in caplog.text) is not native
+
+
+def test_auto_is_a_precision_to_those_who_check_the_kinds() -> None:
+    for value in ("auto", "32", 32, "bf16-mixed", "16-mixed", "32-true"):
+        check_kinds({"_target_": "lightning.Trainer", "precision": value})
+    with pytest.raises(InputError, match="precision=bf16 is not 32 or 32-true or bf16-mixed or 16-mixed or auto"):
+        check_kinds({"_target_": "lightning.Trainer", "precision": "bf16"})
 
 
 def test_float16_is_taken_on_a_gpu_and_the_trainer_of_8_gb_makes_checkpoints() -> None:
-    assert not build(*TINY, "trainer=gpu", "trainer.precision=16-mixed").net.checkpoint
+    assert precision_of("trainer=gpu", "trainer.precision=16-mixed") == "16-mixed"
+    assert not build(*TINY, "trainer=gpu").net.checkpoint
     assert build(*TINY, "trainer=8gb").net.checkpoint
 
 

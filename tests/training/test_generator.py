@@ -224,6 +224,21 @@ def test_the_players_of_a_gan_get_their_own_gradients(batch: Example) -> None:
         torch.testing.assert_close(together[f"discriminator.{name}"], gradient)
 
 
+def test_latent_descent_that_arrives_early_gives_its_last_iterate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """L-BFGS ends by itself at a minimum, however many steps it was given, and at the start if that is one."""
+    module = model("gan")
+    assert isinstance(module, GANModule)
+    images = torch.zeros(1, *SIZE, dtype=torch.complex64)
+    for made in (1, 2, 4):  # of iterates; the module takes the start and three steps
+        iterates = [(torch.full((1, *module.net.latent_shape()), 0.1 * i), torch.zeros(1)) for i in range(made)]
+        monkeypatch.setattr("spinwarp.training.gan.lbfgs", lambda *_, found=iterates: iter(found))
+        torch.testing.assert_close(module.restore(images), module.net.generate(iterates[-1][0], SIZE))
+    flat = torch.nn.Parameter(torch.zeros(()))  # a generator that makes the same of every latent is at its minimum
+    monkeypatch.undo()
+    monkeypatch.setattr(module.net, "generate", lambda z, _: z.sum() * flat + images)
+    assert torch.equal(module.restore(images), images)
+
+
 def test_undersampled_images_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="undersampled; train with mask=none"):
         trainer(tmp_path, callbacks=[], enable_checkpointing=False).fit(

@@ -4,10 +4,11 @@ import csv
 import errno
 import os
 import random
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ from spinwarp.models.unet import MagnitudeUNet
 from spinwarp.training import ScoreModule, UNetModule
 from spinwarp.training.base import NetworkModule
 from spinwarp.training.callbacks import LearningRateWhenLogged
-from spinwarp.training.checkpoints import LastCheckpoint, WholeCheckpoints
+from spinwarp.training.checkpoints import BestCheckpoint, LastCheckpoint, WholeCheckpoints
 from spinwarp.training.loggers import MetricsTable
 from spinwarp.training.schedule import Cosine
 
@@ -117,7 +118,7 @@ def run(
         "callbacks": [
             LearningRateWhenLogged(logging_interval="step"),
             EarlyStopping("val/loss", patience=20, check_on_train_epoch_end=False),
-            ModelCheckpoint(
+            BestCheckpoint(
                 folder, "best", monitor="val/loss", enable_version_counter=False, save_on_train_epoch_end=False
             ),
             LastCheckpoint(str(folder), minutes=minutes),
@@ -232,11 +233,126 @@ def test_a_checkpoint_is_written_after_each_validation_and_every_few_minutes(
     assert set(written) > {6, 12, 18} and len(set(written)) == len(written) < 18
 
 
-def test_a_run_that_had_stopped_early_stays_stopped(tmp_path: Path) -> None:
+# ----------------------------------------------------------------------------------------------- the best checkpoint
+
+
+class Scores(NumpyNoise):
+    """Its validation loss is what the test says, epoch by epoch."""
+
+    scores: ClassVar[list[float]] = []
+
+    def on_validation_epoch_end(self) -> None:
+        super().on_validation_epoch_end()
+        self.log("score", self.scores[self.current_epoch])
+
+
+def score_run(folder: Path, going_on: Path | None = None, **settings: Any) -> BestCheckpoint:
+    module = Scores(MagnitudeUNet(channels=2, pools=2), L1Loss(), partial(torch.optim.Adam, lr=1e-3))
+    best = BestCheckpoint(
+        folder, monitor="score", mode="max", save_on_train_epoch_end=False, enable_version_counter=False,
+        **{"filename": "best", **settings},
+    )  # fmt: skip
+    trainer = Trainer(
+        accelerator="cpu", max_epochs=2 if going_on is None else 4, limit_train_batches=1, limit_val_batches=1,
+        logger=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+        plugins=[WholeCheckpoints()], callbacks=[best, LastCheckpoint(str(folder))], default_root_dir=folder,
+    )  # fmt: skip
+    data = FastMRIDataModule(MemorySource(crop=(24, 32)), RandomMask([0.16], [4]), batch_size=2)
+    trainer.fit(module, datamodule=data, ckpt_path=None if going_on is None else str(going_on / "last.ckpt"))
+    return best
+
+
+@pytest.mark.parametrize(
+    ("later", "kept_at", "kept"),
+    [([0.5, 0.6], 1, 0.7), ([0.8, 0.6], 3, 0.8)],  # nothing better came; something did
+)
+@pytest.mark.parametrize("how", ["in place", "moved", "copied"])
+def test_only_a_better_score_replaces_the_best_checkpoint_wherever_the_run_is(
+    how: str, later: list[float], kept_at: int, kept: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Scores, "scores", [0.7, 0.4, *later])
+    first, second = tmp_path / "first", tmp_path / ("first" if how == "in place" else "second")
+    score_run(first)
+    if how != "in place":
+        (shutil.move if how == "moved" else shutil.copytree)(first, second)
+    best = score_run(second, going_on=second)
+    assert float(best.best_model_score or 0) == pytest.approx(kept)
+    assert best.best_model_path == str(second / "best.ckpt")
+    assert torch.load(second / "best.ckpt", weights_only=True)["global_step"] == kept_at
+    if how == "copied":
+        assert torch.load(first / "best.ckpt", weights_only=True)["global_step"] == 1
+
+
+@pytest.mark.parametrize("why", ["best.ckpt is lost", "a new run folder"])
+def test_where_there_is_no_best_checkpoint_the_best_begins_anew(
+    why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Scores, "scores", [0.7, 0.4, 0.5, 0.3])
+    first, second = tmp_path / "first", tmp_path / "second"
+    score_run(first)
+    if why == "best.ckpt is lost":
+        (first / "best.ckpt").unlink()
+        second = first
+    with caplog.at_level("INFO", "spinwarp"):
+        best = score_run(second, going_on=first)
+    assert f"the best checkpoint so far (score 0.7000) is not in {second}" in caplog.text
+    assert float(best.best_model_score or 0) == pytest.approx(0.5)
+    assert torch.load(second / "best.ckpt", weights_only=True)["global_step"] == 3
+
+
+def test_of_several_best_checkpoints_those_that_are_there_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Scores, "scores", [0.7, 0.4, 0.5, 0.3])
+    settings = {"save_top_k": 2, "filename": "{epoch}"}
+    score_run(tmp_path / "first", **settings)
+    shutil.move(tmp_path / "first", tmp_path / "second")
+    best = score_run(tmp_path / "second", tmp_path / "second", **settings)
+    assert sorted(path.name for path in (tmp_path / "second").glob("epoch*")) == ["epoch=0.ckpt", "epoch=2.ckpt"]
+    assert float(best.best_model_score or 0) == pytest.approx(0.7)
+
+
+def test_a_best_score_of_an_earlier_version_is_found(tmp_path: Path) -> None:
+    """Lightning's own class wrote it, under its own name."""
+    arguments: dict[str, Any] = {"monitor": "val/ssim", "mode": "max", "every_n_epochs": 2}
+    ours, theirs = BestCheckpoint(tmp_path, "best", **arguments), ModelCheckpoint(tmp_path, "best", **arguments)
+    assert ours.state_key == theirs.state_key
+
+
+# ----------------------------------------------------------------------------------------------- the learning rate
+
+
+def test_the_learning_rate_that_is_said_is_the_one_of_the_checkpoint(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def of_rate(rate: float) -> Callable[[int], NetworkModule]:
+        def make(seed: int) -> NetworkModule:
+            seed_everything(seed, verbose=False)
+            net = MagnitudeUNet(channels=2, pools=2)
+            return UNetModule(net, L1Loss(), partial(torch.optim.Adam, lr=rate), reference_batch=4)
+
+        return make
+
+    with caplog.at_level("INFO", "spinwarp"):
+        run(tmp_path, of_rate(1e-2), max_epochs=1)
+        content = run(tmp_path, of_rate(1e-5), going_on=True, max_epochs=2)
+    # a batch of two where the rate is for four
+    assert (
+        "effective batch size 2 (1 processes x batch 2 x accumulation 1), learning rate 0.005: 0.01 x 2/4"
+        in caplog.text
+    )
+    assert "learning rate 0.005 of the checkpoint (a new run would have 5e-06)" in caplog.text
+    assert content["optimizer_states"][0]["param_groups"][0]["lr"] == pytest.approx(5e-3)  # there is no schedule
+
+
+def test_a_run_that_had_stopped_early_stays_stopped_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     early = (EarlyStopping("val/loss", patience=1, min_delta=1e9, mode="max", check_on_train_epoch_end=False),)
-    first = run(tmp_path, unet, callbacks=early, max_epochs=9)
-    assert first["global_step"] == 2 * BATCHES
-    assert run(tmp_path, unet, going_on=True, callbacks=early, max_epochs=9)["global_step"] == 2 * BATCHES
+    assert run(tmp_path, unet, callbacks=early, max_epochs=9)["global_step"] == 2 * BATCHES
+    with caplog.at_level("INFO", "spinwarp"):
+        assert run(tmp_path, unet, going_on=True, callbacks=early, max_epochs=9)["global_step"] == 2 * BATCHES
+    assert "this run had stopped early and is at its end; callbacks.early_stopping=null lets it go on" in caplog.text
 
 
 # ----------------------------------------------------------------------------------------------- files, whole or not

@@ -25,7 +25,7 @@ from spinwarp.recon.posterior import Posterior
 from spinwarp.recon.scale import prior_scale
 from spinwarp.samplers import geometric, pula
 from spinwarp.training import ScoreModule
-from spinwarp.training.callbacks import SamplePanel
+from spinwarp.training.callbacks import ExamplePanel, SamplePanel
 from spinwarp.training.images import full_images
 
 pytestmark = [
@@ -170,6 +170,32 @@ def test_it_trains_and_validates_and_draws_samples(channels: str, tmp_path: Path
     samples = module.sample(2, torch.Generator().manual_seed(1))
     assert samples.shape == (2, 32, 48)
     assert torch.equal(samples, module.sample(2, torch.Generator().manual_seed(1)))
+
+
+def test_validation_is_that_of_the_images_inside_the_crop_of_the_target() -> None:
+    module = score_module().eval()
+    example = data().dataset("val").example(0, 0)  # k-space of 32x40, a target of 24x32
+    with torch.no_grad():
+        denoised = module.validation_step(example, 0)
+    assert example.target is not None and denoised.shape == example.target.shape == (1, 24, 32)
+    shifted = np.fft.ifftshift(example.acquisition.kspace.numpy(), axes=(-2, -1))
+    coils = np.fft.fftshift(np.fft.ifft2(shifted, norm="ortho"), axes=(-2, -1))
+    clean = np.sqrt((np.abs(coils[0]) ** 2).sum(0))[4:28, 4:36]
+    error = np.mean((denoised[0].numpy() - clean) ** 2)
+    expected = 10 * np.log10(float(example.data_range) ** 2 / error)
+    # 1e-4: images in single precision
+    assert float(module.metrics.compute()["psnr"]) == pytest.approx(expected, rel=1e-4)
+
+
+def test_images_without_a_target_are_trained_on_and_need_no_picture(tmp_path: Path) -> None:
+    panel = ExamplePanel(str(tmp_path))
+    source = MemorySource(has_targets=False)
+    trainer = Trainer(
+        accelerator="cpu", max_steps=1, logger=False, enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=False, default_root_dir=tmp_path, callbacks=[panel],
+    )  # fmt: skip
+    trainer.fit(score_module(), datamodule=FastMRIDataModule(source, None))
+    assert panel._rows == [] and trainer.global_step == 1
 
 
 def test_the_loss_falls(tmp_path: Path) -> None:

@@ -22,6 +22,10 @@ _PLAIN: Mapping[Any, tuple[str, tuple[type, ...]]] = {
     Path: ("a path", (str,)),
     NoneType: ("null", (NoneType,)),
 }
+#: what train.py takes in place of what the class takes
+_OURS: Mapping[str, Mapping[str, Any]] = {
+    "lightning.Trainer": {"precision": Literal[32, "32", "32-true", "bf16-mixed", "16-mixed", "auto"] | None}
+}
 
 
 def check_kinds(config: Any, key: str = "", kinds: Mapping[str, Any] | None = None) -> None:
@@ -61,7 +65,8 @@ def _arguments(target: str) -> dict[str, Any]:
         hints = typing.get_type_hints(called.__init__ if inspect.isclass(called) else called)
         defaults = inspect.signature(called).parameters
         # older code leaves it to the default to say that it may be null
-        return {n: k | None if n in defaults and defaults[n].default is None else k for n, k in hints.items()}
+        kinds = {n: k | None if n in defaults and defaults[n].default is None else k for n, k in hints.items()}
+        return {**kinds, **_OURS.get(target, {})}
     # building it will say what is wrong with it; other people's annotations may not be importable
     except (ImportError, AttributeError, NameError, TypeError, ValueError):
         return {}

@@ -13,8 +13,17 @@ if TYPE_CHECKING:
     from spinwarp.training import SupervisedModule
 
 #: parts of the configuration that make a run what it is, and what in them changes nothing
-PARTS = ("model", "data", "mask", "trainer", "seed")
-FREE = ("data.num_workers", "trainer.log_every_n_steps", "trainer.max_time", "trainer.enable", "trainer.plugins")
+PARTS = ("model", "data", "mask", "trainer", "callbacks", "seed")
+FREE = (
+    *("data.num_workers", "trainer.log_every_n_steps", "trainer.max_time", "trainer.enable", "trainer.plugins"),
+    *("callbacks.last", "callbacks.panel", "callbacks.samples", "callbacks.progress", "callbacks.learning_rate"),
+    # earlier versions had another class and no such key
+    *("callbacks.best.dirpath", "callbacks.best._target_", "callbacks.early_stopping.check_finite"),
+)
+#: what a checkpoint restores, whatever the configuration says
+KEPT = ("model.optimizer.", "model.reference_batch", "callbacks.early_stopping.patience", "seed")
+#: what early stopping finds its state in a checkpoint by
+STOPS_BY = ("callbacks.early_stopping.monitor", "callbacks.early_stopping.mode")
 
 
 def last_checkpoint(folder: Path) -> Path:
@@ -30,17 +39,26 @@ def checkpoint_of(path: str | None, folder: Path) -> str | None:
     return str(last) if last.is_file() else None
 
 
-def check(path: str, module: "SupervisedModule", config: DictConfig) -> list[str]:
+def check(path: str, module: "SupervisedModule", config: DictConfig) -> tuple[list[str], dict[str, Any]]:
     """Refuse to go on from a file that is not a checkpoint of this model, before anything is made or written.
 
-    Returns sentences for the user: where training goes on, and what is set otherwise than it was.
+    Parameters
+    ----------
+    path : of the checkpoint.
+    module : with the weights that it has to hold.
+    config : of the run that goes on.
+
+    Returns
+    -------
+    sentences : for the user: where training goes on, what takes effect of what is set otherwise, and what does not.
+    used : the configuration, with what the checkpoint restores in place of what does not take effect.
 
     Raises
     ------
     InputError : if training cannot go on from the file.
     """
     from spinwarp.errors import InputError
-    from spinwarp.recon.checkpoint import load_plain
+    from spinwarp.recon.checkpoint import check_finite, load_plain
 
     if not Path(path).is_file():
         raise InputError(
@@ -57,24 +75,50 @@ def check(path: str, module: "SupervisedModule", config: DictConfig) -> list[str
         )
     if not {"optimizer_states", "lr_schedulers", "loops", "epoch", "global_step"} <= content.keys():
         raise InputError(f"{path} holds weights alone, and training needs its optimizer too; give a last.ckpt")
-    epoch, most = content["epoch"], config.trainer.get("max_epochs")
-    if most is not None and 0 <= most < epoch:
-        raise InputError(f"{path} has been trained for {epoch} epochs; set trainer.max_epochs to more than {most}")
-    sentences = [f"going on from step {content['global_step']} (epoch {epoch}) of {path}"]
-    record = content.get("spinwarp", {})
-    changed = list(_changes(record.get("config", {}), configuration.plain(config))) if "config" in record else []
-    if changed:
-        sentences.append(f"this is not the run continued as it was: {', '.join(changed)}")
-    return sentences
+    check_finite(path, content)
+    trained = {"max_epochs": content["epoch"], "max_steps": content["global_step"]}
+    for key, done in trained.items():
+        most = config.trainer.get(key)
+        if most is not None and 0 <= most < done:
+            what = key.removeprefix("max_")
+            raise InputError(f"{path} has been trained for {done} {what}; set trainer.{key} to more than {most}")
+    sentences = [f"going on from step {content['global_step']} (epoch {content['epoch']}) of {path}"]
+    now = configuration.plain(config)
+    before = content.get("spinwarp", {}).get("config")
+    if before is None:
+        return sentences, now
+    return [*sentences, *_compare(path, before, now)], now
 
 
-def _changes(before: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
-    """What differs between two configurations, as ``key=new (was old)``."""
-    old, new = ({k: v for part in PARTS for k, v in _flat(part, config.get(part))} for config in (before, now))
+def _compare(path: str, before: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
+    """Say what differs between two configurations; what the checkpoint restores is put back in the new one.
+
+    Raises
+    ------
+    InputError : if the optimizer is of another class, which cannot go on from the state of the first.
+    """
+    from spinwarp.errors import InputError
+
+    old, new = (
+        {k: v for part in PARTS for k, v in _flat(part, config.get(part)) if not k.startswith(FREE)}
+        for config in (before, now)
+    )
+    # an earlier configuration named fewer of the trainer's arguments
     old = {key: _default(key) for key in new} | old
-    for key in sorted(old.keys() | new.keys()):
-        if old.get(key) != new.get(key) and not key.startswith(FREE):
-            yield f"{key}={new.get(key)} (was {old.get(key)})"
+    changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    if (key := "model.optimizer._target_") in changed:
+        raise InputError(f"{path} holds the state of {old.get(key)}, with which {new.get(key)} cannot go on; set {key}")
+    # early stopping by another metric has no state in the checkpoint and begins anew
+    stops_alike = all(key in new and old.get(key) == new[key] for key in STOPS_BY)
+    kept = [key for key in changed if key.startswith(KEPT) and (stops_alike or not key.startswith("callbacks"))]
+    takes_effect = [f"{key}={new.get(key)} (was {old.get(key)})" for key in changed if key not in kept]
+    if takes_effect:
+        yield f"this is not the run continued as it was: {', '.join(takes_effect)}"
+    if kept:
+        stays = ", ".join(f"{key} stays {old.get(key)} (not {new.get(key)})" for key in kept)
+        yield f"the checkpoint decides what these are, so that setting them has no effect: {stays}"
+    for key in kept:
+        _put(now, key, old.get(key))
 
 
 def _default(key: str) -> Any:
@@ -92,3 +136,10 @@ def _flat(key: str, value: Any) -> Iterator[tuple[str, Any]]:
         return
     for name, inner in value.items():
         yield from _flat(f"{key}.{name}", inner)
+
+
+def _put(config: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        config = config[parent]
+    config[last] = value

@@ -2,14 +2,17 @@
 
 import errno
 import logging
+import shutil
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
 from spinwarp.cli import configuration, processes, resume
-from spinwarp.cli.building import build_module
+from spinwarp.cli.building import build_module, training_precision
 
 if TYPE_CHECKING:
     from spinwarp.data.module import FastMRIDataModule
@@ -25,7 +28,6 @@ def main() -> None:
 def train(config: DictConfig) -> float | None:
     """Train a model; return the best value of the monitored metric, which sweeps optimise."""
     import lightning
-    import torch
     from hydra.core.hydra_config import HydraConfig
     from hydra.utils import instantiate
 
@@ -41,6 +43,7 @@ def train(config: DictConfig) -> float | None:
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     folder = Path(HydraConfig.get().runtime.output_dir)
     data = build_data(config)
+    precision = training_precision(config)
     module = build_module(config)
     if module.whole_images and data.mask is not None:
         raise InputError(
@@ -48,10 +51,14 @@ def train(config: DictConfig) -> float | None:
             f"leave mask= out, and give it when you reconstruct"
         )
     checkpoint = resume.checkpoint_of(config.ckpt_path, folder)
-    going_on = [] if checkpoint is None else resume.check(checkpoint, module, config)
+    going_on, used = (
+        ([], configuration.plain(config)) if checkpoint is None else resume.check(checkpoint, module, config)
+    )
     if config.ckpt_path == "last":
         going_on = going_on or [f"no {resume.last_checkpoint(folder)} yet: training starts anew"]
         warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+    if config.callbacks and processes.is_first():
+        _check_disk(folder, module)
     with processes.in_turn():
         data.prepare_data()
     for split in ("train", "val"):  # one that is missing is better known before training than after
@@ -66,25 +73,47 @@ def train(config: DictConfig) -> float | None:
                 {digest(data.source.name, v.patient) for v in data.source.volumes("train") if v.patient}
             ),
         },
-        "config": configuration.plain(config),
+        "config": used,
     }
     callbacks = [instantiate(callback) for callback in (config.callbacks or {}).values() if callback is not None]
     loggers = [instantiate(logger) for logger in (config.logger or {}).values() if logger is not None]
-    trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers, default_root_dir=str(folder))
-    if trainer.is_global_zero:
-        _describe(data, module, folder)
-        _describe_steps(trainer, data, module)
-        for sentence in going_on:
-            log.info(sentence)
-        for logger in trainer.loggers:  # with fast_dev_run none of ours
-            logger.log_hyperparams(configuration.plain(config))
-    try:
+    trainer = instantiate(
+        config.trainer,
+        precision=precision,
+        callbacks=callbacks,
+        logger=loggers,
+        default_root_dir=str(folder),
+    )
+    with _reported(loggers), _sentences(trainer, folder):
+        if trainer.is_global_zero:
+            _begin(loggers, goes_on=checkpoint is not None and _is_of(checkpoint, folder))
+            _describe(data, module, folder)
+            for sentence in going_on:
+                log.info(sentence)
+            for logger in trainer.loggers:  # with fast_dev_run none of ours
+                logger.log_hyperparams(used)
         with processes.together(trainer.world_size, resume.last_checkpoint(folder)):
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    except torch.cuda.OutOfMemoryError as error:
-        raise InputError(
-            "the GPU's memory is too small: lower data.batch_size, or use trainer.precision=bf16-mixed, or trainer=8gb"
-        ) from error
+    return _best(trainer) if trainer.is_global_zero else None
+
+
+@contextmanager
+def _sentences(trainer: Any, folder: Path) -> Iterator[None]:
+    """Say in a sentence what ended a training: memory, disk or a signal."""
+    from spinwarp.errors import InputError
+    from spinwarp.training.divergence import DivergedError
+
+    last = resume.last_checkpoint(folder)
+    try:
+        yield
+    except DivergedError as error:
+        if trainer.is_global_zero:
+            raise
+        raise SystemExit(1) from error  # the first process says it for all
+    except (MemoryError, RuntimeError) as error:
+        if (sentence := _out_of_memory(error)) is None:
+            raise
+        raise InputError(sentence) from error
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -93,22 +122,101 @@ def train(config: DictConfig) -> float | None:
             f"hydra.run.dir={folder}"
         ) from error
     except SystemExit as stop:  # a signal: 128 + its number; 1 is Lightning's answer to a second Ctrl-C
-        last = resume.last_checkpoint(folder)
         way = f"; go on with ckpt_path={last}, in this folder with ckpt_path=last hydra.run.dir={folder}"
         if trainer.is_global_zero:
             log.info("interrupted%s", way if last.exists() else "; there is no checkpoint yet")
         raise SystemExit(130 if stop.code == 1 else stop.code) from None
-    finally:
-        if any(type(logger).__name__ == "WandbLogger" for logger in loggers):
-            import wandb
 
-            wandb.finish()  # otherwise the runs of a sweep are merged into one
-    best = trainer.checkpoint_callback
-    if trainer.is_global_zero and getattr(best, "best_model_score", None) is not None:
-        score = float(best.best_model_score)
-        log.info("best checkpoint (%s %.4f): %s", best.monitor, score, best.best_model_path)
-        return score
+
+def _out_of_memory(error: BaseException) -> str | None:
+    """Return what to do about an error if it says that memory ran out."""
+    import torch
+
+    if isinstance(error, torch.OutOfMemoryError):
+        return (
+            "the GPU's memory is too small: lower data.batch_size, or use trainer.precision=bf16-mixed, or trainer=8gb"
+        )
+    text = str(error)
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in text:
+        return "the memory is too small: lower data.batch_size or data.num_workers, or take a smaller model"
+    if "DataLoader worker" in text and "Killed" in text:
+        return "a process that loads data was killed, most likely because memory ran out: lower data.num_workers"
     return None
+
+
+@contextmanager
+def _reported(loggers: Sequence[Any]) -> Iterator[None]:
+    """Tell Weights & Biases with which exit code the training ends."""
+    from spinwarp.training.loggers import finish
+
+    code = 1
+    try:
+        yield
+        code = 0
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 1
+        raise
+    except KeyboardInterrupt:
+        code = 130
+        raise
+    finally:
+        finish(loggers, code)
+
+
+def _begin(loggers: Sequence[Any], goes_on: bool) -> None:
+    """Start the runs at Weights & Biases; those of a sweep are a group."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    from spinwarp.training.loggers import WandbRun
+
+    settings = HydraConfig.get()
+    group = Path(settings.sweep.dir).name if settings.mode == RunMode.MULTIRUN else None
+    for logger in loggers:
+        if isinstance(logger, WandbRun):
+            logger.begin(goes_on, group)
+
+
+def _best(trainer: Any) -> float | None:
+    """Return the best value of the monitored metric: NaN if it was never finite, None if nothing is monitored."""
+    best = trainer.checkpoint_callback
+    monitor = getattr(best, "monitor", None)
+    if monitor is None or monitor not in trainer.callback_metrics:
+        return None
+    if best.best_model_score is None:
+        log.warning("there is no best checkpoint: %s was never a finite number", monitor)
+        return float("nan")
+    score = float(best.best_model_score)
+    log.info("best checkpoint (%s %.4f): %s", monitor, score, best.best_model_path)
+    return score
+
+
+def _check_disk(folder: Path, module: Any) -> None:
+    """Refuse to train where the disk has no room for the checkpoints.
+
+    A checkpoint holds the weights and at most two numbers more for each that is trained (Adam). Beside ``best.ckpt``
+    and ``last.ckpt`` lies the one that is being written.
+
+    Raises
+    ------
+    InputError : if the disk is too small.
+    """
+    from spinwarp.errors import InputError
+
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
+    trained = sum(p.numel() * p.element_size() for p in module.trained_parameters())
+    there = sum(file.is_file() for file in (folder / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")))
+    needed, free = (3 - there) * (weights + 2 * trained), shutil.disk_usage(folder).free
+    if needed > free:
+        raise InputError(
+            f"the disk of {folder} has {free / 1e6:.0f} MB left, and the checkpoints of this model take up to "
+            f"{needed / 1e6:.0f} MB; make room, or choose a folder on another disk with hydra.run.dir=FOLDER"
+        )
+
+
+def _is_of(checkpoint: str, folder: Path) -> bool:
+    """Whether a checkpoint lies in a run folder, so that this run goes on and not a new one."""
+    return Path(checkpoint).resolve().parent == resume.last_checkpoint(folder).resolve().parent
 
 
 def build_data(config: DictConfig) -> "FastMRIDataModule":
@@ -149,17 +257,3 @@ def _describe(data: "FastMRIDataModule", module: Any, folder: Path) -> None:
         len(rates),
     )
     log.info("run folder %s", folder)
-
-
-def _describe_steps(trainer: Any, data: "FastMRIDataModule", module: Any) -> None:
-    """Print how many slices make a step, and the learning rate that goes with it."""
-    n_accumulated = trainer.accumulate_grad_batches
-    slices = trainer.world_size * data.batch_size * n_accumulated
-    log.info(
-        "effective batch size %d (%d processes x batch %d x accumulation %d), learning rate %g",
-        slices,
-        trainer.world_size,
-        data.batch_size,
-        n_accumulated,
-        module.make_optimizer(module.trained_parameters()).param_groups[0]["lr"] * module.rate_factor(slices),
-    )

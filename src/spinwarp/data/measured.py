@@ -1,7 +1,6 @@
 """Measured k-space without any reference, for reconstruction only: HDF5 of the fastMRI layout, or ``.npy``."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import torch

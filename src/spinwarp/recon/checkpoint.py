@@ -2,7 +2,7 @@
 
 import importlib
 import zipfile
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -59,7 +59,7 @@ class FastMRIWeights(NetworkReconstructor):
         state = content.get("state_dict", content)
         if not _is_state(state):
             raise InputError(f"{path} holds no state dict: names and tensors are expected")
-        _check_finite(path, state)
+        check_finite(path, {"state_dict": state})
         try:
             network = network_from_fastmri(state)
         except InputError as error:
@@ -100,7 +100,7 @@ def load_network(path: str, trusted: Sequence[str] = ()) -> tuple[torch.nn.Modul
     # score models are used with the moving average of their weights
     prefix = "average." if any(k.startswith("average.") for k in state) else "net."
     weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-    _check_finite(path, weights)
+    check_finite(path, {"state_dict": weights})
     _check_numbers(path, record["net"], max((n for value in weights.values() for n in value.shape), default=0))
     try:
         with allowance(sum(value.numel() for value in weights.values())):
@@ -164,12 +164,32 @@ def _is_held(tensor: torch.Tensor) -> bool:
     return dense and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
-def _check_finite(path: str, weights: dict[str, torch.Tensor]) -> None:
-    for name, value in weights.items():
-        if not value.isfinite().all():
-            raise InputError(
-                f"{path} has NaN or infinite weights ({name[:80]}): its training failed; take another checkpoint"
-            )
+def not_finite(checkpoint: Mapping[str, Any]) -> str | None:
+    """Return the name of the first weight, or number of an optimizer, that is NaN or infinite; None if there is none.
+
+    Parameters
+    ----------
+    checkpoint : with ``state_dict``, and ``optimizer_states`` if it is one that training goes on from.
+    """
+    states = [state for optimizer in checkpoint.get("optimizer_states", ()) for state in optimizer["state"].values()]
+    moments = [(f"{name} of the optimizer", value) for state in states for name, value in state.items()]
+    for name, value in [*checkpoint["state_dict"].items(), *moments]:
+        if isinstance(value, torch.Tensor) and not value.isfinite().all():
+            return str(name)
+    return None
+
+
+def check_finite(path: str, checkpoint: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint of a training that diverged.
+
+    Raises
+    ------
+    InputError : if :func:`not_finite` finds a number.
+    """
+    if (name := not_finite(checkpoint)) is not None:
+        raise InputError(
+            f"{path} has NaN or infinite weights ({name[:80]}): its training failed; take another checkpoint"
+        )
 
 
 def _check_numbers(path: str, description: Any, largest: int) -> None:

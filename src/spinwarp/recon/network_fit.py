@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
+from spinwarp.channels import autocast
 from spinwarp.errors import InputError
 from spinwarp.solvers import per_item
 
@@ -104,7 +105,7 @@ def fit(
         ``patience`` iterations brought none better; ``authors`` keeps one whenever the loss is half a percent below
         that of the last one kept; ``fixed`` keeps the last.
     patience : iterations.
-    precision : ``32``, or ``bf16`` for the network's inside.
+    precision : of the network's inside, one of :data:`spinwarp.channels.PRECISIONS`.
     on_iterate : called after every iteration.
 
     Returns
@@ -130,7 +131,7 @@ def fit(
     best = torch.full((len(measured),), inf, device=measured.device)
     best_at = torch.zeros_like(best)
     for number in range(1, iterations + 1):
-        with torch.autocast(measured.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        with autocast(precision, measured.device):
             picture = network()
         error = _squared(operator(picture) - measured)
         loss = (error * weights).flatten(1).sum(1)

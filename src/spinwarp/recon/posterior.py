@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from spinwarp.acquisition import Acquisition, Reconstruction, item_acquisition
-from spinwarp.channels import PRECISIONS
+from spinwarp.channels import PRECISIONS, autocast
 from spinwarp.coils import noise_level
 from spinwarp.errors import InputError
 from spinwarp.models.denoiser import Denoiser
@@ -49,7 +49,7 @@ class Posterior(Reconstructor):
     noise_std : of the complex noise of a k-space sample, in the units of the data; None: that of the acquisition or, if
         it has none, estimated from the corners of k-space (:func:`spinwarp.coils.noise_level`).
     maps, whiten, virtual_coils : see :class:`spinwarp.recon.regularised.Regularised`.
-    precision : ``32``, or ``bf16`` for the network's inside, faster where the processor has it.
+    precision : of the network's inside: ``32``, ``bf16``, or ``auto``, which is bf16 where the device has it natively.
     trusted : packages beside spinwarp from which the checkpoint may build its network.
 
     Raises
@@ -72,7 +72,7 @@ class Posterior(Reconstructor):
         maps: str = "espirit",
         whiten: bool = False,
         virtual_coils: int | None = None,
-        precision: str = "32",
+        precision: str | int = "32",
         trusted: Sequence[str] = (),
     ) -> None:
         check_preparation(maps, virtual_coils)
@@ -81,6 +81,7 @@ class Posterior(Reconstructor):
                 f"n_samples={n_samples} and chains_at_once={chains_at_once} are at least 1, tolerance={tolerance} at "
                 f"least 0"
             )
+        precision = str(precision)  # YAML reads 32 as a number
         if precision not in PRECISIONS:
             raise InputError(f"precision={precision!r} is not one of {', '.join(PRECISIONS)}")
         if noise_std is not None and not 0 < noise_std < float("inf"):
@@ -125,7 +126,7 @@ class Posterior(Reconstructor):
 
     def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
         """Run the denoiser in the precision asked for."""
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+        with autocast(self.precision, x.device):
             image: Tensor = self.denoiser(x, sigma)
         return image
 

@@ -56,7 +56,7 @@ class UntrainedNetwork(Reconstructor):
     amplitude : level of the bright parts of the image in the network's own units, of which it starts near 0.1. One far
         above makes the last layer, which has the way to go, slow beside the others, and they find the structure
         meanwhile.
-    precision : ``32``, or ``bf16`` for the network's inside, faster where the processor has it.
+    precision : of the network's inside: ``32``, ``bf16``, or ``auto``, which is bf16 where the device has it natively.
 
     Raises
     ------
@@ -86,7 +86,7 @@ class UntrainedNetwork(Reconstructor):
         at_once: int = 1,
         data_consistency: bool = True,
         amplitude: float = 30.0,
-        precision: str = "32",
+        precision: str | int = "32",
     ) -> None:
         self.network = network
         self.output = output

@@ -17,6 +17,7 @@ from spinwarp import __version__
 from spinwarp.errors import InputError
 from spinwarp.metrics import BatchMean, VolumeMetrics
 from spinwarp.training.checkpoints import settle
+from spinwarp.training.divergence import CHECK_EVERY, DivergenceCheck, check_weights, diverged, loss_scaler
 from spinwarp.training.schedule import Constant
 
 log = logging.getLogger("spinwarp")
@@ -63,6 +64,8 @@ class NetworkModule(LightningModule):
         #: plain Python that a checkpoint carries so that it can be rebuilt without any other file
         self.record: dict[str, Any] = {}
         self._seed: int | None = None
+        self._divergence = DivergenceCheck()
+        self._new_rate: float | None = None  # the learning rate, unless a checkpoint restores another
         self.validation_loss = BatchMean()
         self.metrics = VolumeMetrics()
 
@@ -78,7 +81,9 @@ class NetworkModule(LightningModule):
         """Make the optimizer, its learning rate following the schedule step by step."""
         optimizer = self.make_optimizer(self.trained_parameters())
         if self.reference_batch is not None:
-            self._scale_learning_rate(optimizer, self.reference_batch)
+            for group in optimizer.param_groups:
+                group["lr"] *= self.rate_factor(self._slices_a_step())
+        self._new_rate = optimizer.param_groups[0]["lr"]
         n_steps = self.trainer.estimated_stepping_batches
         if n_steps == float("inf"):
             raise InputError("training has no end: set trainer.max_epochs or trainer.max_steps")
@@ -87,6 +92,7 @@ class NetworkModule(LightningModule):
 
     def on_fit_start(self) -> None:
         """Take over the seed that the process was given, unless a checkpoint brought that of its run."""
+        self._divergence = DivergenceCheck()
         if self._seed is None:
             self._seed = torch.initial_seed()
 
@@ -101,18 +107,59 @@ class NetworkModule(LightningModule):
         np.random.seed(state[2:3])
         random.seed(int(state[3]))
 
-    def _scale_learning_rate(self, optimizer: Optimizer, reference_batch: int) -> None:
-        """Multiply the learning rate by the share that a step's batch is of the reference's."""
+    def _slices_a_step(self) -> int:
         trainer: Any = self.trainer  # the data module is not among the attributes that it declares
-        batch = trainer.datamodule.batch_size * trainer.accumulate_grad_batches * trainer.world_size
-        for group in optimizer.param_groups:
-            published, group["lr"] = group["lr"], group["lr"] * self.rate_factor(batch)
-            if trainer.is_global_zero:
-                log.info("learning rate %.4g: %g x %d/%d slices a step", group["lr"], published, batch, reference_batch)
+        return int(trainer.datamodule.batch_size * trainer.accumulate_grad_batches * trainer.world_size)
+
+    def on_train_start(self) -> None:
+        """Say how many slices make a step, and the learning rate; by now a checkpoint has restored its own."""
+        trainer: Any = self.trainer
+        if trainer.datamodule is None or not trainer.is_global_zero:
+            return
+        rate, slices = trainer.optimizers[0].param_groups[0]["initial_lr"], self._slices_a_step()
+        origin = ""
+        if rate != self._new_rate:
+            origin = f" of the checkpoint (a new run would have {self._new_rate:g})"
+        elif self.reference_batch is not None:
+            origin = f": {rate / self.rate_factor(slices):g} x {slices}/{self.reference_batch} slices a step"
+        log.info(
+            "effective batch size %d (%d processes x batch %d x accumulation %d), learning rate %g%s",
+            slices,
+            trainer.world_size,
+            trainer.datamodule.batch_size,
+            trainer.accumulate_grad_batches,
+            rate,
+            origin,
+        )
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
+        """Stop now and then if the loss is not finite."""
+        if outputs:
+            self._divergence.see(outputs["loss"] if isinstance(outputs, dict) else outputs)
+        if (batch_idx + 1) % CHECK_EVERY == 0:
+            self._divergence.check(self.trainer)
+
+    def on_train_epoch_end(self) -> None:
+        """Stop if the loss is not finite."""
+        self._divergence.check(self.trainer)
+
+    def on_validation_start(self) -> None:
+        """Stop if the loss is not finite: there is nothing to validate then."""
+        if self.trainer.state.fn == "fit":
+            self._divergence.check(self.trainer)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the mean loss and the means over volumes, which all processes have gathered."""
-        self._log_validated("loss", self.validation_loss.compute())
+        """Log the mean loss and the means over volumes, which all processes have gathered.
+
+        Raises
+        ------
+        DivergedError : if the loss is not finite while the network is trained.
+        """
+        loss = self.validation_loss.compute()
+        if self.trainer.state.fn == "fit" and not loss.isfinite() and loss_scaler(self.trainer) is None:
+            when = f"after step {self.trainer.global_step} (epoch {self.current_epoch})"
+            raise diverged(self.trainer, f"the validation loss is not finite {when}")
+        self._log_validated("loss", loss)
         for name, value in self.metrics.compute().items():
             self._log_validated(name, value)
         self.validation_loss.reset()
@@ -128,6 +175,7 @@ class NetworkModule(LightningModule):
         checkpoint[CHECKPOINT_KEY] = {"version": __version__, **self.record}
         if self._seed is not None:  # it has been trained
             checkpoint[CHECKPOINT_KEY]["seed"] = self._seed
+            check_weights(self.trainer, checkpoint)
             settle(checkpoint, self.trainer)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

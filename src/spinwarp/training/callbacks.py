@@ -12,7 +12,6 @@ from torch import Tensor
 
 from spinwarp.acquisition import Example
 from spinwarp.figures import panel, save
-from spinwarp.training.supervised import target_of
 
 
 class ExamplePanel(Callback):
@@ -50,7 +49,9 @@ class ExamplePanel(Callback):
         shown = {(2 * i + 1) * n_batches // (2 * self.n_examples) for i in range(self.n_examples)}
         if batch_idx not in shown or not trainer.is_global_zero or not isinstance(outputs, Tensor):
             return
-        target, image = target_of(batch)[0].float().cpu().numpy(), outputs[0].float().cpu().numpy()
+        if batch.target is None:  # a prior can be trained without
+            return
+        target, image = batch.target[0].float().cpu().numpy(), outputs[0].float().cpu().numpy()
         self._rows += [target, image, np.abs(target - image)]
         self._titles += [f"{batch.volume[0]}, slice {batch.slice[0]}", "reconstruction", "error"]
 

@@ -1,5 +1,6 @@
 """Checkpoints that a run can be taken up from, whenever and however it ended."""
 
+import logging
 import os
 import signal
 import threading
@@ -11,13 +12,16 @@ from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import Tensor
 
 from spinwarp.data.position import next_batch
 from spinwarp.files import whole_file
 from spinwarp.recon.checkpoint import load_plain
 from spinwarp.training.loggers import MetricsTable
+
+log = logging.getLogger("spinwarp")
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -48,6 +52,46 @@ class WholeCheckpoints(TorchCheckpointIO):
         InputError : if it is damaged or holds anything else.
         """
         return load_plain(str(path))
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps the weights of the best validation; takes the arguments of Lightning's ``ModelCheckpoint``.
+
+    A metric that is not finite is never the best. A run that goes on compares with the checkpoints that are in its own
+    folder, also when the folder was moved or copied; where there is none, the next validation is the best so far.
+    """
+
+    @property
+    def state_key(self) -> str:
+        """The name of its state in a checkpoint, where Lightning's own class wrote it in earlier versions."""
+        return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
+
+    def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
+        """Whether a value of the metric is good enough to be kept."""
+        if current is not None and not current.isfinite():
+            log.warning("%s is %g at step %d, so best.ckpt stays as it is", self.monitor, current, trainer.global_step)
+            return False
+        return super().check_monitor_top_k(trainer, current)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the scores of those checkpoints that are in the folder."""
+        folder = Path(str(self.dirpath))
+        scores = {str(folder / Path(path).name): s for path, s in state_dict.get("best_k_models", {}).items()}
+        found = {path: score for path, score in scores.items() if Path(path).is_file()}
+        if scores and not found:
+            log.info(
+                "the best checkpoint so far (%s %.4f) is not in %s: from here on the best is that of this folder",
+                self.monitor,
+                float(state_dict["best_model_score"]),
+                folder,
+            )
+        best, worst = (min, max) if self.mode == "min" else (max, min)
+        self.best_k_models = found
+        self.best_model_path = best(found, key=found.__getitem__, default="")
+        self.best_model_score = found.get(self.best_model_path)
+        if found and len(found) == self.save_top_k:
+            self.kth_best_model_path = worst(found, key=found.__getitem__)
+            self.kth_value = found[self.kth_best_model_path]
 
 
 class LastCheckpoint(Checkpoint):
@@ -91,6 +135,7 @@ class LastCheckpoint(Checkpoint):
             if isinstance(logger, MetricsTable):
                 logger.drop_from(trainer.global_step)
         if any(callback.wait_count >= callback.patience for callback in trainer.early_stopping_callbacks):
+            log.info("this run had stopped early and is at its end; callbacks.early_stopping=null lets it go on")
             trainer.should_stop = True
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002

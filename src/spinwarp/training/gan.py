@@ -12,7 +12,8 @@ from spinwarp.acquisition import Example
 from spinwarp.errors import InputError
 from spinwarp.models.gan import GAN
 from spinwarp.solvers.lbfgs import lbfgs
-from spinwarp.training.generator import GeneratorModule, MakeOptimizer, size_of
+from spinwarp.training.generator import GeneratorModule, MakeOptimizer
+from spinwarp.training.images import size_of
 
 
 class GANModule(GeneratorModule):
@@ -93,5 +94,6 @@ class GANModule(GeneratorModule):
             target = images.clone()
             start = torch.zeros(len(images), *self.net.latent_shape(size), device=images.device)
             iterates = lbfgs(lambda z: (self.net.generate(z, size) - target).abs().square().sum((-2, -1)), start)
-            z, _ = next(islice(iterates, self.steps, None))
+            # it ends by itself where no step lowers the error any more; it always yields the start
+            *_, (z, _) = islice(iterates, self.steps + 1)
         return self.net.generate(z, size)

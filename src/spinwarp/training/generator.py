@@ -19,7 +19,7 @@ from spinwarp.models.vae import VAE
 from spinwarp.recon.base import slice_generator
 from spinwarp.recon.latent import generator_units
 from spinwarp.training.base import NetworkModule
-from spinwarp.training.images import check_whole
+from spinwarp.training.images import check_whole, size_of
 from spinwarp.training.supervised import target_of
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -84,7 +84,7 @@ class GeneratorModule(NetworkModule):
         (images, unit), target = self.images(example), target_of(example)
         generator = slice_generator(0, example, str(images.device))
         self.validation_loss.update(self.training_loss(images, generator), example.volume, example.slice)
-        magnitude = center_crop((self.restore(images) * unit).abs(), (target.shape[-2], target.shape[-1]))
+        magnitude = center_crop((self.restore(images) * unit).abs(), size_of(target))
         self.metrics.update(magnitude, target, example.data_range, example.volume, example.slice)
         return magnitude
 
@@ -183,8 +183,3 @@ class FlowModule(GeneratorModule):
         """Images with noise."""
         noise = torch.randn(images.shape, dtype=images.dtype, device=images.device, generator=generator)
         return images + self.noise_std * noise
-
-
-def size_of(images: Tensor) -> tuple[int, int]:
-    """``(h, w)`` of images."""
-    return images.shape[-2], images.shape[-1]

@@ -50,3 +50,8 @@ def check_whole(example: Example) -> None:
                 f"a prior is trained on whole images, and {example.volume[i]} is undersampled; train with "
                 f"mask=none on fully sampled scans"
             )
+
+
+def size_of(images: Tensor) -> tuple[int, int]:
+    """``(h, w)`` of images."""
+    return images.shape[-2], images.shape[-1]

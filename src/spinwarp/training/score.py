@@ -8,14 +8,14 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
-from spinwarp.acquisition import Example
+from spinwarp.acquisition import Example, center_crop
 from spinwarp.errors import InputError
 from spinwarp.models.denoiser import Denoiser
 from spinwarp.recon.base import slice_generator
 from spinwarp.recon.scale import prior_scale
 from spinwarp.samplers import ChainNoise, chain_generators, unconditional
 from spinwarp.training.base import NetworkModule
-from spinwarp.training.images import full_images
+from spinwarp.training.images import full_images, size_of
 
 #: noise levels of the validation loss; the metrics are those of images denoised at the middle one
 LEVELS = (0.1, 0.4, 1.6)
@@ -74,7 +74,7 @@ class ScoreModule(NetworkModule):
         self.log_sigma_std = log_sigma_std
         self.scale_jitter = scale_jitter
         self.ema_decay = ema_decay
-        self._size: tuple[int, ...] | None = None  # of the images validated last, which samples take
+        self._size: tuple[int, int] | None = None  # of the images validated last, which samples take
 
     def images(self, example: Example) -> Tensor:
         """Images ``(batch, h, w)`` in the units of the prior: complex, or magnitudes."""
@@ -114,7 +114,10 @@ class ScoreModule(NetworkModule):
                 mean.lerp_(value, 1 - decay)
 
     def validation_step(self, example: Example, batch_idx: int) -> Tensor:  # noqa: ARG002
-        """Denoise at fixed levels with noise that is always the same; returns the magnitude, in the data's units."""
+        """Denoise at fixed levels with noise that is always the same.
+
+        Returns the magnitude ``(batch, h', w')`` inside the target's crop, in the units of the data.
+        """
         images = self.images(example)
         scale = prior_scale(example.acquisition).view(-1, 1, 1)
         generator = slice_generator(0, example, str(images.device))
@@ -122,9 +125,11 @@ class ScoreModule(NetworkModule):
         levels = [torch.full((len(images),), level, device=images.device) for level in LEVELS]
         loss = torch.stack([self.matching_loss(self.average, images, sigma, noise) for sigma in levels]).mean()
         self.validation_loss.update(loss, example.volume, example.slice)
-        denoised = self.average(images + LEVELS[1] * noise, levels[1]).abs() * scale
-        self._size = tuple(images.shape[1:])
-        self.metrics.update(denoised, images.abs() * scale, example.data_range, example.volume, example.slice)
+        self._size = size_of(images)
+        size = self._size if example.target is None else size_of(example.target)
+        denoised = center_crop(self.average(images + LEVELS[1] * noise, levels[1]).abs() * scale, size)
+        clean = center_crop(images.abs() * scale, size)
+        self.metrics.update(denoised, clean, example.data_range, example.volume, example.slice)
         return denoised
 
     @torch.no_grad()

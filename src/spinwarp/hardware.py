@@ -1,0 +1,31 @@
+"""What the processor or GPU can do."""
+
+import os
+import platform
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+#: values of oneDNN's own limit below its first instructions for bf16
+_WITHOUT_BF16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI"}
+
+
+@lru_cache
+def has_bf16(device: str) -> bool:
+    """Whether a type of device, such as ``cpu`` or ``cuda``, computes in bfloat16 natively.
+
+    Without such instructions bf16 is emulated, and a step can take ten times as long as in float32. A processor that
+    was told to use fewer instructions (``ONEDNN_MAX_CPU_ISA``, ``ATEN_CPU_CAPABILITY``) counts as one without. Only
+    Linux says what its processor has; elsewhere the answer is no.
+    """
+    if device == "cuda":
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    if device != "cpu" or not Path("/proc/cpuinfo").is_file():
+        return False
+    features = set(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split())
+    if platform.machine() in ("aarch64", "arm64"):
+        return "bf16" in features
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", os.environ.get("DNNL_MAX_CPU_ISA", "")).upper()
+    vectors = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    return vectors and limit not in _WITHOUT_BF16 and bool({"avx512_bf16", "amx_bf16"} & features)
