@@ -229,7 +229,7 @@ def test_too_small_a_centre_is_refused_with_a_remedy(n: int) -> None:
     kspace, _, _ = scene((20, 18), 3)
     mask = torch.zeros(1, 1, 1, 18, dtype=torch.bool)
     mask[..., 9 - n // 2 : 9 - n // 2 + n] = True
-    with pytest.raises(InputError, match=rf"at least 5 x 5 samples.*x {n}; use a mask with a larger center_fraction"):
+    with pytest.raises(InputError, match=rf"at least 5 x 5 samples.*x {n}; use a mask with a larger centre"):
         espirit_maps(kspace, mask)
 
 

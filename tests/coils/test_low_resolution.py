@@ -84,7 +84,7 @@ def test_all_zero_data_and_a_centre_wider_than_the_readout_give_finite_maps() ->
 @pytest.mark.parametrize("counts", [[0], [1], [12, 1]])
 def test_a_mask_without_calibration_lines_is_refused_with_a_remedy(counts: list[int]) -> None:
     kspace = torch.ones(len(counts), 3, 12, 20, dtype=torch.complex64)
-    with pytest.raises(InputError, match=r"autocalibration lines.*larger center_fraction, or data\.maps=none"):
+    with pytest.raises(InputError, match=r"autocalibration lines.*recon\.maps=given.* or data\.maps=none"):
         low_resolution_maps(kspace, torch.tensor(counts))
 
 

@@ -88,8 +88,8 @@ def _check(block: Tensor) -> None:
     if min(rows, columns) < _SMALLEST_BLOCK:
         raise InputError(
             f"ESPIRiT needs a fully sampled centre of k-space of at least {_SMALLEST_BLOCK} x {_SMALLEST_BLOCK} "
-            f"samples, this mask has {rows} x {columns}; use a mask with a larger center_fraction, or data.maps=none "
-            f"and a method that needs no maps"
+            f"samples, this mask has {rows} x {columns}; use a mask with a larger centre, recon.maps=given where the "
+            f"data brings maps of its own, or data.maps=none and a method that needs no maps"
         )
     if not block.isfinite().all():
         raise InputError("the centre of k-space has values that are not finite; repair or leave out this slice")

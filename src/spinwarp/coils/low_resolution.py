@@ -45,7 +45,8 @@ def low_resolution_images(kspace: Tensor, n_acs: Tensor) -> Tensor:
     if int(n_acs.min()) < 2:
         raise InputError(
             f"coil maps need autocalibration lines: the mask has {int(n_acs.min())} fully sampled central "
-            f"columns; use a mask with a larger center_fraction, or data.maps=none and a method that needs no maps"
+            f"columns; use a mask with a larger centre, recon.maps=given where the data brings maps of its own, or "
+            f"data.maps=none and a method that needs no maps"
         )
     h, w = kspace.shape[-2:]
     window = torch.stack([_hann(h, max(int(n), 8))[:, None] * _hann(w, int(n)) for n in n_acs]).to(kspace.device)
