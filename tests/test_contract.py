@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from spinwarp.acquisition import Acquisition, Header, Reconstruction, item_acquisition
 from spinwarp.cli.configuration import conf_folder
 from spinwarp.errors import InputError
+from spinwarp.masks import Mask
 from spinwarp.models.denoiser import Denoiser
 from spinwarp.models.generator import ImageGenerator
 from spinwarp.operators import sense
@@ -355,7 +356,10 @@ def test_without_a_centre_a_method_takes_the_maps_of_the_data_and_says_how(
 @pytest.mark.parametrize("shape", [(64, 96), (33, 73)], ids="{0[0]}x{0[1]}".format)
 @pytest.mark.parametrize("name", SAMPLINGS)
 def test_a_mask_keeps_its_promises(name: str, shape: tuple[int, int]) -> None:
-    mask = instantiate(SAMPLINGS[name])
+    check_mask(instantiate(SAMPLINGS[name]), shape)
+
+
+def check_mask(mask: Mask, shape: tuple[int, int]) -> None:
     drawn = [mask(shape, RandomState(seed)) for seed in range(20)]
     h, w = shape
     for lines, n_center in drawn:
