@@ -17,8 +17,9 @@ from hydra.utils import instantiate
 from numpy.random import RandomState
 
 from spinwarp.acquisition import Acquisition
+from spinwarp.errors import InputError
 from spinwarp.recon import Reconstructor, ZeroFilled
-from spinwarp.recon.checkpoint import Checkpoint
+from spinwarp.recon.checkpoint import Checkpoint, build_network
 from spinwarp.recon.sure_risk import SureRisk
 from spinwarp.results import Row, read_rows
 
@@ -166,6 +167,21 @@ def test_a_network_with_its_loss_is_trained_and_evaluated_from_its_checkpoint(
     network = Checkpoint("runs/my_network/checkpoints/best.ckpt", trusted=["my_network"])
     for kind in contract.ACQUISITIONS.values():
         hold_to_the_contract(network, make_acquisition(**kind))
+
+
+def test_a_command_that_does_not_find_the_users_files_says_what_is_missing(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder != str(project)])
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", "--config-dir", f"{project}/conf", "mask=my_mask_4x"])
+    with pytest.raises(SystemExit, match="1"):
+        importlib.import_module("spinwarp.cli.evaluate").main()
+    assert "error: mask cannot be built as my_mask.MyMask: there is no module my_mask" in capsys.readouterr().err
+    description = {"_target_": "my_network.MyNetwork", "channels": 4}
+    with pytest.raises(InputError, match=r"No module named 'my_network'; put the folder.*on PYTHONPATH"):
+        build_network(description, ["my_network"])
+    with pytest.raises(InputError, match=r"name its package in recon\.trusted"):
+        build_network(description, ["spinwarp.models"])
 
 
 def test_a_data_set_of_ones_own_is_trained_on_and_evaluated(run: Callable[[str], list[list[Row]]], home: Path) -> None:
