@@ -61,6 +61,11 @@ def instantiation(error: InstantiationException) -> str:
     cause = error.__cause__ or error
     reason = " ".join(str(cause).split())[:300]
     where = f"{key[1]} " if key else ""
+    if missing := re.search(r"No module named '([^']+)'", reason):
+        reason = (
+            f"there is no module {missing[1]}; correct the _target_, or put the folder that holds the module on "
+            f"PYTHONPATH"
+        )
     return f"{where}cannot be built as {target[1] if target else 'configured'}: {reason}"
 
 

@@ -91,7 +91,7 @@ def _check(block: Tensor) -> None:
     if not block.numel():
         raise InputError(
             "ESPIRiT makes coil maps from the centre of k-space, and this mask leaves it out; use data or a mask that "
-            "samples it (mask.center_fractions), or a method without maps: recon=zero_filled"
+            "samples it, recon.maps=given where the data has maps of its own, or a method without: recon=zero_filled"
         )
     if not block.isfinite().all():
         raise InputError("the centre of k-space has values that are not finite; repair or leave out this slice")

@@ -45,7 +45,8 @@ def low_resolution_images(kspace: Tensor, n_acs: Tensor) -> Tensor:
     if int(n_acs.min()) < 1:
         raise InputError(
             "coil maps and the phase of an image are made from the centre of k-space, and this mask leaves it out; use "
-            "data or a mask that samples it (mask.center_fractions), or a method without maps: recon=zero_filled"
+            "data or a mask that samples it, recon.maps=given where the data has maps of its own, or a method without: "
+            "recon=zero_filled"
         )
     h, w = kspace.shape[-2:]
     window = torch.stack([_hann(h, max(int(n), 8))[:, None] * _hann(w, int(n)) for n in n_acs]).to(kspace.device)

@@ -1,6 +1,6 @@
 """Sampling masks, one family per file."""
 
-from spinwarp.masks.base import CenteredMask, LineMask, Mask, PlaneMask, seed_of
+from spinwarp.masks.base import CenteredMask, IndependentMask, LineMask, Mask, PlaneMask, seed_of
 from spinwarp.masks.equispaced import EquispacedMask, LiteralEquispacedMask
 from spinwarp.masks.gaussian import GaussianLineMask, GaussianPlaneMask
 from spinwarp.masks.held_out import hold_out
@@ -13,6 +13,7 @@ __all__ = [
     "EquispacedMask",
     "GaussianLineMask",
     "GaussianPlaneMask",
+    "IndependentMask",
     "LineMask",
     "LiteralEquispacedMask",
     "MagicFractionMask",

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -23,6 +23,15 @@ class Mask(Protocol):
 
     def __call__(self, shape: tuple[int, int], generator: RandomState) -> tuple[Tensor, int]:
         """Draw a mask."""
+        ...
+
+
+@runtime_checkable
+class IndependentMask(Mask, Protocol):
+    """A mask of lines that are drawn independently of one another, each with a probability that is known."""
+
+    def density(self, shape: tuple[int, int]) -> Tensor:
+        """Return the probability ``(w,)``, above 0, of each column of k-space of ``shape`` = (h, w)."""
         ...
 
 

@@ -252,6 +252,8 @@ def build_network(config: Any, packages: Sequence[str]) -> Any:
     # the arguments are the file's, and a constructor may fail on wrong ones in any way
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
+        if isinstance(error, ModuleNotFoundError) and not module.startswith("spinwarp."):
+            reason += "; put the folder that holds the module on PYTHONPATH"
         raise InputError(
             f"this version of spinwarp cannot build {target} as the checkpoint describes it: {reason}"
         ) from error

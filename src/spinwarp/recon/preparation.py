@@ -104,10 +104,15 @@ def with_image_phase(acquisition: Acquisition, most: int | None = None) -> tuple
 
     Raises
     ------
-    InputError : if there are no autocalibration lines or several coils and no maps.
+    InputError : if there are fewer than two autocalibration lines, or several coils and no maps.
     """
     n_acs = acs_columns(acquisition.mask).clamp_max(most or acquisition.mask.shape[-1])
     maps = coil_maps(acquisition)
+    if int(n_acs.min()) < 2:
+        raise InputError(
+            f"this method takes the phase of the image from the central lines, of which this mask has "
+            f"{int(n_acs.min())} for sure; use a mask with a centre, such as mask=equispaced_4x"
+        )
     image = reduce(low_resolution_images(acquisition.kspace, n_acs), maps)
     phase = torch.where(image == 0, 1, torch.sgn(image))
     return replace(acquisition, maps=expand(phase, maps)), phase

@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 
 from spinwarp.acquisition import Acquisition, Reconstruction
 from spinwarp.errors import InputError
-from spinwarp.masks import Mask, RandomMask
+from spinwarp.masks import IndependentMask, Mask, RandomMask
 from spinwarp.progress import listen, report
 from spinwarp.recon.base import Reconstructor
 from spinwarp.uncertainty import adapted_density, sure
@@ -68,14 +68,14 @@ class SureRisk(Reconstructor):
         return SureRisk(self.reconstructor.to(device), self.mask, self.n_probes)
 
 
-def independent(mask: Mask | None) -> RandomMask:
-    """Return the mask if its lines are independent draws of known probability.
+def independent(mask: Mask | None) -> IndependentMask:
+    """Return the mask if it knows the density of its lines.
 
     Raises
     ------
-    InputError : if they are not.
+    InputError : if it does not, or if it is a mix of masks.
     """
-    if not isinstance(mask, RandomMask):
+    if not isinstance(mask, IndependentMask):
         what = (
             "without a mask nothing is drawn" if mask is None else f"{type(mask).__name__} draws its samples together"
         )
@@ -83,5 +83,6 @@ def independent(mask: Mask | None) -> RandomMask:
             f"uncertainty=sure needs lines that were drawn independently of one another, and {what}; choose a random "
             f"mask, such as mask=random_4x"
         )
-    mask.check_one_pair()
+    if isinstance(mask, RandomMask):
+        mask.check_one_pair()
     return mask
