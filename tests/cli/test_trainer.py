@@ -92,6 +92,11 @@ def test_the_message_for_any_other_argument_says_how_to_add_it() -> None:
         trainer("trainer.sync_batchnrom=true")
     told = sentence(caught.value, CONF, "train", ["trainer.sync_batchnrom=true"])
     assert told.startswith("there is no key trainer.sync_batchnrom; ") and "+trainer" not in told
+    # the command gives the loggers
+    with pytest.raises(Exception, match="Could not override") as caught:
+        trainer("trainer.logger=false")
+    told = sentence(caught.value, CONF, "train", ["trainer.logger=false"])
+    assert told.startswith("there is no key trainer.logger; did you mean logger")
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

@@ -133,7 +133,7 @@ def summary() -> Iterator[None]:
     outcomes = [] if config is None else _outcomes(config.hydra)
     if config is not None and outcomes:
         if stopped is not None:  # Hydra calls them only after a sweep that went well
-            for callback in config.hydra.callbacks.values():
+            for callback in filter(None, config.hydra.callbacks.values()):
                 instantiate(callback).on_multirun_end(config=config)
         _report(config.hydra, outcomes)
         shutil.rmtree(_notes(config.hydra), ignore_errors=True)

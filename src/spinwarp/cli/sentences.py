@@ -41,9 +41,10 @@ def sentence(error: BaseException, folder: Path, name: str, arguments: Sequence[
     if found := re.search(r"Could not (?:override|append to config|delete from config)[^']*'([^']+)'", text):
         key = found[1].partition("=")[0].lstrip("+~")
         config = _composed(folder, name, arguments, key)
-        if _is_argument(config, key):
-            return f"{key} is set with a + before it, because the configuration does not hold it yet: +{key}=VALUE"
         groups = [path.name for path in folder.iterdir() if path.is_dir()]
+        # what is a group of its own is not set here: logger=none, not trainer.logger=false
+        if key.rpartition(".")[2] not in groups and _is_argument(config, key):
+            return f"{key} is set with a + before it, because the configuration does not hold it yet: +{key}=VALUE"
         return f"there is no key {key}; {_nearest(key, [*groups, *_keys(config)])}"
     if isinstance(error, OmegaConfBaseException) or isinstance(error.__cause__, OmegaConfBaseException):
         cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
