@@ -11,7 +11,7 @@ import torch
 
 from spinwarp.errors import InputError
 
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def check_room(folder: Path, n_bytes: int = 0, less: str = "") -> None:
@@ -59,11 +59,14 @@ def one_sentence(folder: Path, device: str, smaller: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        # HDF5 has the number in its text alone
-        if error.errno not in _DISK and "No space left" not in str(error):
+        # HDF5 has the number in its text alone; other files are read, which is another matter
+        is_full = error.errno in _DISK or "No space left" in str(error)
+        if not is_full and not Path(error.filename or ".").is_relative_to(folder):
             raise
-        reason = "the disk is full" if "No space left" in str(error) else str(error.strerror)
-        raise InputError(f"results cannot be written to {folder}: {reason}; make room and call it again") from error
+        reason, remedy = (str(error), "give another folder with out=")
+        if is_full:
+            reason, remedy = "the disk is full or read-only", "make room and call it again"
+        raise InputError(f"results cannot be written to {folder}: {reason}; {remedy}") from error
     except (MemoryError, RuntimeError) as error:
         known = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
         if not known:
