@@ -21,7 +21,7 @@ from spinwarp.cli.train import build_data
 from spinwarp.errors import InputError
 from spinwarp.evaluation import UNFINISHED, Protocol, evaluate
 from spinwarp.recon.base import Reconstructor
-from spinwarp.results import RECONSTRUCTIONS, RESULTS, Row, group_of, read_rows
+from spinwarp.results import RECONSTRUCTIONS, RESULTS, Row, group_of, read_origin, read_rows
 
 log = logging.getLogger("spinwarp")
 
@@ -91,7 +91,8 @@ class EvaluationJob:
         remedy = "give another folder with out=, or remove this one"
         for part in (folder, folder / UNFINISHED):
             images = sorted((part / RECONSTRUCTIONS).rglob("*.h5"))
-            if images and not (part / RESULTS).exists():
+            # those of a run that failed before its first row are its own
+            if images and not (part / RESULTS).exists() and read_origin(images[0]) != self.protocol.origin:
                 raise InputError(f"{part} holds images of something else, such as {images[0].name}; {remedy}")
             try:
                 rows = read_rows(part / RESULTS) if (part / RESULTS).exists() else []
