@@ -81,6 +81,11 @@ class Protocol:
         split = split_of(self.split, self.selection)
         return Group(self.dataset, split, self.mask, f"{self.acceleration_nominal:g}")
 
+    @property
+    def origin(self) -> dict[str, str]:
+        """What its files of images say about themselves."""
+        return {"method": self.method, "data": str(self.group)}
+
     def calibration(self, volumes: Sequence[VolumeCurves]) -> CalibrationCurves:
         """Return what ``calibration.json`` holds of these volumes."""
         return CalibrationCurves(
@@ -202,6 +207,7 @@ class VolumeUnderWay:
                 self._volume,
                 torch.stack([one.image for one in slices]).numpy(),
                 torch.stack(stds).numpy() if claims else None,
+                origin=self.protocol.origin,
                 slices=sorted(self._slices) if self.protocol.selection else None,
             )
         if self.keep:

@@ -79,7 +79,7 @@ def test_a_slice_of_zeros_has_an_image_of_zeros(scan: np.ndarray, command: Comma
         ("input", "this slice is odd; "),
         ("diverged", "the method returned NaN or infinite values for slices [3]; "),
         ("memory", "the memory of device=cpu is too small for this method; use batch_size=1"),
-        ("disk", "results cannot be written to r: the disk is full; make room"),
+        ("disk", "results cannot be written to r: the disk is full or read-only; make room"),
     ],
 )
 def test_the_slices_before_one_that_fails_are_kept_and_named(
@@ -171,6 +171,15 @@ def test_what_is_not_about_disk_or_memory_stays_what_it_is(tmp_path: Path) -> No
     for error in (FileNotFoundError(errno.ENOENT, "x"), RuntimeError("a bug")):
         with pytest.raises(type(error)), one_sentence(tmp_path, "cpu", "less"):
             raise error
+    elsewhere = PermissionError(errno.EACCES, "Permission denied", "/data/file.h5")
+    with pytest.raises(PermissionError), one_sentence(tmp_path, "cpu", "less"):
+        raise elsewhere
+    blocked = FileExistsError(errno.EEXIST, "File exists", str(tmp_path / "reconstructions"))
+    with pytest.raises(InputError, match=r"reconstructions.*give another"), one_sentence(tmp_path, "cpu", "less"):
+        raise blocked
+    closing = RuntimeError("Can't decrement id ref count (file write failed: errno = 28, No space left on device)")
+    with pytest.raises(InputError, match="the disk is full"), one_sentence(tmp_path, "cpu", "less"):
+        raise closing
     full = "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried to allocate"
     with pytest.raises(InputError, match="memory of device=cpu is too small"), one_sentence(tmp_path, "cpu", "less"):
         raise RuntimeError(full)
@@ -201,6 +210,9 @@ def test_part_of_a_split_is_evaluated_and_named_everywhere(command: Command, tmp
             "part holds results of zero_filled on phantom"
             in command("evaluate", *EVALUATE, *other, "out=part").sentence
         )
+    assert command("evaluate", *EVALUATE, "n_volumes=2", "slices=[1]", "out=part").code == 0
+    # images without a row are of a run that failed early: its own, or another's
+    (tmp_path / "part" / "results.csv").unlink()
     assert command("evaluate", *EVALUATE, "n_volumes=2", "slices=[1]", "out=part").code == 0
     (tmp_path / "part" / "results.csv").unlink()
     assert "part holds images of something else" in command("evaluate", *EVALUATE, "out=part").sentence

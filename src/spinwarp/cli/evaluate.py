@@ -41,7 +41,7 @@ def evaluate(config: DictConfig) -> float:
 
     from spinwarp.cli import sharing
     from spinwarp.cli.job import EvaluationJob
-    from spinwarp.cli.output import check_room, one_sentence
+    from spinwarp.cli.output import check_room
     from spinwarp.cli.progress import slices_progress
     from spinwarp.evaluation import UNFINISHED
     from spinwarp.figures import draw
@@ -53,20 +53,19 @@ def evaluate(config: DictConfig) -> float:
     choices = {group: HydraConfig.get().runtime.choices[group] for group in ("recon", "mask", "uncertainty")}
     folder = Path(config.out or HydraConfig.get().runtime.output_dir)
     check_room(folder)
-    with one_sentence(folder, config.device, "use data.batch_size=1, or a method that needs less"):
-        if processes.place().world > 1:
-            rows = sharing.among_others(config, choices, folder)
-            if rows is None:
-                return float("nan")
-        else:
-            job = EvaluationJob(config, choices)
-            job.check(folder)
-            job.say_first()
-            with slices_progress(sum(job.protocol.n_slices.values()), job.protocol.method) as advance:
-                if config.processes == 1:
-                    rows = job.evaluate(job.loader(), folder, config.device, advance)
-                else:
-                    rows = sharing.on_processes(config, choices, job, folder, advance)
+    if processes.place().world > 1:
+        rows = sharing.among_others(config, choices, folder)
+        if rows is None:
+            return float("nan")
+    else:
+        job = EvaluationJob(config, choices)
+        job.check(folder)
+        job.say_first()
+        with slices_progress(sum(job.protocol.n_slices.values()), job.protocol.method) as advance:
+            if config.processes == 1:
+                rows = job.evaluate(job.loader(), folder, config.device, advance)
+            else:
+                rows = sharing.on_processes(config, choices, job, folder, advance)
     shutil.rmtree(folder / UNFINISHED, ignore_errors=True)  # of an earlier call that was interrupted
     Console().print(table(rows, config.by))
     for path in draw(combine([folder]), folder / "figures"):

@@ -15,14 +15,14 @@ from torch.utils.data import DataLoader
 from spinwarp.acquisition import Example
 from spinwarp.cli import configuration, processes
 from spinwarp.cli.conformal import conformal
-from spinwarp.cli.output import check_room
+from spinwarp.cli.output import check_room, one_sentence
 from spinwarp.cli.selection import select
 from spinwarp.cli.train import build_data
 from spinwarp.data.patients import digest, warn_of_shared_patients
 from spinwarp.errors import InputError
 from spinwarp.evaluation import UNFINISHED, Protocol, evaluate
 from spinwarp.recon.base import Reconstructor
-from spinwarp.results import RECONSTRUCTIONS, RESULTS, Row, group_of, read_rows
+from spinwarp.results import RECONSTRUCTIONS, RESULTS, Row, group_of, read_origin, read_rows
 
 log = logging.getLogger("spinwarp")
 
@@ -89,56 +89,51 @@ class EvaluationJob:
         ------
         InputError : if it has not; results of the same method on the same volumes may be overwritten.
         """
-        n_bytes = sum(
-            4 * len(self.slices[v.name]) * math.prod(v.shape[-2:]) for v in self.volumes if v.name in self.slices
-        )
-        if self.config.save_reconstructions:
-            check_room(folder, n_bytes, ", or save_reconstructions=false")
         remedy = "give another folder with out=, or remove this one"
         for part in (folder, folder / UNFINISHED):
             images = sorted((part / RECONSTRUCTIONS).rglob("*.h5"))
-            if images and not (part / RESULTS).exists():
+            # those of a run that failed before its first row are its own
+            if images and not (part / RESULTS).exists() and read_origin(images[0]) != self.protocol.origin:
                 raise InputError(f"{part} holds images of something else, such as {images[0].name}; {remedy}")
-            for row in read_rows(part / RESULTS) if (part / RESULTS).exists() else []:
+            try:
+                rows = read_rows(part / RESULTS) if (part / RESULTS).exists() else []
+            except InputError as error:
+                raise InputError(f"{error}; {remedy}") from error
+            for row in rows:
                 found, ours = (row.method, group_of(row)), (self.protocol.method, self.protocol.group)
                 if found != ours:
                     theirs, mine = (f"{method} on {group}" for method, group in (found, ours))
-                    raise InputError(
-                        f"{part} holds results of {theirs}, which those of {mine} would overwrite; {remedy}"
-                    )
+                    raise InputError(f"{part} holds results of {theirs}; those of {mine} go elsewhere: {remedy}")
+        if self.config.save_reconstructions:
+            n_pixels = sum(len(self.slices.get(v.name, ())) * math.prod(v.shape[-2:]) for v in self.volumes)
+            replaced = sum(path.stat().st_size for path in (folder / RECONSTRUCTIONS).rglob("*.h5"))
+            check_room(folder, 4 * n_pixels - replaced, ", or save_reconstructions=false")
 
     def evaluate(
         self, batches: Iterable[Example], folder: Path, device: str, advance: Callable[[float], None]
     ) -> list[Row]:
         """Evaluate batches into a folder."""
-        return evaluate(
-            self.reconstructor,
-            batches,
-            self.protocol,
-            folder,
-            n_examples=self.config.n_examples,
-            save_reconstructions=self.config.save_reconstructions,
-            device=device,
-            seed=self.config.seed,
-            advance=advance,
-        )
+        with one_sentence(folder, device, "use data.batch_size=1, or a method that needs less"):
+            return evaluate(
+                self.reconstructor,
+                batches,
+                self.protocol,
+                folder,
+                n_examples=self.config.n_examples,
+                save_reconstructions=self.config.save_reconstructions,
+                device=device,
+                seed=self.config.seed,
+                advance=advance,
+            )
 
     def say_first(self) -> None:
         """Say what part of the targets is judged, how much of the split is evaluated, and warn of leaks."""
         sizes = {(v.shape[-2], v.shape[-1]) for v in self.volumes if v.name in self.slices}
         for h, w in sorted(sizes) if self.config.crop == "fastmri" else []:
             if h > w:
-                log.info(
-                    "targets of %dx%d are judged inside %dx%d, as by fastMRI's evaluate.py; crop=none takes all",
-                    h,
-                    w,
-                    w,
-                    w,
-                )
+                log.info("targets of %dx%d are judged inside %dx%d, as by fastMRI's evaluate.py (crop)", h, w, w, w)
             elif h < w:
-                log.info(
-                    "targets of %dx%d, wider than tall, are judged whole: fastMRI's square crop needs height", h, w
-                )
+                log.info("targets of %dx%d are judged whole: the square crop of fastMRI only cuts height", h, w)
         if self.protocol.selection:
             log.info("not the whole %s split is evaluated: %s", self.protocol.split, self.protocol.selection)
         self.warn_of_leaks()

@@ -11,7 +11,7 @@ import torch
 
 from spinwarp.errors import InputError
 
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def check_room(folder: Path, n_bytes: int = 0, less: str = "") -> None:
@@ -58,14 +58,16 @@ def one_sentence(folder: Path, device: str, smaller: str) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
-        # HDF5 has the number in its text alone
-        if error.errno not in _DISK and "No space left" not in str(error):
+    except (OSError, RuntimeError, MemoryError) as error:
+        # HDF5 says it in its text alone, as whatever exception
+        full = getattr(error, "errno", None) in _DISK or "No space left" in str(error)
+        memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+        if full:
+            reason = "the disk is full or read-only; make room and call it again"
+        elif memory:
+            raise InputError(f"the memory of device={device} is too small for this method; {smaller}") from error
+        elif isinstance(error, OSError) and Path(error.filename or ".").is_relative_to(folder):
+            reason = f"{error}; give another folder with out="
+        else:  # of a file that is read, or a bug
             raise
-        reason = "the disk is full" if "No space left" in str(error) else str(error.strerror)
-        raise InputError(f"results cannot be written to {folder}: {reason}; make room and call it again") from error
-    except (MemoryError, RuntimeError) as error:
-        known = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-        if not known:
-            raise
-        raise InputError(f"the memory of device={device} is too small for this method; {smaller}") from error
+        raise InputError(f"results cannot be written to {folder}: {reason}") from error

@@ -132,7 +132,7 @@ def _check_protocol(group: Group, methods: dict[str, dict[str, Row]], origin: di
     first, *others = methods
     for other in others:
         pair = f"{origin[group, first]} ({first}) and {origin[group, other]} ({other})"
-        remedy = f"on {group}; evaluate both with the same data and mask settings"
+        remedy = f"on {group}; evaluate both with the same data, mask and crop settings"
         if unpaired := sorted(methods[first].keys() ^ methods[other].keys()):
             raise InputError(
                 f"{pair} cover different volumes, {unpaired[0]} is in one only ({len(unpaired)} such) {remedy}"

@@ -3,8 +3,10 @@
 Every file appears whole or not at all.
 """
 
+import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,7 +93,7 @@ def write_reconstruction(
         raise InputError(f"the deviation of {volume_name} is {found}; expected real numbers of shape {images.shape}")
     if name.is_absolute() or ".." in name.parts:
         raise InputError(f"volume {volume_name} names a file outside {folder}; rename it to a plain name")
-    with whole_file(folder / name) as temporary, h5py.File(temporary, "w") as file:
+    with _new_file(folder / name) as file:
         file["reconstruction"] = images.astype(np.float32, copy=False)
         if slices is not None:
             file["reconstruction"].attrs["slices"] = list(slices)
@@ -105,6 +107,16 @@ def write_reconstruction(
     return folder / name
 
 
+@contextmanager
+def _new_file(path: Path) -> Iterator[h5py.File]:
+    """Yield an HDF5 file in memory, which becomes ``path`` in one go: HDF5 crashes the process on a full disk."""
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        yield file
+    with whole_file(path) as temporary:
+        temporary.write_bytes(content.getbuffer())
+
+
 def read_origin(path: Path) -> dict[str, str]:
     """Return the text attributes of a file of reconstructions, none if it has none or is no HDF5 file."""
     try:
@@ -116,7 +128,7 @@ def read_origin(path: Path) -> dict[str, str]:
 
 def write_examples(path: Path, examples: Sequence[ExampleSlice]) -> None:
     """Write slices to ``examples.h5``, a group ``<volume>/<slice>`` each; of a slice given twice the last stays."""
-    with whole_file(path) as temporary, h5py.File(temporary, "w") as file:
+    with _new_file(path) as file:
         for (volume, index), example in {(e.volume, e.slice): e for e in examples}.items():
             group = file.create_group(f"{volume}/{index}")
             for name in ("target", "reconstruction", "std"):
