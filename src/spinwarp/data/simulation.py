@@ -4,6 +4,7 @@ Every draw comes from a ``numpy.random.RandomState``, whose stream of numbers ne
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -151,9 +152,21 @@ def correlated_noise(
     white = rng.standard_normal((2, n_coils, int(np.prod(shape)))).astype(np.float32)
     noise = (half * white[0] + 1j * half * white[1]).astype(np.complex64)
     if n_coils > 1:
-        factor = np.linalg.cholesky(_covariance(n_coils, correlation, rng)).astype(np.complex64)
+        factor = np.linalg.cholesky(coil_covariance(n_coils, correlation, rng)).astype(np.complex64)
         noise = factor @ noise
     return noise.reshape(n_coils, *shape)
+
+
+def coil_covariance(n_coils: int, correlation: float, rng: np.random.RandomState) -> np.ndarray:
+    """Draw the covariance ``(n_coils, n_coils)`` of noise of unit variance whose mean correlation is as asked."""
+    # the Gram matrix of unit vectors, weakened to the mean asked for: positive definite with a diagonal of one
+    vectors = rng.standard_normal((2, n_coils, 3))
+    vectors = vectors[0] + 1j * vectors[1]
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    gram = vectors @ vectors.conj().T
+    mean = np.abs(gram[~np.eye(n_coils, dtype=bool)]).mean()
+    weight = min(correlation / mean, 0.99)
+    return np.asarray(weight * gram + (1 - weight) * np.eye(n_coils))
 
 
 def acquire(image: np.ndarray, maps: np.ndarray, noise_std: float, rng: np.random.RandomState) -> np.ndarray:
@@ -191,21 +204,11 @@ def _loop_field(
     return field
 
 
-def _covariance(n_coils: int, correlation: float, rng: np.random.RandomState) -> np.ndarray:
-    # the Gram matrix of unit vectors, weakened to the mean asked for: positive definite with a diagonal of one
-    vectors = rng.standard_normal((2, n_coils, 3))
-    vectors = vectors[0] + 1j * vectors[1]
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    gram = vectors @ vectors.conj().T
-    mean = np.abs(gram[~np.eye(n_coils, dtype=bool)]).mean()
-    weight = min(correlation / mean, 0.99)
-    return np.asarray(weight * gram + (1 - weight) * np.eye(n_coils))
-
-
 def _normalise(maps: np.ndarray) -> np.ndarray:
     return np.asarray(maps / np.sqrt((np.abs(maps) ** 2).sum(0)), np.complex64)
 
 
+@lru_cache(maxsize=2)
 def _read_maps(path: Path) -> np.ndarray:
     if not path.is_file():
         raise InputError(f"there is no file of coil sensitivities at {path}; give the path of a .mat file")
