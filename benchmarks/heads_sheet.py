@@ -2,9 +2,9 @@
 
 ``SHARED`` is a folder with ``heads``, ``cheng_t1ce``, ``coils_32ch_head``, ``raw_multicoil`` and ``ulf_0055T``. Each
 tile shows the root sum of squares of the noisy, fully sampled k-space, from black to its 99.7th percentile (square
-root, so that air and noise are seen), below it the logarithm of the first coil's k-space and the phase of its image. The
-first tiles are the real scans, framed in white. If one can tell the others from them at a glance, the simulation is
-at fault.
+root, so that air and noise are seen). Below it are the logarithm of the first coil's k-space and the phase of its
+image. The first tiles are the real scans, framed in white. If one can tell the others from them at a glance, the
+simulation is at fault.
 """
 
 import argparse

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.ndimage import binary_closing, binary_fill_holes, gaussian_filter, zoom
+from scipy.interpolate import PchipInterpolator
+from scipy.ndimage import binary_closing, binary_fill_holes, gaussian_filter
 from torch import Tensor
 
 _CUT = 0.012  # share of the image: a head nearer to its border is cut by it
 _FADE = 0.15  # share of the image over which a cut head fades out
 _SMALL = 64  # pixels a side on which the head is told from the air
-_FINEST = 0.85  # pixels of a scan are at least so wide, in pixels of the magnitude image: it has nothing finer
+_FINEST = 0.95  # pixels of a scan are at least so wide, in details of the magnitude image: it has nothing finer
 
 
 @dataclass(frozen=True)
@@ -22,15 +23,17 @@ class Slice:
     ----------
     image : ``(h, w)`` float32, bright tissue about one, air zero.
     pixel : (h, w) size of a pixel in mm.
+    resolved : (h, w) smallest detail in mm; more than a pixel where the image was interpolated.
     box : (top, bottom, left, right) of the head, in shares of the image.
     """
 
     image: Tensor
     pixel: tuple[float, float]
+    resolved: tuple[float, float]
     box: tuple[float, float, float, float]
 
 
-def without_air(image: np.ndarray, pixel: tuple[float, float]) -> Slice | None:
+def without_air(image: np.ndarray, pixel: tuple[float, float], resolved: tuple[float, float]) -> Slice | None:
     """Tell the head from the air around it and set the air to zero; None where there is next to no head.
 
     The air of a magnitude image holds rectified noise, which would lie below the simulated one and end at the image's
@@ -46,7 +49,7 @@ def without_air(image: np.ndarray, pixel: tuple[float, float]) -> Slice | None:
     soft = torch.from_numpy(np.clip(1.6 * gaussian_filter(head.astype(np.float32), 0.8), 0, 1))
     soft = F.interpolate(soft[None, None], image.shape, mode="bilinear")[0, 0]
     box = (rows[0] / n, (rows[-1] + 1) / n, columns[0] / m, (columns[-1] + 1) / m)
-    return Slice(magnitude * soft, pixel, box)
+    return Slice(magnitude * soft, pixel, resolved, box)
 
 
 @dataclass(frozen=True)
@@ -77,34 +80,35 @@ class View:
 def draw_view(there: Slice, shape: tuple[int, int], rng: np.random.RandomState) -> View:
     """Draw rotation, field of view and position for a scan of ``shape`` = (h, w).
 
-    Quarter turns are as frequent as none, so that either direction of the head encodes phase. The head fills between
-    half and nearly all of each direction, but pixels are never finer than the magnitude image's. A side on which
-    the image cuts the head (the neck) is the border of the field of view too, where that can be.
+    All quarter turns are as frequent, so that either direction of the head encodes phase. The head fills between half
+    and nearly all of each direction, in some scans it wraps around. Pixels are hardly finer than the detail of the
+    image: to be so, the field of view grows to about twice the head. A side on which the image cuts the head (the
+    neck) is the border of the field of view too, where that can be.
     """
     at, half = _box_mm(there)
     size = np.array(there.image.shape) * np.array(there.pixel)
     top, bottom, left, right = there.box
     cut = np.array([[top < _CUT, bottom > 1 - _CUT], [left < _CUT, right > 1 - _CUT]])
     tilt = rng.choice((0, 3, 8, 25), p=(0.35, 0.35, 0.2, 0.1)) * rng.randn()
-    tilt = np.clip(tilt, -4, 4) if cut.any() else np.clip(tilt, -50, 50)
-    angle = float(np.deg2rad(90 * rng.randint(4) + tilt))
+    steepest = 0 if cut.all(1).any() else 4 if cut.any() else 50
+    angle = float(np.deg2rad(90 * rng.randint(4) + np.clip(tilt, -steepest, steepest)))
     extent = 2 * _extent(half, angle)
     fill = rng.uniform(0.5, 0.98, 2)
-    wanted = extent / fill
-    finest = _FINEST * _extent(np.array(there.pixel), angle if not cut.any() else round(angle / (np.pi / 2)) * np.pi / 2)
-    wanted = np.maximum(wanted, np.minimum(finest * np.array(shape), 2.6 * extent))
-    voxel = wanted / np.array(shape)
-    voxel = np.maximum(voxel, voxel[::-1] / rng.uniform(1, 1.6))  # nearly square pixels
+    if not cut.any() and rng.uniform() < 0.12:
+        fill[1] = rng.uniform(1, 1.15)  # wraps around
+    finest = np.minimum(_FINEST * _extent(np.array(there.resolved), angle) * np.array(shape), 1.9 * extent)
+    voxel = np.maximum(extent / fill, np.where(fill > 1, 0, finest)) / np.array(shape)
+    longest = rng.uniform(1, 1.5) if rng.uniform() < 0.5 else 1.1
+    voxel = np.maximum(voxel, np.where(fill > 1, 0, voxel[::-1] / longest))
     fov = voxel * np.array(shape)
-    slack = np.abs(fov - extent) / 2
-    # the field of view in the axes of the slice
-    offset = _rotation(angle, 1) @ (rng.uniform(-0.6, 0.6, 2) * slack)
-    center = at + offset
+    widest = np.where(cut.all(1), size, np.inf)  # there is nothing to be seen beyond two cut sides
+    fov = np.minimum(fov, widest if abs(np.cos(angle)) > 0.5 else widest[::-1])
+    center = at + _rotation(angle, 1) @ (rng.uniform(-0.3, 0.3, 2) * np.abs(fov - extent) / 2)
     window = _extent(fov / 2, angle)
     for axis in range(2):
-        low, high = -size[axis] / 2 + window[axis], size[axis] / 2 - window[axis]
-        if cut[axis, 0] and cut[axis, 1]:
-            center[axis] = 0
+        low, high = window[axis] - size[axis] / 2, size[axis] / 2 - window[axis]
+        if cut[axis].all():
+            center[axis] = np.clip(center[axis], low, max(low, high))
         elif cut[axis, 0]:
             center[axis] = max(center[axis], low)
         elif cut[axis, 1]:
@@ -115,7 +119,8 @@ def draw_view(there: Slice, shape: tuple[int, int], rng: np.random.RandomState) 
 def seen(there: Slice, view: View, shape: tuple[int, int], oversampling: int = 2) -> Tensor:
     """Return the slice as it lies in the field of view, on a grid finer than the scan's by ``oversampling``.
 
-    Pixel N // 2 of the scan is the centre of the field of view. A head that the image cuts within the field of view
+    Pixel N // 2 of the scan is the centre of the field of view. What lies beyond it along the phase direction wraps
+    around. A head that the image cuts within the field of view
     fades out, as it does where the coil ends.
     """
     image = there.image
@@ -128,15 +133,20 @@ def seen(there: Slice, view: View, shape: tuple[int, int], oversampling: int = 2
     size = np.array(there.image.shape) * pixel
     covered = np.array(image.shape) * pool * pixel  # pooling drops what fills no block
     reach = _extent(np.array(view.fov) / 2, view.angle)
-    image = _faded(image, there.box, (np.array(view.center) - reach) / size + 0.5, (np.array(view.center) + reach) / size + 0.5)
-    v, u = ((torch.arange(n) - n // 2) / n for n in (h, w))
+    image = _faded(
+        image, there.box, (np.array(view.center) - reach) / size + 0.5, (np.array(view.center) + reach) / size + 0.5
+    )
+    wraps = view.head(there)[1][1] > 1
+    wide = 2 * w if wraps else w
+    v, u = (torch.arange(h) - h // 2) / h, (torch.arange(wide) - wide // 2) / w
     turn = _rotation(view.angle, view.mirror)
     grids = []
     for axis in (1, 0):  # grid_sample wants x before y
         mm = view.center[axis] + turn[axis, 0] * view.fov[0] * v[:, None] + turn[axis, 1] * view.fov[1] * u
         grids.append((mm + size[axis] / 2) * (2 / covered[axis]) - 1)
     grid = torch.stack(grids, -1)[None].float()
-    return F.grid_sample(image[None, None], grid, "bicubic", align_corners=False)[0, 0].clamp_min_(0)
+    sampled = F.grid_sample(image[None, None], grid, "bicubic", align_corners=False)[0, 0].clamp_min_(0)
+    return sampled.roll(w // 2 - wide // 2, 1).reshape(h, 2, w).sum(1) if wraps else sampled
 
 
 def recoloured(image: Tensor, rng: np.random.RandomState) -> Tensor:
@@ -149,16 +159,17 @@ def recoloured(image: Tensor, rng: np.random.RandomState) -> Tensor:
         return image
     if kind < 0.6:
         return image ** float(np.exp(rng.uniform(np.log(0.55), np.log(1.8))))
-    n = rng.randint(4, 8)
-    levels = np.concatenate([[0], rng.uniform(0.05, 1.2, n)])
-    if kind > 0.92:
-        levels = levels - rng.uniform(0.2, 0.6) * np.minimum(np.arange(n + 1), 1)
-    steepest = 3.5 / n  # a steeper curve would turn the image's noise into texture
-    levels = np.concatenate([[0], np.cumsum(np.clip(np.diff(levels), -steepest, steepest))])
-    levels = levels if kind > 0.92 else np.abs(levels)
-    curve = zoom(levels, 64 / (n + 1), order=1).astype(np.float32)
-    table = torch.from_numpy(curve / max(np.abs(curve).max(), 0.3))
-    at = (image * (len(curve) / 1.3)).clamp(0, len(curve) - 1.001)
+    # few knots and a smooth curve: others draw contour lines around the tissues
+    n = rng.randint(3, 5)
+    steps = rng.uniform(0.25, 1, n) * rng.choice((1, -1), n, p=(0.6, 0.4))
+    steps[0] = abs(steps[0])
+    levels = np.concatenate([[0], np.cumsum(steps)])
+    if kind > 0.95:
+        levels[1:] -= rng.uniform(0.2, 0.8)
+    curve = PchipInterpolator(np.linspace(0, 1.3, n + 1), levels)(np.linspace(0, 1.3, 64))
+    curve = curve if kind > 0.95 else np.abs(curve)
+    table = torch.from_numpy((curve / max(np.abs(curve).max(), 0.3)).astype(np.float32))
+    at = (image * (63 / 1.3)).clamp(0, 62.999)
     low = at.long()
     return torch.lerp(table[low], table[low + 1], at - low)
 
@@ -181,12 +192,10 @@ def random_phantom(rng: np.random.RandomState, n: int = 224) -> Slice:
     grain = gaussian_filter(rng.standard_normal((n, n)).astype(np.float32), rng.uniform(0.7, 2.5))
     image = np.maximum(image * (1 + rng.uniform(0, 0.08) * grain / grain.std()), 0) * inside
     box = ((1 - a) / 2, (1 + a) / 2, (1 - b) / 2, (1 + b) / 2)
-    return Slice(torch.from_numpy(image), (1.0, 1.0), box)
+    return Slice(torch.from_numpy(image), (1.0, 1.0), (1.0, 1.0), box)
 
 
-def _faded(
-    image: Tensor, box: tuple[float, float, float, float], first: np.ndarray, last: np.ndarray
-) -> Tensor:
+def _faded(image: Tensor, box: tuple[float, float, float, float], first: np.ndarray, last: np.ndarray) -> Tensor:
     """Let a head that the image cuts fade out, where the field of view from ``first`` to ``last`` shows the cut."""
     for axis, (low, high) in enumerate((box[:2], box[2:])):
         at = (torch.arange(image.shape[axis]) + 0.5) / image.shape[axis]

@@ -41,10 +41,14 @@ def draw_phase(image: Tensor, head: tuple[np.ndarray, np.ndarray], rng: np.rando
     y, x = _coordinates()
     constant, x1, y1, x2, y2, xy = rng.randn(6) * (np.pi, 2, 2, 0.5, 0.5, 0.4)
     rest = np.exp(rng.uniform(np.log(0.1), np.log(0.9)))
-    nodes = constant + x1 * x + y1 * y + x2 * x**2 + y2 * y**2 + xy * x * y + rest * smooth_nodes(rng, rng.randint(5, 12))
-    phase = refined(nodes.astype(np.float32), tuple(image.shape))
+    nodes = (
+        constant + x1 * x + y1 * y + x2 * x**2 + y2 * y**2 + xy * x * y + rest * smooth_nodes(rng, rng.randint(5, 12))
+    )
+    phase = refined(nodes.astype(np.float32), (image.shape[0], image.shape[1]))
     if rng.uniform() < 0.6:  # tissues differ in susceptibility, flow and chemical shift
-        phase = phase + float(rng.uniform(0.05, 0.6)) * torch.sin(float(rng.uniform(2, 9)) * image + float(rng.uniform(0, 6)))
+        phase = phase + float(rng.uniform(0.02, 0.35)) * torch.sin(
+            float(rng.uniform(2, 7)) * image + float(rng.uniform(0, 6))
+        )
     if rng.uniform() < 0.15:
         phase = phase + float(rng.uniform(1.5, np.pi)) * torch.sigmoid((image - float(rng.uniform(0.4, 1.1))) / 0.02)
     if rng.uniform() < 0.2:
@@ -86,12 +90,14 @@ def draw_array(
         nodes = tuple(int(n) for n in np.maximum(np.round(_NODES * np.array(shape) / max(shape)), 12))
         maps = np.rot90(measured_coil_maps(measured, n_coils, (nodes[0], nodes[1]), rng), rng.randint(4), (1, 2))
         maps = maps[:, :, :: rng.choice((-1, 1))]
-        return _unit(refined(np.ascontiguousarray(maps), (_NODES + 1, _NODES + 1))[:, :-1, :-1].numpy()), np.ones_like(near)
+        return _unit(refined(np.ascontiguousarray(maps), (_NODES + 1, _NODES + 1))[:, :-1, :-1].numpy()), np.ones_like(
+            near
+        )
     if n_coils == 1 and rng.uniform() < 2 / 3:
         return np.ones((1, _NODES, _NODES), np.complex64), np.ones_like(near)
     maps = _loops(n_coils, shape, head, rng) * np.exp(0.15 * rng.randn(n_coils, 1, 1))
     sensitivity = np.sqrt((np.abs(maps) ** 2).sum(0))
-    sensitivity = np.clip(sensitivity / np.average(sensitivity, weights=near), 0.15, 4).astype(np.float32)
+    sensitivity = np.clip(sensitivity / np.average(sensitivity, weights=near), 0.2, 2.5).astype(np.float32)
     return np.ones((1, _NODES, _NODES), np.complex64) if n_coils == 1 else _unit(maps), sensitivity
 
 
@@ -118,10 +124,10 @@ def draw_window(shape: tuple[int, int], rng: np.random.RandomState) -> tuple[sli
         kind = rng.uniform()
         first, last = 0, n
         if kind < padded:
-            first = int(round(n * rng.uniform(0.02, 0.2)))
+            first = round(n * rng.uniform(0.02, 0.2))
             last = n - first
         elif kind < padded + partial:
-            cut = int(round(n * rng.uniform(0.1, 0.38)))
+            cut = round(n * rng.uniform(0.1, 0.38))
             first, last = (cut, n) if rng.uniform() < 0.5 else (0, n - cut)
         windows.append(slice(first, last))
     return windows[0], windows[1]

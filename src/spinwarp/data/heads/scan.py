@@ -58,9 +58,9 @@ def draw_scan(
     maps_nodes, profile = draw_array(n_coils, (h, w), head, rng, measured)
     fine = recoloured(seen(there, view, (h, w)), rng)
     bias = profile ** rng.uniform(0, 0.9) * np.exp(rng.uniform(0, 0.3) * smooth_nodes(rng, rng.randint(3, 6)))
-    fine = fine * refined(bias.astype(np.float32), tuple(fine.shape)).clamp_min(0.05)
+    fine = fine * refined(bias.astype(np.float32), (fine.shape[0], fine.shape[1])).clamp_min(0.05)
     phase = draw_phase(fine, head, rng)
-    # the scanner ends its sampling of a finer world at the edge of k-space: edges ring, and phase within a pixel cancels
+    # sampling of a finer world ends at the edge of k-space: edges ring, and phases within a pixel cancel
     world = fftc(torch.polar(fine.abs(), phase) * fine.sign())
     top, left = world.shape[-2] // 2 - h // 2, world.shape[-1] // 2 - w // 2
     image = ifftc(world[top : top + h, left : left + w]) * (h * w / world.numel()) ** 0.5

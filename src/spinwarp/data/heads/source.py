@@ -107,7 +107,9 @@ class SimulatedHeads:
             subjects = sorted({v.subject for v in scans})
             named = [s for s in subjects if not s.isdigit()]
             numbered = f" and {len(subjects) - len(named)} numbered files" if len(named) < len(subjects) else ""
-            _log.info("%s: %d slices of %s%s", split, len(self.volumes(split)), ", ".join(named) or "no folder", numbered)
+            _log.info(
+                "%s: %d slices of %s%s", split, len(self.volumes(split)), ", ".join(named) or "no folder", numbered
+            )
             self.read(self.volumes(split)[0], 0)
         _log.warning("results on simulated heads are labelled simulated: processed magnitudes flatter every method")
 
@@ -196,18 +198,19 @@ def _slice(
 
     A slice with next to no head gives way to one nearer to the middle.
     """
-    stack, bright = pixels(images)
+    stack, bright, share = pixels(images)
     down, across, between = images.voxel_size or (1.0, 1.0, 1.0)
     plane, pixel = images.orientation, (down, across)
+    resolved = (down / share[0], across / share[1])
     coarsest = max(down * images.size[0], across * images.size[1]) / max(shape)
     if images.n_slices >= 24 and between < 2 * coarsest and rng.uniform() < _RESLICED:
         along = rng.randint(1, 3)  # cut across rows, or across columns
         stack = stack.transpose(along, 0, 3 - along)
-        pixel = (between, across if along == 1 else down)
+        pixel, resolved = ((between, p[2 - along]) for p in (pixel, resolved))
         plane = _CUTS[plane][along - 1] if plane else None
         index = int(len(stack) * rng.uniform(0.2, 0.8))
     for at in np.linspace(index, len(stack) // 2, 6).round().astype(int):
-        there = without_air(stack[at].astype(np.float32) / np.float32(bright), pixel)
+        there = without_air(stack[at].astype(np.float32) / np.float32(bright), pixel, resolved)
         if there is not None:
             return there, plane
     raise InputError(f"{images.files[0]} shows no head in its middle slices; remove it")

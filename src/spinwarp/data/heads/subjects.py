@@ -37,10 +37,10 @@ def find_heads(folders: Sequence[Path]) -> list[ImageVolume]:
                         f"{volume.files[0]} belongs to no subject; put each subject in a folder of its own, or number "
                         f"the files"
                     )
-                volume = replace(volume, subject=str(volume.number))  # noqa: PLW2901
+                volume = replace(volume, subject=str(volume.number))
             if volume.name in found:
                 raise InputError(
-                    f"{volume.files[0]} and {found[volume.name].files[0]} would both be called {volume.name}; rename one"
+                    f"{volume.files[0]} and {found[volume.name].files[0]} are both called {volume.name}; rename one"
                 )
             found[volume.name] = volume
     return [found[name] for name in sorted(found)]
@@ -64,10 +64,11 @@ def useful_slices(n_slices: int) -> range:
 
 
 @lru_cache(maxsize=4096)
-def pixels(volume: ImageVolume) -> tuple[np.ndarray, float]:
-    """Return the whole volume ``(slice, h, w)`` and the magnitude of its bright tissue; kept in memory.
+def pixels(volume: ImageVolume) -> tuple[np.ndarray, float, tuple[float, float]]:
+    """Return the whole volume ``(slice, h, w)``, the magnitude of its bright tissue and its resolution; kept in memory.
 
-    8-bit files stay 8-bit, all others are scaled to 16 bit, which is finer than their noise.
+    The resolution (h, w) is the share of each direction of k-space that an image fills: less than one where it was
+    interpolated. 8-bit files stay 8-bit, all others are scaled to 16 bit, which is finer than their noise.
 
     Raises
     ------
@@ -86,7 +87,24 @@ def pixels(volume: ImageVolume) -> tuple[np.ndarray, float]:
     if stack.dtype not in (np.uint8, np.uint16):
         stack = np.round(np.maximum(stack, 0) * (65535 / stack.max())).astype(np.uint16)
     some = stack[:: max(len(stack) // 8, 1)]
-    return np.ascontiguousarray(stack), float(np.percentile(some[some > 0.1 * stack.max()], 98))
+    bright = float(np.percentile(some[some > 0.1 * stack.max()], 98))
+    middle = stack[len(stack) // 3 : 2 * len(stack) // 3 + 1]
+    return np.ascontiguousarray(stack), bright, _resolution(middle[:: max(len(middle) // 4, 1)])
+
+
+def _resolution(images: np.ndarray) -> tuple[float, float]:
+    """Share (h, w) of k-space inside the radius from which on its power is below a fiftieth of that near the centre."""
+    window = np.outer(*(np.hanning(n + 2)[1:-1] for n in images.shape[1:]))  # keeps the image's edge out of k-space
+    power = (np.abs(np.fft.fft2(images * window)) ** 2).sum(0)
+    shares = []
+    for axis in (0, 1):
+        profile = np.median(power, axis=1 - axis)
+        radius = np.abs(np.fft.fftfreq(len(profile))) * 2
+        bands = [np.median(profile[(radius >= r) & (radius < r + 0.1)]) for r in np.arange(0.3, 1, 0.1)]
+        inner = np.median(profile[(radius > 0.1) & (radius < 0.25)])
+        faint = [band < inner / 50 for band in bands]
+        shares.append(0.3 + 0.1 * faint.index(True) if any(faint) else 1.0)
+    return max(shares[0], 0.5), max(shares[1], 0.5)
 
 
 def _matlab(folder: Path, path: Path) -> ImageVolume:
