@@ -93,16 +93,20 @@ def draw_view(there: Slice, shape: tuple[int, int], rng: np.random.RandomState) 
     steepest = 0 if cut.all(1).any() else 4 if cut.any() else 50
     angle = float(np.deg2rad(90 * rng.randint(4) + np.clip(tilt, -steepest, steepest)))
     extent = 2 * _extent(half, angle)
-    fill = rng.uniform(0.5, 0.98, 2)
+    upright = abs(np.cos(angle)) > 0.5
+    # a head that goes on beyond the field of view lies at its border, and would leave the other half empty
+    ends = cut.any(1) if upright else cut.any(1)[::-1]
+    fill = rng.uniform(np.where(ends, 0.7, 0.5), 0.98)
     if not cut.any() and rng.uniform() < 0.12:
         fill[1] = rng.uniform(1, 1.15)  # wraps around
-    finest = np.minimum(_FINEST * _extent(np.array(there.resolved), angle) * np.array(shape), 1.9 * extent)
+    finest = _FINEST * _extent(np.array(there.resolved), angle) * np.array(shape)
+    finest = np.minimum(finest, np.where(ends, 1.4, 1.9) * extent)
     voxel = np.maximum(extent / fill, np.where(fill > 1, 0, finest)) / np.array(shape)
     longest = rng.uniform(1, 1.5) if rng.uniform() < 0.5 else 1.1
     voxel = np.maximum(voxel, np.where(fill > 1, 0, voxel[::-1] / longest))
     fov = voxel * np.array(shape)
     widest = np.where(cut.all(1), size, np.inf)  # there is nothing to be seen beyond two cut sides
-    fov = np.minimum(fov, widest if abs(np.cos(angle)) > 0.5 else widest[::-1])
+    fov = np.minimum(fov, widest if upright else widest[::-1])
     center = at + _rotation(angle, 1) @ (rng.uniform(-0.3, 0.3, 2) * np.abs(fov - extent) / 2)
     window = _extent(fov / 2, angle)
     for axis in range(2):
