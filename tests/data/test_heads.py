@@ -179,6 +179,8 @@ def test_measured_sensitivities_are_used_for_some_arrays(tmp_path: Path) -> None
     arrays = [draw_array(4, (32, 40), HEAD, np.random.RandomState(s), tmp_path / "maps.mat") for s in range(30)]
     # they were measured without what all coils together receive
     assert 3 < sum(bool((profile == 1).all()) for _, profile in arrays) < 18
+    more = [draw_array(7, (32, 40), HEAD, np.random.RandomState(s), tmp_path / "maps.mat")[1] for s in range(12)]
+    assert all((profile != 1).any() for profile in more)  # six were measured
     for maps, _ in arrays:
         np.testing.assert_allclose((np.abs(maps) ** 2).sum(0), 1, atol=1e-5)
 
@@ -349,6 +351,8 @@ def test_options_out_of_range_are_refused(tmp_path: Path, options: dict[str, Any
 def test_folders_that_cannot_be_used_end_in_one_sentence(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"there is no folder .*nowhere; data.source.path names"):
         source(tmp_path / "nowhere").prepare()
+    with pytest.raises(InputError, match=r"no file of coil sensitivities at .*none.mat"):
+        source(folder, coil_maps=tmp_path / "none.mat").prepare()
     with pytest.raises(InputError, match=r"no subject is left for val .* holds ann, ben, cat, dan; name those"):
         source(folder, val=["eva"]).prepare()
     with pytest.raises(InputError, match="cat is in both"):

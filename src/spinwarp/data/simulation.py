@@ -106,7 +106,7 @@ def measured_coil_maps(
     ------
     InputError : if the file is missing, is not MATLAB or holds no such array, or holds fewer coils.
     """
-    measured = _read_maps(Path(path))
+    measured = read_maps(Path(path))
     if n_coils > measured.shape[0]:
         raise InputError(f"{path} holds {measured.shape[0]} coils, {n_coils} were asked for; lower n_coils")
     turn, scale = np.deg2rad(rng.uniform(-10, 10)), rng.uniform(0.9, 1.1)
@@ -155,6 +155,23 @@ def correlated_noise(
         factor = np.linalg.cholesky(coil_covariance(n_coils, correlation, rng)).astype(np.complex64)
         noise = factor @ noise
     return noise.reshape(n_coils, *shape)
+
+
+@lru_cache(maxsize=2)
+def read_maps(path: Path) -> np.ndarray:
+    """Return the sensitivities ``(coil, h, w)`` of a file; see :func:`measured_coil_maps`."""
+    if not path.is_file():
+        raise InputError(f"there is no file of coil sensitivities at {path}; give the path of a .mat file")
+    with reading(path, "MATLAB file up to version 7.2"):
+        variables = loadmat(path)
+    for value in variables.values():
+        array = np.squeeze(value) if isinstance(value, np.ndarray) else np.empty(0)
+        if array.ndim == 3 and np.iscomplexobj(array):
+            if not array.size or not np.isfinite(array).all() or not (array != 0).any(-1).all():
+                raise InputError(f"{path} has sensitivities that are not finite, or zero in every coil; repair it")
+            return np.moveaxis(array, -1, 0).astype(np.complex64)
+    found = ", ".join(f"{k} {v.shape}" for k, v in variables.items() if isinstance(v, np.ndarray))[:300] or "no array"
+    raise InputError(f"{path} holds {found}; expected a complex array of coil sensitivities (h, w, coil)")
 
 
 def coil_covariance(n_coils: int, correlation: float, rng: np.random.RandomState) -> np.ndarray:
@@ -206,19 +223,3 @@ def _loop_field(
 
 def _normalise(maps: np.ndarray) -> np.ndarray:
     return np.asarray(maps / np.sqrt((np.abs(maps) ** 2).sum(0)), np.complex64)
-
-
-@lru_cache(maxsize=2)
-def _read_maps(path: Path) -> np.ndarray:
-    if not path.is_file():
-        raise InputError(f"there is no file of coil sensitivities at {path}; give the path of a .mat file")
-    with reading(path, "MATLAB file up to version 7.2"):
-        variables = loadmat(path)
-    for value in variables.values():
-        array = np.squeeze(value) if isinstance(value, np.ndarray) else np.empty(0)
-        if array.ndim == 3 and np.iscomplexobj(array):
-            if not array.size or not np.isfinite(array).all() or not (array != 0).any(-1).all():
-                raise InputError(f"{path} has sensitivities that are not finite, or zero in every coil; repair it")
-            return np.moveaxis(array, -1, 0).astype(np.complex64)
-    found = ", ".join(f"{k} {v.shape}" for k, v in variables.items() if isinstance(v, np.ndarray))[:300] or "no array"
-    raise InputError(f"{path} holds {found}; expected a complex array of coil sensitivities (h, w, coil)")

@@ -95,7 +95,8 @@ def draw_view(there: Slice, shape: tuple[int, int], rng: np.random.RandomState) 
     extent = 2 * _extent(half, angle)
     upright = abs(np.cos(angle)) > 0.5
     # a head that goes on beyond the field of view lies at its border, and would leave the other half empty
-    ends = cut.any(1) if upright else cut.any(1)[::-1]
+    ends = np.logical_or(*cut.T)
+    ends = ends if upright else ends[::-1]
     fill = rng.uniform(np.where(ends, 0.7, 0.5), 0.98)
     if not cut.any() and rng.uniform() < 0.12:
         fill[1] = rng.uniform(1, 1.15)  # wraps around

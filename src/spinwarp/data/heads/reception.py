@@ -8,7 +8,7 @@ import torch
 from scipy.interpolate import CubicSpline
 from torch import Tensor
 
-from spinwarp.data.simulation import coil_covariance, measured_coil_maps
+from spinwarp.data.simulation import coil_covariance, measured_coil_maps, read_maps
 
 _NODES = 28  # a side of the grid on which smooth things are computed
 _SEGMENTS = 12  # of a loop of wire
@@ -86,7 +86,7 @@ def draw_array(
     y, x = _coordinates()
     center, half = head
     near = np.exp(-(((y - center[0]) / half[0]) ** 2 + ((x - center[1]) / half[1]) ** 2))
-    if measured is not None and n_coils > 1 and rng.uniform() < 1 / 3:
+    if measured is not None and 1 < n_coils <= len(read_maps(measured)) and rng.uniform() < 1 / 3:
         nodes = tuple(int(n) for n in np.maximum(np.round(_NODES * np.array(shape) / max(shape)), 12))
         maps = np.rot90(measured_coil_maps(measured, n_coils, (nodes[0], nodes[1]), rng), rng.randint(4), (1, 2))
         maps = maps[:, :, :: rng.choice((-1, 1))]

@@ -14,6 +14,7 @@ from spinwarp.data.heads.anatomy import Slice, random_phantom, without_air
 from spinwarp.data.heads.scan import draw_scan
 from spinwarp.data.heads.subjects import find_heads, is_among, pixels, useful_slices
 from spinwarp.data.image_files import ImageVolume
+from spinwarp.data.simulation import read_maps
 from spinwarp.data.source import SPLITS, Volume
 from spinwarp.errors import InputError
 
@@ -44,7 +45,8 @@ class SimulatedHeads:
     matrices : sizes (h, w) of k-space, h along the readout. One is drawn for each slice; for slices of coarse images
         only smaller ones.
     coils : numbers of coils; one is drawn for each slice, of those for which coils x h x w is at most 2^20.
-    coil_maps : MATLAB file of measured sensitivities, used for a third of the draws; None: loops alone.
+    coil_maps : MATLAB file of measured sensitivities, used for a third of the draws of 2 coils and up to as
+        many as were measured; None: loops alone.
     snr : range of the signal-to-noise ratio.
     phantoms : share of the training draws that are random shapes instead of heads.
     n_val, n_test : slices of these splits, spread evenly over their subjects; fewer where there are fewer.
@@ -103,6 +105,8 @@ class SimulatedHeads:
         ------
         InputError : if one of them is not usable.
         """
+        if self.coil_maps is not None:
+            read_maps(self.coil_maps)
         for split, scans in self._splits.items():
             subjects = sorted({v.subject for v in scans})
             named = [s for s in subjects if not s.isdigit()]
