@@ -242,11 +242,13 @@ def test_numbered_pictures_and_matlab_arrays_are_kept_out_by_ranges_and_names(fo
         Image.fromarray((head(seed=number) / 4).astype(np.uint8)).save(tmp_path / "flat" / f"{number:04d}.png")
     (tmp_path / "matlab" / "Figure 1A").mkdir(parents=True)
     savemat(tmp_path / "matlab" / "Figure 1A" / "T1.mat", {"image": np.stack([head(), head(), head()], -1)})
+    (tmp_path / "matlab" / "eve").mkdir()
+    np.save(tmp_path / "matlab" / "eve" / "t2.npy", head())
     made = source(folder, path=[folder, tmp_path / "flat", tmp_path / "matlab"], val=["cat", "97-99"], test=["103-120"])
     names = {split: [v.name for v in made.volumes(split)] for split in ("train", "val", "test")}
     assert [n for n in names["val"] if n.startswith("0")] == ["0097", "0098", "0099"]
     assert names["test"] == ["0103", "0104"]
-    assert {"0095", "0096", "0100", "0102", "Figure 1A_T1_001", "dan_t1_003"} <= set(names["train"])
+    assert {"0095", "0096", "0100", "0102", "Figure 1A_T1_001", "dan_t1_003", "eve_t2"} <= set(names["train"])
     volume = next(v for v in made.volumes("train") if v.name == "Figure 1A_T1_001")
     assert made.read(volume, 0).target is not None
 

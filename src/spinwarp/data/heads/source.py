@@ -38,8 +38,7 @@ class SimulatedHeads:
 
     Parameters
     ----------
-    path : a folder of magnitude images, or several: what ``data=images`` reads, and MATLAB arrays (h, w, slice). A
-        folder that holds MATLAB files is read for them alone.
+    path : a folder of magnitude images, or several: what ``data=images`` reads, and MATLAB arrays (h, w, slice).
     val, test : subjects kept out of training: names of sub-folders, or ranges of file numbers such as ``10-19``.
     exclude : subjects that are not used at all.
     matrices : sizes (h, w) of k-space, h along the readout. One is drawn for each slice; for slices of coarse images
