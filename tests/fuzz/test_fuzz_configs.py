@@ -39,7 +39,7 @@ def composed(command: str, number: int = 0) -> dict[str, Any]:
         options = sorted(path.stem for path in (conf_folder() / group).glob("*.yaml"))
         overrides.append(f"{group}={options[number % len(options)]}")
     GlobalHydra.instance().clear()
-    if "data=images" in overrides:
+    if {"data=images", "data=simulated_heads"} & set(overrides):
         overrides.append("data.source.path=there")
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         config = compose(command, overrides)

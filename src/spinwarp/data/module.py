@@ -17,7 +17,7 @@ from spinwarp.acquisition import Example, collate
 from spinwarp.coils import low_resolution_maps
 from spinwarp.data.position import next_batch
 from spinwarp.data.samplers import InOrder, Item, ShapeBatchSampler
-from spinwarp.data.source import SPLITS, Source, Volume
+from spinwarp.data.source import SPLITS, DrawingSource, Source, Volume
 from spinwarp.data.undersample import Undersample
 from spinwarp.errors import InputError
 from spinwarp.masks.base import Mask, seed_of
@@ -71,7 +71,10 @@ class SliceDataset(Dataset[Example]):
         else:
             key = f"{self.seed}/{epoch}/{volume.name}/{number}".encode()
             generator = RandomState(np.frombuffer(hashlib.sha256(key).digest(), dtype=np.uint32))
-        example = self.source.read(volume, number)
+        if self.seed is not None and isinstance(self.source, DrawingSource):
+            example = self.source.draw(volume, number, generator)
+        else:
+            example = self.source.read(volume, number)
         if self.augment is not None:
             example = self.augment(example, generator)
         return self.undersample(example, generator)

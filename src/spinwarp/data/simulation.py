@@ -4,6 +4,7 @@ Every draw comes from a ``numpy.random.RandomState``, whose stream of numbers ne
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -105,7 +106,7 @@ def measured_coil_maps(
     ------
     InputError : if the file is missing, is not MATLAB or holds no such array, or holds fewer coils.
     """
-    measured = _read_maps(Path(path))
+    measured = read_maps(Path(path))
     if n_coils > measured.shape[0]:
         raise InputError(f"{path} holds {measured.shape[0]} coils, {n_coils} were asked for; lower n_coils")
     turn, scale = np.deg2rad(rng.uniform(-10, 10)), rng.uniform(0.9, 1.1)
@@ -151,9 +152,38 @@ def correlated_noise(
     white = rng.standard_normal((2, n_coils, int(np.prod(shape)))).astype(np.float32)
     noise = (half * white[0] + 1j * half * white[1]).astype(np.complex64)
     if n_coils > 1:
-        factor = np.linalg.cholesky(_covariance(n_coils, correlation, rng)).astype(np.complex64)
+        factor = np.linalg.cholesky(coil_covariance(n_coils, correlation, rng)).astype(np.complex64)
         noise = factor @ noise
     return noise.reshape(n_coils, *shape)
+
+
+@lru_cache(maxsize=2)
+def read_maps(path: Path) -> np.ndarray:
+    """Return the sensitivities ``(coil, h, w)`` of a file; see :func:`measured_coil_maps`."""
+    if not path.is_file():
+        raise InputError(f"there is no file of coil sensitivities at {path}; give the path of a .mat file")
+    with reading(path, "MATLAB file up to version 7.2"):
+        variables = loadmat(path)
+    for value in variables.values():
+        array = np.squeeze(value) if isinstance(value, np.ndarray) else np.empty(0)
+        if array.ndim == 3 and np.iscomplexobj(array):
+            if not array.size or not np.isfinite(array).all() or not (array != 0).any(-1).all():
+                raise InputError(f"{path} has sensitivities that are not finite, or zero in every coil; repair it")
+            return np.moveaxis(array, -1, 0).astype(np.complex64)
+    found = ", ".join(f"{k} {v.shape}" for k, v in variables.items() if isinstance(v, np.ndarray))[:300] or "no array"
+    raise InputError(f"{path} holds {found}; expected a complex array of coil sensitivities (h, w, coil)")
+
+
+def coil_covariance(n_coils: int, correlation: float, rng: np.random.RandomState) -> np.ndarray:
+    """Draw the covariance ``(n_coils, n_coils)`` of noise of unit variance whose mean correlation is as asked."""
+    # the Gram matrix of unit vectors, weakened to the mean asked for: positive definite with a diagonal of one
+    vectors = rng.standard_normal((2, n_coils, 3))
+    vectors = vectors[0] + 1j * vectors[1]
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    gram = vectors @ vectors.conj().T
+    mean = np.abs(gram[~np.eye(n_coils, dtype=bool)]).mean()
+    weight = min(correlation / mean, 0.99)
+    return np.asarray(weight * gram + (1 - weight) * np.eye(n_coils))
 
 
 def acquire(image: np.ndarray, maps: np.ndarray, noise_std: float, rng: np.random.RandomState) -> np.ndarray:
@@ -191,31 +221,5 @@ def _loop_field(
     return field
 
 
-def _covariance(n_coils: int, correlation: float, rng: np.random.RandomState) -> np.ndarray:
-    # the Gram matrix of unit vectors, weakened to the mean asked for: positive definite with a diagonal of one
-    vectors = rng.standard_normal((2, n_coils, 3))
-    vectors = vectors[0] + 1j * vectors[1]
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    gram = vectors @ vectors.conj().T
-    mean = np.abs(gram[~np.eye(n_coils, dtype=bool)]).mean()
-    weight = min(correlation / mean, 0.99)
-    return np.asarray(weight * gram + (1 - weight) * np.eye(n_coils))
-
-
 def _normalise(maps: np.ndarray) -> np.ndarray:
     return np.asarray(maps / np.sqrt((np.abs(maps) ** 2).sum(0)), np.complex64)
-
-
-def _read_maps(path: Path) -> np.ndarray:
-    if not path.is_file():
-        raise InputError(f"there is no file of coil sensitivities at {path}; give the path of a .mat file")
-    with reading(path, "MATLAB file up to version 7.2"):
-        variables = loadmat(path)
-    for value in variables.values():
-        array = np.squeeze(value) if isinstance(value, np.ndarray) else np.empty(0)
-        if array.ndim == 3 and np.iscomplexobj(array):
-            if not array.size or not np.isfinite(array).all() or not (array != 0).any(-1).all():
-                raise InputError(f"{path} has sensitivities that are not finite, or zero in every coil; repair it")
-            return np.moveaxis(array, -1, 0).astype(np.complex64)
-    found = ", ".join(f"{k} {v.shape}" for k, v in variables.items() if isinstance(v, np.ndarray))[:300] or "no array"
-    raise InputError(f"{path} holds {found}; expected a complex array of coil sensitivities (h, w, coil)")

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
+
+from numpy.random import RandomState
 
 from spinwarp.acquisition import Example
 
@@ -49,4 +51,16 @@ class Source(Protocol):
 
     def read(self, volume: Volume, slice_index: int) -> Example:
         """Read one slice as a batch of one."""
+        ...
+
+
+@runtime_checkable
+class DrawingSource(Source, Protocol):
+    """A simulated data set that training sees anew in each epoch, while ``read`` stays the same.
+
+    ``draw`` returns what ``read`` does, of the same shape, from a generator that depends on seed, epoch and slice.
+    """
+
+    def draw(self, volume: Volume, slice_index: int, generator: RandomState) -> Example:
+        """Draw one slice as a batch of one."""
         ...

@@ -5,6 +5,7 @@ from spinwarp.masks.equispaced import EquispacedMask, LiteralEquispacedMask
 from spinwarp.masks.gaussian import GaussianLineMask, GaussianPlaneMask
 from spinwarp.masks.held_out import hold_out
 from spinwarp.masks.magic import MagicFractionMask, MagicMask
+from spinwarp.masks.mixed import MixedMask
 from spinwarp.masks.poisson import PoissonDiscMask
 from spinwarp.masks.random import RandomMask
 
@@ -19,6 +20,7 @@ __all__ = [
     "MagicFractionMask",
     "MagicMask",
     "Mask",
+    "MixedMask",
     "PlaneMask",
     "PoissonDiscMask",
     "RandomMask",

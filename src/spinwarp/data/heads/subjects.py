@@ -1,0 +1,133 @@
+"""Magnitude volumes of many subjects: which there are, who is kept out of training, and their pixels in memory."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from scipy.io import loadmat, whosmat
+
+from spinwarp.data.image_files import PICTURES, ImageVolume, find_images, read_slice
+from spinwarp.errors import InputError
+from spinwarp.files import reading
+
+_IMAGES = (*PICTURES, ".npy", ".nii", ".nii.gz", ".dcm")
+_EDGE = 0.08  # share of the slices at either end of a volume that is left out: little head is in them
+
+
+def find_heads(folders: Sequence[Path]) -> list[ImageVolume]:
+    """List the magnitude volumes of several folders, by name: what ``data=images`` reads, and MATLAB arrays.
+
+    The subject of a volume is the first sub-folder, of files in the folder itself the number in the file name.
+
+    Raises
+    ------
+    InputError : if a folder is missing or empty, a file cannot be read or belongs to no subject, or two share a name.
+    """
+    found: dict[str, ImageVolume] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise InputError(f"there is no folder {folder}; data.source.path names folders of magnitude images")
+        arrays = [_matlab(folder, path) for path in sorted(folder.rglob("*.mat")) if not path.name.startswith(".")]
+        alone = arrays and not any(path.name.lower().endswith(_IMAGES) for path in folder.rglob("*"))
+        for volume in arrays if alone else arrays + find_images(folder):
+            if not volume.subject:
+                if volume.number is None:
+                    raise InputError(
+                        f"{volume.files[0]} belongs to no subject; put each subject in a folder of its own, or number "
+                        f"the files"
+                    )
+                volume = replace(volume, subject=str(volume.number))
+            if volume.name in found:
+                raise InputError(
+                    f"{volume.files[0]} and {found[volume.name].files[0]} are both called {volume.name}; rename one"
+                )
+            found[volume.name] = volume
+    return [found[name] for name in sorted(found)]
+
+
+def is_among(volume: ImageVolume, subjects: Sequence[str]) -> bool:
+    """Tell whether a volume is of one of ``subjects``: names of sub-folders, or ranges of file numbers ``10-19``."""
+    for subject in subjects:
+        if volume.subject == subject:
+            return True
+        ends = re.fullmatch(r"(\d+)-(\d+)", subject)
+        if ends and volume.subject.isdigit() and int(ends[1]) <= int(volume.subject) <= int(ends[2]):
+            return True
+    return False
+
+
+def useful_slices(n_slices: int) -> range:
+    """Return the indices of a volume's slices without those at its ends."""
+    edge = int(n_slices * _EDGE)
+    return range(edge, n_slices - edge)
+
+
+@lru_cache(maxsize=4096)
+def pixels(volume: ImageVolume) -> tuple[np.ndarray, float, tuple[float, float]]:
+    """Return the whole volume ``(slice, h, w)``, the magnitude of its bright tissue and its resolution; kept in memory.
+
+    The resolution (h, w) is the share of each direction of k-space that an image fills: less than one where it was
+    interpolated. 8-bit files stay 8-bit, all others are scaled to 16 bit, which is finer than their noise.
+
+    Raises
+    ------
+    InputError : if the file cannot be read, or its values are not finite magnitudes of the size in its header.
+    """
+    path = volume.files[0]
+    if path.suffix.lower() == ".mat":
+        with reading(path, "MATLAB file up to version 7.2"):
+            stack = np.moveaxis(np.atleast_3d(loadmat(path)[_magnitudes(path)[0]]), -1, 0)
+    else:
+        stack = np.stack([read_slice(volume, i) for i in range(volume.n_slices)])
+    if stack.shape[1:] != volume.size or np.iscomplexobj(stack):
+        raise InputError(f"{path} holds {stack.dtype} {stack.shape[1:]}; expected real numbers {volume.size}")
+    if not np.isfinite(stack).all() or stack.max() <= 0 or stack.min() < -0.05 * stack.max():
+        raise InputError(f"{path} does not hold magnitudes (finite, positive, not all zero); repair or remove it")
+    if stack.dtype not in (np.uint8, np.uint16):
+        stack = np.round(np.maximum(stack, 0) * (65535 / stack.max())).astype(np.uint16)
+    some = stack[:: max(len(stack) // 8, 1)]
+    bright = float(np.percentile(some[some > 0.1 * stack.max()], 98))
+    middle = stack[len(stack) // 3 : 2 * len(stack) // 3 + 1]
+    return np.ascontiguousarray(stack), bright, _resolution(middle[:: max(len(middle) // 4, 1)])
+
+
+def _resolution(images: np.ndarray) -> tuple[float, float]:
+    """Share (h, w) of k-space inside the radius from which on its power is below a fiftieth of that near the centre."""
+    window = np.outer(*(np.hanning(n + 2)[1:-1] for n in images.shape[1:]))  # keeps the image's edge out of k-space
+    power = (np.abs(np.fft.fft2(images * window)) ** 2).sum(0)
+    shares = []
+    for axis in (0, 1):
+        profile = np.median(power, axis=1 - axis)
+        radius = np.abs(np.fft.fftfreq(len(profile))) * 2
+        bands = [np.median(profile[(radius >= r) & (radius < r + 0.1)]) for r in np.arange(0.3, 1, 0.1)]
+        inner = np.median(profile[(radius > 0.1) & (radius < 0.25)])
+        faint = [band < inner / 50 for band in bands]
+        shares.append(0.3 + 0.1 * faint.index(True) if any(faint) else 1.0)
+    return max(shares[0], 0.5), max(shares[1], 0.5)
+
+
+def _matlab(folder: Path, path: Path) -> ImageVolume:
+    _, (h, w, n) = _magnitudes(path)
+    relative = path.relative_to(folder)
+    number = re.search(r"\d+", path.stem)
+    return ImageVolume(
+        name="_".join([*relative.parts[:-1], path.stem]),
+        files=(path,),
+        n_slices=n,
+        size=(h, w),
+        subject=relative.parts[0] if len(relative.parts) > 1 else "",
+        number=int(number[0]) if number else None,
+    )
+
+
+def _magnitudes(path: Path) -> tuple[str, tuple[int, int, int]]:
+    """Return name and size (h, w, slice) of the only array of two or three dimensions."""
+    with reading(path, "MATLAB file up to version 7.2"):
+        arrays = [(name, shape) for name, shape, _ in whosmat(path) if len(shape) in (2, 3) and min(shape[:2]) > 1]
+    if len(arrays) != 1:
+        raise InputError(f"{path} holds {len(arrays)} arrays; expected one of magnitudes, (h, w) or (h, w, slice)")
+    name, shape = arrays[0]
+    return name, (shape[0], shape[1], shape[2] if len(shape) == 3 else 1)
