@@ -156,22 +156,26 @@ def collate(examples: Sequence[Example]) -> Example:
     if len(shapes) > 1:
         listed = ", ".join(sorted(str(s) for s in shapes))
         raise InputError(f"slices of different shapes cannot share a batch: {listed}; use data.batch_size=1")
-    acquisitions = [e.acquisition for e in examples]
-    full_mask = [a.mask.expand(-1, -1, max(b.mask.shape[-2] for b in acquisitions), -1) for a in acquisitions]
     return Example(
-        acquisition=Acquisition(
-            kspace=torch.cat([a.kspace for a in acquisitions]),
-            mask=torch.cat(full_mask),
-            maps=_cat([a.maps for a in acquisitions]),
-            noise_std=_cat([a.noise_std for a in acquisitions]),
-            n_acs=_cat([a.n_acs for a in acquisitions]),
-            headers=tuple(h for a in acquisitions for h in a.headers),
-        ),
+        acquisition=collate_acquisitions([e.acquisition for e in examples]),
         target=_cat([e.target for e in examples]),
         data_range=torch.cat([e.data_range for e in examples]),
         volume=tuple(v for e in examples for v in e.volume),
         slice=tuple(s for e in examples for s in e.slice),
         target_type=tuple(t for e in examples for t in e.target_type),
+    )
+
+
+def collate_acquisitions(acquisitions: Sequence[Acquisition]) -> Acquisition:
+    """Join acquisitions of one shape into one batch along the first dimension."""
+    full_mask = [a.mask.expand(-1, -1, max(b.mask.shape[-2] for b in acquisitions), -1) for a in acquisitions]
+    return Acquisition(
+        kspace=torch.cat([a.kspace for a in acquisitions]),
+        mask=torch.cat(full_mask),
+        maps=_cat([a.maps for a in acquisitions]),
+        noise_std=_cat([a.noise_std for a in acquisitions]),
+        n_acs=_cat([a.n_acs for a in acquisitions]),
+        headers=tuple(h for a in acquisitions for h in a.headers),
     )
 
 

@@ -32,7 +32,7 @@ def user_path(text: str | Path) -> Path:
     InputError : if the user has no home folder.
     """
     path = with_home(str(text))
-    if path.partition("/")[0] == "~":
+    if path.startswith("~") and not Path(path).exists():
         raise InputError(f"{text}: this user has no home folder; write the path out, or set HOME in the environment")
     return Path(path)
 

@@ -156,7 +156,7 @@ def test_a_trial_that_fails_is_written_down_and_the_search_goes_on(
     study = optuna.load_study(study_name=None, storage=f"sqlite:///{tmp_path / 'study.db'}")
     reasons = sorted(t.user_attrs["error"] for t in study.trials if "error" in t.user_attrs)
     assert reasons[:2] == ["data.edge_slices is at least 0; got -1"] * 2
-    assert reasons[2] == "training diverged: the monitored metric was never a number (the best is -inf)"
+    assert reasons[2].startswith("the training loss is not finite since step")
     assert "4 trials have ended" in capsys.readouterr().out
     best = yaml.safe_load((tmp_path / "best.yaml").read_text())
     assert best["overrides"][-2:] == ["model.optimizer.lr=0.001", "data.edge_slices=0"]

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from spinwarp.cli import train
 from spinwarp.cli.configuration import conf_folder
 from spinwarp.cli.kinds import check_kinds
-from spinwarp.cli.resume import _changes
+from spinwarp.cli.resume import _compare
 from spinwarp.cli.sentences import sentence
 from spinwarp.data.samplers import InOrder, ShapeBatchSampler
 
@@ -137,9 +137,10 @@ def test_every_experiment_keeps_its_own_trainer_without_another_one_being_asked_
 
 def test_a_run_of_an_earlier_version_that_did_not_name_an_argument_had_lightnings_default() -> None:
     now: Mapping[str, Any] = {"trainer": {"num_nodes": 1, "strategy": "auto", "deterministic": None, "max_epochs": 5}}
-    assert list(_changes({"trainer": {"max_epochs": 5}}, dict(now))) == []
+    assert list(_compare("last.ckpt", {"trainer": {"max_epochs": 5}}, dict(now))) == []
     later = {"trainer": {**now["trainer"], "accumulate_grad_batches": 4}}
-    assert list(_changes({"trainer": {"max_epochs": 5}}, later)) == ["trainer.accumulate_grad_batches=4 (was 1)"]
+    (said,) = _compare("last.ckpt", {"trainer": {"max_epochs": 5}}, later)
+    assert said.endswith(": trainer.accumulate_grad_batches=4 (was 1)")
 
 
 # ------------------------------------------------------------------------------------------------- overfit_batches

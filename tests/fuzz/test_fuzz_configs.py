@@ -64,8 +64,9 @@ def test_every_option_of_every_group_is_of_the_kinds_that_it_asks_for() -> None:
 
 def test_every_key_misspelt_is_named_with_its_nearest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for command in GROUPS:
-        keys = [".".join(key) for key in leaves(composed(command))]
-        monkeypatch.setattr(sentences, "_known", lambda *_, k=keys: k)
+        config = composed(command)
+        keys = [".".join(key) for key in leaves(config)]
+        monkeypatch.setattr(sentences, "_composed", lambda *_, c=config: c)
         for key in keys:
             parent, _, last = key.rpartition(".")
             for wrong in {swapped(last), last[: len(last) // 2] + last[len(last) // 2 + 1 :]} - {last, ""}:

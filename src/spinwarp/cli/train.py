@@ -181,7 +181,7 @@ def _best(trainer: Any) -> float | None:
     """Return the best value of the monitored metric: NaN if it was never finite, None if nothing is monitored."""
     best = trainer.checkpoint_callback
     monitor = getattr(best, "monitor", None)
-    if monitor is None or monitor not in trainer.callback_metrics:
+    if monitor is None or monitor not in trainer.callback_metrics or trainer.fast_dev_run:
         return None
     if best.best_model_score is None:
         log.warning("there is no best checkpoint: %s was never a finite number", monitor)

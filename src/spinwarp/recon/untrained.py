@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Generator, Tensor, nn
 
-from spinwarp.acquisition import Acquisition, Reconstruction
+from spinwarp.acquisition import Acquisition, Reconstruction, collate_acquisitions, item_acquisition
 from spinwarp.channels import PRECISIONS, to_complex
 from spinwarp.coils import combine
 from spinwarp.errors import InputError
@@ -131,7 +131,10 @@ class UntrainedNetwork(Reconstructor):
         with torch.inference_mode(False), torch.enable_grad():
             problem = acquisition.to(acquisition.kspace.device, copy=True)
             if self.output == "image":
-                problem = prepared(problem, self.maps, self.whiten, self.virtual_coils)
+                # one by one: Adam's first steps are the signs of gradients, in which a rounding of the maps would tell
+                alone = [item_acquisition(problem, i).to(copy=True) for i in range(len(problem.kspace))]
+                options = self.maps, self.whiten, self.virtual_coils
+                problem = collate_acquisitions([prepared(one, *options) for one in alone])
             scale = data_scale(problem) / self.amplitude
             problem = replace(problem, kspace=problem.kspace / per_item(scale, problem.kspace))
             # what a network makes of nothing measured is not an image
