@@ -149,8 +149,8 @@ def test_gradients_in_half_precision_are_near_those_of_float32_as_far_as_their_b
     # slope is 0.2 or 1: over a dozen layers sqrt(0.01 * 12) * 0.8, a quarter of the gradient; measured up to 0.25
     errors = [float((gradient - exact).norm() / exact.norm()) for gradient in (float16, bf16)]
     assert 0 < errors[1] < 0.4
-    # float16 rounds eight times finer, so an eighth of the features cross, which is a third of the error; measured up to
-    # 0.16. In a network this small a few features decide, so the ratio of both errors may be anything
+    # float16 rounds eight times finer, so an eighth of the features cross, which is a third of the error; measured
+    # up to 0.16. In a network this small a few features decide, so the ratio of both errors may be anything
     assert 0 < errors[0] < 0.2
 
 
