@@ -92,8 +92,7 @@ class GANModule(GeneratorModule):
         # Lightning validates without gradients; and in half precision no step of a line search would lower the error
         with torch.inference_mode(False), torch.autocast(images.device.type, enabled=False):
             target = images.clone()
-            z = torch.zeros(len(images), *self.net.latent_shape(size), device=images.device)
-            iterates = lbfgs(lambda z: (self.net.generate(z, size) - target).abs().square().sum((-2, -1)), z)
-            for z, _ in islice(iterates, self.steps + 1):  # fewer where it arrives sooner
-                pass
+            start = torch.zeros(len(images), *self.net.latent_shape(size), device=images.device)
+            iterates = lbfgs(lambda z: (self.net.generate(z, size) - target).abs().square().sum((-2, -1)), start)
+            *_, (z, _) = islice(iterates, self.steps + 1)  # fewer where it arrives sooner
         return self.net.generate(z, size)

@@ -1,0 +1,196 @@
+"""One command for whoever has a CUDA device: is everything right there, and how fast is it?
+
+    make gpu                        # checks, speed, a short training: at most eight minutes; OUT=FOLDER, runs/gpu by default
+    make gpu FASTMRI=PEER/bin/python    # fastMRI's VarNet beside ours; benchmarks/varnet.py says how to make its environment
+    python benchmarks/gpu --dry     # the same code with tiny sizes on the CPU
+
+Each part is a process of its own with a share of the time, the most valuable first, so that what goes wrong in one
+leaves the others alone. Leaves gpu.json, gpu.md and a log of each part. Ends with 1 if a row failed. docs/gpu.md says
+what the columns mean.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[0] = str(HERE.parent)  # this folder is the package gpu
+
+#: part to its file and its share of the time; what one leaves over goes to the next
+PARTS = {
+    "methods": ("check_methods", 0.18),
+    "training": ("check_training", 0.24),
+    "networks": ("speed_networks", 0.22),
+    "real training": ("speed_training", 0.16),
+    "classical": ("speed_classical", 0.10),
+    "compiled": ("speed_compiled", 0.10),
+}
+NEEDED = {
+    "torch": "torch", "lightning": "lightning", "hydra": "hydra-core", "omegaconf": "omegaconf", "h5py": "h5py",
+    "torchmetrics": "torchmetrics", "numpy": "numpy", "scipy": "scipy", "pywt": "PyWavelets",
+    "matplotlib": "matplotlib", "PIL": "pillow", "rich": "rich",
+}  # fmt: skip
+SECONDS = 460.0  # of all parts; the rest of the eight minutes is for starting and ending
+LAST = 8.0  # seconds that a part has at least
+
+
+def main() -> None:
+    """Run all parts, or one of them for the process that watches it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dry", action="store_true", help="tiny sizes on the CPU")
+    parser.add_argument("--out", type=Path, default=Path("runs/gpu"), help="folder of the results")
+    parser.add_argument("--only", nargs="*", default=list(PARTS), choices=PARTS, metavar="PART")
+    parser.add_argument("--device", default="", help="cuda, or cpu where --dry; cuda:1 is a second card")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="that all parts take at most")
+    parser.add_argument("--fastmri", default=os.environ.get("FASTMRI", ""), help="a Python that has fastmri")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("--channel", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if reason := _missing():
+        sys.exit(reason)
+    options.device = options.device or ("cpu" if options.dry else "cuda")
+    options.out = options.out.resolve()
+    if options.worker:
+        _work(options)
+        return
+    if not options.dry and (reason := _no_device(options.device)):
+        sys.exit(reason)
+    sys.exit(_run_all(options))
+
+
+def _missing() -> str:
+    """Say in a sentence what the interpreter lacks."""
+    if sys.version_info < (3, 11):
+        return f"make gpu needs Python 3.11 or newer, and {sys.executable} is {sys.version.split()[0]}; use PYTHON=..."
+    missing = [package for module, package in NEEDED.items() if importlib.util.find_spec(module) is None]
+    if missing:
+        return f"{sys.executable} lacks {', '.join(missing)}: pip install {' '.join(missing)}, or make gpu PYTHON=..."
+    if importlib.util.find_spec("spinwarp") is None:
+        return "spinwarp is not on the path: run make gpu, or set PYTHONPATH=src"
+    return ""
+
+
+def _no_device(device: str) -> str:
+    """Say in a sentence why nothing can be computed on the device."""
+    import torch
+
+    try:
+        torch.ones(1, device=device).add_(1)
+    except (RuntimeError, AssertionError) as error:
+        return (
+            f"torch {torch.__version__} cannot compute on {device} ({str(error).splitlines()[0]}); "
+            f"python benchmarks/gpu --dry runs the same code with tiny sizes on the CPU"
+        )
+    return ""
+
+
+def _work(options: argparse.Namespace) -> None:
+    """Run one part, or make its data, and tell the rows to the process that watches."""
+    import torch
+
+    from gpu.setting import Setting, run
+
+    setting = Setting(options.device, options.dry, options.out / "work", options.fastmri)
+    setting.folder.mkdir(parents=True, exist_ok=True)
+    if setting.cuda:
+        torch.cuda.set_device(torch.device(setting.device).index or 0)
+    module = importlib.import_module(f"gpu.{options.worker}")
+    with os.fdopen(options.channel, "w") as channel:
+        run(module.rows(setting), channel, setting)
+
+
+def _run_all(options: argparse.Namespace) -> int:
+    """Run the parts, print and write what they say; 1 if anything failed."""
+    from gpu.table import Table
+
+    table = Table(options.out, options.dry)
+    begin = time.monotonic()
+    # phantoms at full size take the CPU a minute, meanwhile checks run; tiny ones are made where they are needed
+    data = None if options.dry else _start("prepare", options, None)
+    try:
+        share = 0.0
+        for name in options.only:
+            module, part = PARTS[name]
+            share += part
+            if data is not None and name != "methods":
+                data.wait()  # nothing is timed beside other work
+            end = max(begin + share * options.seconds, time.monotonic() + LAST)
+            _watch(name, module, end, options, table)
+    except KeyboardInterrupt:
+        print("\ninterrupted; what was finished is in the tables")
+    finally:
+        if data is not None:
+            _end(data)
+        table.write()
+    print(f"\n{table.summary()}: {options.out / 'gpu.md'} and gpu.json, {time.monotonic() - begin:.0f} s")
+    return 1 if table.failed else 0
+
+
+def _start(module: str, options: argparse.Namespace, channel: int | None) -> subprocess.Popen:
+    """Start a part; all that it prints goes to its log."""
+    command = [sys.executable, str(HERE), "--worker", module, "--out", str(options.out), "--device", options.device]
+    command += ["--dry"] * options.dry + ["--fastmri", options.fastmri]
+    if channel is None:
+        channel = os.open(os.devnull, os.O_WRONLY)
+    command += ["--channel", str(channel)]
+    log = options.out / f"{module}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as file:
+        return subprocess.Popen(
+            command, stdout=file, stderr=subprocess.STDOUT, pass_fds=[channel], start_new_session=True
+        )
+
+
+def _watch(name: str, module: str, end: float, options: argparse.Namespace, table) -> None:
+    """Run a part until it is done or its time is over, and note its rows as they come."""
+    table.part(name)
+    reader, writer = os.pipe()
+    process = _start(module, options, writer)
+    os.close(writer)
+    expected, text, reason = [], b"", ""
+    try:
+        while True:
+            ready, _, _ = select.select([reader], [], [], max(0.0, end - time.monotonic()))
+            if not ready:
+                reason = "the time of this part was over"
+                break
+            chunk = os.read(reader, 1 << 16)
+            if not chunk:
+                break
+            *lines, text = (text + chunk).split(b"\n")
+            for line in lines:
+                message = json.loads(line)
+                expected = message.get("rows", expected)
+                if "begin" in message:
+                    table.begin(message["begin"])
+                if "end" in message:
+                    table.add(message["end"], message["status"], message["values"], message["note"])
+    finally:
+        os.close(reader)
+        code = _end(process) if reason else process.wait()
+    if code and not reason:
+        reason = f"the process ended with {code}; see {module}.log"
+    late = "not reached" if reason.startswith("the time") else "failed"
+    table.complete(expected, late, reason or "the part ended before it")
+
+
+def _end(process: subprocess.Popen) -> int:
+    """End a process and what it started."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+    return process.wait()
+
+
+if __name__ == "__main__":
+    main()
