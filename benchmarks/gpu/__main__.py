@@ -1,8 +1,8 @@
-"""One command for whoever has a CUDA device: is everything right there, and how fast is it?
+"""One command for whoever has a CUDA device: is everything right there, and how fast is it.
 
-    make gpu                        # checks, speed, a short training: at most eight minutes; OUT=FOLDER, runs/gpu by default
-    make gpu FASTMRI=PEER/bin/python    # fastMRI's VarNet beside ours; benchmarks/varnet.py says how to make its environment
-    python benchmarks/gpu --dry     # the same code with tiny sizes on the CPU
+    make gpu                            # checks, speed, a short training, in at most eight minutes; OUT=FOLDER
+    make gpu FASTMRI=PEER/bin/python    # fastMRI's VarNet beside ours; its environment: benchmarks/varnet.py
+    python benchmarks/gpu --dry         # the same code with tiny sizes on the CPU
 
 Each part is a process of its own with a share of the time, the most valuable first, so that what goes wrong in one
 leaves the others alone. Leaves gpu.json, gpu.md and a log of each part. Ends with 1 if a row failed. docs/gpu.md says
@@ -67,8 +67,6 @@ def main() -> None:
 
 def _missing() -> str:
     """Say in a sentence what the interpreter lacks."""
-    if sys.version_info < (3, 11):
-        return f"make gpu needs Python 3.11 or newer, and {sys.executable} is {sys.version.split()[0]}; use PYTHON=..."
     missing = [package for module, package in NEEDED.items() if importlib.util.find_spec(module) is None]
     if missing:
         return f"{sys.executable} lacks {', '.join(missing)}: pip install {' '.join(missing)}, or make gpu PYTHON=..."

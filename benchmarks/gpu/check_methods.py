@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gpu.problems import acquisition, checkpoint, composed, fastmri_unet, names, without_maps
 from gpu.same_numbers import agree
-from gpu.setting import Failed, Rows, Setting, Values, tensor_cores
+from gpu.setting import FailedError, Rows, Setting, Values, tensor_cores
 from spinwarp import coils, samplers, solvers
 from spinwarp.acquisition import Acquisition
 from spinwarp.operators import LinearOperator, finite_difference, sense, wavelet
@@ -31,6 +31,7 @@ FILES = {"checkpoint": ["varnet"], "ensemble": ["unet", "unet"], "mc_dropout": [
 #: fewer iterations than a reconstruction takes
 SHORT: dict[str, dict[str, Any]] = {
     **{key: {"iterations": 3, "n_seeds": 2} for key in ("convdecoder", "deep_decoder", "dip")},
+    **{key: {"iterations": 10} for key in ("l1_image", "l1_wavelet", "tv", "tv_fastmri")},
     "latent": {"iterations": 5, "restarts": 2},
     "mc_dropout": {"n_samples": 2},
 }
@@ -62,7 +63,7 @@ def method(setting: Setting, entry: str) -> Values:
     elif "path" in config:
         kinds = ["score"] if "sampler" in config else FILES.get(entry, [])
         if not kinds:
-            raise Failed(f"recon={entry} reads a file: add it to FILES in {__file__}")
+            raise FailedError(f"recon={entry} reads a file: add it to FILES in {__file__}")
         config.path = checkpoint(setting, kinds[0])
 
     def compute(device: str, change: float) -> list[Tensor]:
@@ -70,7 +71,7 @@ def method(setting: Setting, entry: str) -> Values:
         made = acquisition(4, *SHAPE, batch=2, change=change, device=device)
         result = reconstructor(made, generator=torch.Generator(device).manual_seed(3))
         if result.image.dtype != torch.complex64:
-            raise Failed(f"the image on {device} is {result.image.dtype}")
+            raise FailedError(f"the image on {device} is {result.image.dtype}")
         return [part for part in (result.image, result.std) if part is not None]
 
     return agree(compute, setting.device, ITERATED if "iterations" in config or "sampler" in config else DIRECT)

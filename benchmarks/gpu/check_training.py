@@ -1,11 +1,13 @@
 """Part two: every model's training step against the CPU, mixed precision, resume, and the limits of the memory."""
 
 import contextlib
+import csv
 import io
 import logging
 import os
 import sys
 import warnings
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -18,20 +20,20 @@ from torch import Tensor
 
 from gpu.problems import composed, names, phantoms
 from gpu.same_numbers import agree, difference, perturbed
-from gpu.setting import Failed, Rows, Setting, Skipped, Values, tensor_cores
+from gpu.setting import FailedError, Rows, Setting, SkippedError, Values, tensor_cores
 from spinwarp.acquisition import Example
 
 #: small networks of every kind; a model that is not here is trained at its own size
 SMALL: dict[str, dict[str, Any]] = {
-    "flow": {"size": "[64,64]", "levels": 2, "depth": 2, "channels": 8},
-    "gan": {"size": "[64,64]", "levels": 3, "channels": 8, "n_latents": 16},
-    "modl": {"n_unrolls": 2, "cg_iterations": 3, "regulariser.channels": 8},
-    "naive_cnn": {"channels": 8, "n_layers": 3},
-    "score": {"network.widths": "[16,32]"},
-    "score_edm": {"network.width": 32, "network.multipliers": "[1,2]"},
-    "vae": {"size": "[64,64]", "levels": 3, "channels": 8},
-    **{key: {"channels": 8, "pools": 3} for key in ("unet", "unet_heteroscedastic", "unet_small")},
-    **{key: {"n_cascades": 2, "regulariser.channels": 4} for key in ("varnet", "varnet_image", "varnet_small")},
+    "flow": {"net.size": "[64,64]", "net.levels": 2, "net.depth": 2, "net.channels": 8},
+    "gan": {"net.size": "[64,64]", "net.levels": 3, "net.channels": 8, "net.n_latents": 16, "steps": 4},
+    "modl": {"net.n_unrolls": 2, "net.cg_iterations": 3, "net.regulariser.channels": 8},
+    "naive_cnn": {"net.channels": 8, "net.n_layers": 3},
+    "score": {"net.network.widths": "[16,32]"},
+    "score_edm": {"net.network.width": 32, "net.network.multipliers": "[1,2]"},
+    "vae": {"net.size": "[64,64]", "net.levels": 3, "net.channels": 8},
+    **{key: {"net.channels": 8, "net.pools": 3} for key in ("unet", "unet_heteroscedastic", "unet_small")},
+    **{key: {"net.n_cascades": 2, "net.regulariser.channels": 4} for key in ("varnet", "varnet_image", "varnet_small")},
 }
 # the loss is a number near one; a gradient goes through some twenty layers with kinks
 ALLOWED = 1e-3
@@ -58,7 +60,7 @@ MIXED = ("bf16-mixed", "16-mixed")
 
 def configuration(setting: Setting, model: str, *overrides: str) -> Any:
     """Compose what train.py composes for a small network on tiny phantoms."""
-    small = [f"model.net.{key}={value}" for key, value in SMALL.get(model, {}).items()]
+    small = [f"model.{key}={value}" for key, value in SMALL.get(model, {}).items()]
     return composed(
         "train", f"model={model}", *phantoms(setting, tiny=True), *small, "callbacks=none", "logger=none", *overrides
     )
@@ -72,7 +74,7 @@ def data(config: Any) -> Any:
 
 
 def step(setting: Setting, model: str) -> Values:
-    """Compare loss and gradient of one step in float32."""
+    """Compare loss and gradient of one step in float32, and the metrics of a validation step."""
     tensor_cores(False)
     config = configuration(setting, model)
     (batch, *_) = data(config).val_dataloader()
@@ -90,7 +92,10 @@ def step(setting: Setting, model: str) -> Values:
         loss = module.training_step(changed(batch, change).to(device), 0)
         loss.backward()
         gradients = [p.grad.flatten() for p in module.parameters() if p.grad is not None]
-        return [loss, torch.cat(gradients)]
+        with torch.no_grad():
+            module.eval().validation_step(changed(batch, change).to(device), 0)
+        figures = torch.stack(list(module.metrics.compute().values()))
+        return [loss, torch.cat(gradients), figures.to(device)]
 
     return agree(compute, setting.device, ALLOWED)
 
@@ -99,8 +104,6 @@ def changed(batch: Example, change: float) -> Example:
     """Change the measured data."""
     if not change:
         return batch
-    from dataclasses import replace
-
     kspace = perturbed(batch.acquisition.kspace, change)
     return replace(batch, acquisition=replace(batch.acquisition, kspace=kspace))
 
@@ -118,12 +121,12 @@ def mixed(setting: Setting, model: str, precision: str) -> Values:
     figures = {name: float(value) for name, value in fit.callback_metrics.items() if name.startswith("val/")}
     parameters = dict(module.named_parameters())
     if not figures or not all(abs(value) < float("inf") for value in figures.values()):
-        raise Failed(f"validation gave {figures}")
+        raise FailedError(f"validation gave {figures}")
     if any(p.dtype != torch.float32 or not p.isfinite().all() for p in parameters.values()):
-        raise Failed("some weights are not finite float32 numbers")
+        raise FailedError("some weights are not finite float32 numbers")
     moved = sum(not torch.equal(p.detach().cpu(), before[name]) for name, p in parameters.items() if p.requires_grad)
     if not moved:
-        raise Failed("no weight has changed")
+        raise FailedError("no weight has changed")
     return {"val/loss": round(figures["val/loss"], 4), "val/ssim": round(figures["val/ssim"], 3)}
 
 
@@ -152,7 +155,7 @@ def command(setting: Setting, name: str, *overrides: str) -> tuple[int, str]:
 
 def eight_gigabytes(setting: Setting) -> Values:
     """Train the VarNet of 12 cascades at full size while the allocator may hold eight gigabytes."""
-    small = [f"model.net.{key}={value}" for key, value in SMALL["varnet"].items()] if setting.dry else []
+    small = [f"model.{key}={value}" for key, value in SMALL["varnet"].items()] if setting.dry else []
     folder = setting.folder / "eight"
     with at_most(setting, EIGHT):
         code, said = command(
@@ -161,10 +164,10 @@ def eight_gigabytes(setting: Setting) -> Values:
             f"hydra.run.dir={folder}",
         )  # fmt: skip
         if code:
-            raise Failed(said.strip().splitlines()[-1])
+            raise FailedError(said.strip().splitlines()[-1])
         peak = setting.peak()
         if isinstance(peak, float) and peak * 1e9 > EIGHT:
-            raise Failed(f"{peak} GB were allocated, more than 8")
+            raise FailedError(f"{peak} GB were allocated, more than 8")
     return {"GB": peak}
 
 
@@ -192,14 +195,14 @@ def out_of_memory(setting: Setting) -> Values:
         )  # fmt: skip
     last = (said.strip().splitlines() or [""])[-1]
     if code != 1 or not last.startswith("error: ") or "memory" not in last or "Traceback" in said:
-        raise Failed(f"ended with {code} and: {last[:200]}")
+        raise FailedError(f"ended with {code} and: {last[:200]}")
     return {"said": last.removeprefix("error: ")}
 
 
 def resume(setting: Setting) -> Values:
     """Train four steps at once, and two and two: the weights are the same, up to what the device itself varies."""
     weights: dict[str, Tensor] = {}
-    small = [f"model.net.{key}={value}" for key, value in SMALL["unet_small"].items()]
+    small = [f"model.{key}={value}" for key, value in SMALL["unet_small"].items()]
     for name, ends in {"whole": [4], "parts": [2, 4]}.items():
         folder = setting.folder / f"resume_{name}"
         for end in ends:
@@ -210,19 +213,19 @@ def resume(setting: Setting) -> Values:
                 *["ckpt_path=last"] * (end != ends[0]),
             )  # fmt: skip
             if code:
-                raise Failed(said.strip().splitlines()[-1])
+                raise FailedError(said.strip().splitlines()[-1])
             weights[f"{name} {end}"] = _weights(folder / "checkpoints" / "last.ckpt")
     moved = difference(weights["parts 2"], weights["whole 4"])
     apart = difference(weights["parts 4"], weights["whole 4"])
     # Adam's steps have the sign of a gradient that the device sums in any order; a lost moment or batch gives half
-    if not 0 < moved or not apart <= 0.05 * moved:
-        raise Failed(f"the weights differ by {apart / max(moved, 1e-30):.1e} of what two steps move them")
+    if moved == 0 or not apart <= 0.05 * moved:
+        raise FailedError(f"the weights differ by {apart / max(moved, 1e-30):.1e} of what two steps move them")
     return {"difference": float(f"{apart / moved:.2g}"), "allowed": 0.05}
 
 
 def _weights(path: Path) -> Tensor:
     if not path.is_file():
-        raise Failed(f"there is no {path}")
+        raise FailedError(f"there is no {path}")
     state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
     return torch.cat([value.flatten() for value in state.values() if value.is_floating_point()])
 
@@ -231,7 +234,7 @@ def evaluate(setting: Setting) -> Values:
     """Evaluate the checkpoint of the row before on the CPU and on the device: the tables of results agree."""
     path = setting.folder / "resume_whole" / "checkpoints" / "last.ckpt"
     if not path.is_file():
-        raise Skipped("needs the checkpoint of the row resume")
+        raise SkippedError("needs the checkpoint of the row resume")
     tables = []
     for device in ("cpu", setting.device):
         out = setting.folder / f"evaluate_{len(tables)}"
@@ -240,20 +243,18 @@ def evaluate(setting: Setting) -> Values:
             f"device={device}", f"out={out}",
         )  # fmt: skip
         if code:
-            raise Failed(said.strip().splitlines()[-1])
+            raise FailedError(said.strip().splitlines()[-1])
         tables.append(_figures(out / "results.csv"))
     worst = max(abs(a - b) for a, b in zip(*tables, strict=True))
     if not worst <= ALLOWED:
-        raise Failed(f"the metrics of the two differ by {worst:.1e}, and {ALLOWED:.0e} is allowed")
+        raise FailedError(f"the metrics of the two differ by {worst:.1e}, and {ALLOWED:.0e} is allowed")
     return {"difference": float(f"{worst:.2g}"), "allowed": ALLOWED}
 
 
 def _figures(path: Path) -> list[float]:
-    import csv
-
     with path.open() as file:
-        lines = [line for line in csv.DictReader(row for row in file if not row.startswith("#"))]
+        lines = list(csv.DictReader(row for row in file if not row.startswith("#")))
     found = [float(line[name]) for line in lines for name in ("nmse", "ssim") if line.get(name)]
     if not found:
-        raise Failed(f"{path} has no metrics")
+        raise FailedError(f"{path} has no metrics")
     return found

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from gpu.setting import Failed, Values
+from gpu.setting import FailedError, Values
 
 #: relative change of the data by which the sensitivity of a computation is found; rounding is some 1e-7
 PERTURBATION = 1e-6
@@ -76,7 +76,7 @@ def agree(compute: Callable[[str, float], Iterable[Tensor]], device: str, floor:
     allowed = max(floor, 10 * sensitivity)
     worst = max(difference(a, b) for a, b in zip(results, reference, strict=True))
     if not worst <= allowed:
-        raise Failed(f"differs from the CPU by {worst:.1e} of its norm, and {allowed:.1e} is allowed")
+        raise FailedError(f"differs from the CPU by {worst:.1e} of its norm, and {allowed:.1e} is allowed")
     return {"difference": float(f"{worst:.2g}"), "allowed": float(f"{allowed:.2g}")}
 
 
@@ -86,9 +86,9 @@ def _results(compute: Callable[[str, float], Iterable[Tensor]], device: str, cha
         results = list(compute(device, change))
     for result in results:
         if result.device.type != torch.device(device).type:
-            raise Failed(f"a result lies on {result.device}, not on {device}")
+            raise FailedError(f"a result lies on {result.device}, not on {device}")
         if not result.isfinite().all():
-            raise Failed(f"a result on {device} is not finite")
+            raise FailedError(f"a result on {device} is not finite")
     return [result.detach().cpu() for result in results]
 
 

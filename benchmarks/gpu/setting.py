@@ -17,11 +17,11 @@ Values = dict[str, float | int | str]
 Rows = Mapping[str, Callable[[], Values]]
 
 
-class Failed(Exception):
+class FailedError(Exception):
     """A check that did not hold; the message says what was expected."""
 
 
-class Skipped(Exception):
+class SkippedError(Exception):
     """A row that cannot run here; the message says why."""
 
 
@@ -50,7 +50,7 @@ class Setting:
     def require_cuda(self) -> None:
         """Skip the row on any other device."""
         if not self.cuda:
-            raise Skipped(NEEDS_CUDA)
+            raise SkippedError(NEEDS_CUDA)
 
     def synchronise(self) -> None:
         """Wait until the device has done all it was given."""
@@ -70,7 +70,7 @@ class Setting:
 
 
 def tensor_cores(use: bool) -> None:
-    """Let float32 products of convolutions and matrices be rounded to TF32, or not; torch's own default is a mixture."""
+    """Let float32 convolutions and matrix products be rounded to TF32, or not; by default torch rounds the former."""
     torch.backends.cudnn.allow_tf32 = use
     torch.backends.cuda.matmul.allow_tf32 = use
 
@@ -91,7 +91,7 @@ def run(rows: Rows, channel: TextIO, setting: Setting) -> None:
         setting.forget()
         try:
             status, values, note = "ok", row(), ""
-        except Skipped as reason:
+        except SkippedError as reason:
             status, values, note = "skipped", {}, str(reason)
         except (Exception, SystemExit) as error:
             traceback.print_exc()

@@ -15,13 +15,14 @@ from spinwarp.recon import CGSense, L1Wavelet, Reconstructor, TotalVariation, Ze
 def rows(setting: Setting) -> Rows:
     """Methods with given maps, so that each row is one thing; the weight is a number or chosen."""
     tensor_cores(False)
+    few: dict[str, int] = {"iterations": 3} if setting.dry else {}
     methods: dict[str, Reconstructor] = {
-        "TV": TotalVariation(0.005, "given"),
-        "TV, weight=auto": TotalVariation("auto", "given"),
-        "wavelets": L1Wavelet(0.005, "given"),
-        "wavelets, weight=auto": L1Wavelet("auto", "given"),
-        "CG-SENSE": CGSense(0.01, "given"),
-        "CG-SENSE, weight=auto": CGSense("auto", "given"),
+        "TV": TotalVariation(0.005, "given", **few),
+        "TV, weight=auto": TotalVariation("auto", "given", **few),
+        "wavelets": L1Wavelet(0.005, "given", **few),
+        "wavelets, weight=auto": L1Wavelet("auto", "given", **few),
+        "CG-SENSE": CGSense(0.01, "given", **few),
+        "CG-SENSE, weight=auto": CGSense("auto", "given", **few),
         "zero-filled": ZeroFilled(),
     }
     return {

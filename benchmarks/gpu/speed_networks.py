@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gpu.problems import acquisition, composed, learning
-from gpu.setting import Failed, Rows, Setting, Skipped, Values, tensor_cores
+from gpu.setting import FailedError, Rows, Setting, SkippedError, Values, tensor_cores
 from gpu.timing import in_ms, measure
 from spinwarp.cli.configuration import plain
 from spinwarp.losses import SSIMLoss
@@ -24,8 +24,14 @@ from spinwarp.samplers import ChainNoise, Problem, chain_generators, geometric, 
 FULL, DRY = (15, 640, 368), (2, 64, 48)
 #: overrides of the networks in a dry run
 SMALL = {
-    "varnet": ("net.n_cascades=1", "net.regulariser.channels=2", "net.sensitivity.network.channels=2"),
-    "unet": ("net.channels=2",),
+    "varnet": (
+        "net.n_cascades=1",
+        "net.regulariser.channels=2",
+        "net.regulariser.pools=1",
+        "net.sensitivity.network.channels=2",
+        "net.sensitivity.network.pools=1",
+    ),
+    "unet": ("net.channels=2", "net.pools=1"),
     "score": ("net.network.widths=[8,16]",),
     "score_edm": ("net.network.width=32", "net.network.multipliers=[1,1]"),
 }
@@ -113,7 +119,7 @@ def varnet(
 
 
 def unet(setting: Setting, bf16: bool = False) -> Values:
-    """fastMRI's leaderboard U-Net, on the same slices."""
+    """Train the U-Net of fastMRI's leaderboard, on the same slices."""
     tensor_cores(True)
     net = network(setting, "unet", *() if setting.dry else ("net.channels=256",))
     return measure(training_step(net, list(net.parameters()), setting, bf16), setting)
@@ -170,7 +176,7 @@ def langevin(setting: Setting) -> Values:
 def beside_fastmri(setting: Setting) -> Values:
     """Steps of ours and of fastMRI's VarNet in turn, in two processes on one device, and the ratio of neighbours."""
     if not setting.peer:
-        raise Skipped("FASTMRI names no Python that has fastmri (benchmarks/varnet.py says how to make one)")
+        raise SkippedError("FASTMRI names no Python that has fastmri (benchmarks/varnet.py says how to make one)")
     tensor_cores(True)
     net = network(setting, "varnet")
     step = training_step(net, list(net.parameters()), setting, bf16=False)
@@ -191,7 +197,7 @@ def beside_fastmri(setting: Setting) -> Values:
             print("step", file=peer.stdin, flush=True)
             answer = peer.stdout.readline() if peer.stdout else ""
             if not answer:
-                raise Failed("the process of fastMRI ended; its reason is in speed_networks.log")
+                raise FailedError("the process of fastMRI ended; its reason is in speed_networks.log")
             answers.append((float(ours["ms"]) / 1e3, json.loads(answer), ours["GB"]))
     finally:
         peer.kill()

@@ -13,7 +13,7 @@ from lightning import Callback
 
 from gpu.check_training import trainer
 from gpu.problems import composed, phantoms
-from gpu.setting import Failed, Rows, Setting, Values, tensor_cores
+from gpu.setting import FailedError, Rows, Setting, Values, tensor_cores
 from gpu.speed_networks import SMALL
 
 
@@ -100,7 +100,7 @@ def train(setting: Setting, workers: int, maps: str, seconds: float, must_learn:
     losses = torch.stack(clock.losses).float().tolist()
     before, after = statistics.mean(losses[:epoch]), statistics.mean(losses[-epoch:])
     if not after < float("inf") or (must_learn and not after < before):
-        raise Failed(f"the mean loss of an epoch went from {before:.4f} to {after:.4f}")
+        raise FailedError(f"the mean loss of an epoch went from {before:.4f} to {after:.4f}")
     begun, ended = clock.begun[epoch:], clock.ended[epoch:]
     waited = sum(clock.between(a, b) for a, b in zip(ended[:-1], begun[1:], strict=True))
     total = clock.between(begun[0], ended[-1])
