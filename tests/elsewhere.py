@@ -55,6 +55,7 @@ def _compute(operation: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     leaves = tree_leaves((args, kwargs))
     there = any(isinstance(x, Elsewhere) for x in leaves)
     strangers = [x for x in leaves if isinstance(x, Tensor) and not isinstance(x, Elsewhere) and x.ndim > 0]
+    assert not any(x.is_meta for x in strangers), f"{operation} was given a tensor without numbers"
     asked = kwargs.get("device")
     if there and strangers and operation not in _MOVES and "index" not in operation.__name__:
         raise RuntimeError(f"{operation} was given tensors of both devices, as of {tuple(strangers[0].shape)}")
@@ -122,6 +123,8 @@ class _FromNumbers(TorchFunctionMode):
         if function in (torch.tensor, torch.as_tensor) and torch.device(kwargs.get("device") or "cpu") == DEVICE:
             del kwargs["device"]
             return function(*args, **kwargs).to(DEVICE)
+        if function in (Tensor.__getitem__, Tensor.__setitem__) and isinstance(args[1], list):
+            args = (args[0], torch.tensor(args[1]), *args[2:])
         return function(*args, **kwargs)
 
 
@@ -140,7 +143,7 @@ def _inference_mode(mode: bool = True) -> Any:
 _ADAM = torch.optim.Adam
 
 
-def _adam(*args: Any, fused: bool = False, **kwargs: Any) -> torch.optim.Adam:  # noqa: ARG001
+def _adam(*args: Any, fused: bool = False, **kwargs: Any) -> torch.optim.Adam:
     return _ADAM(*args, **kwargs)
 
 

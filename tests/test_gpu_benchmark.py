@@ -151,7 +151,7 @@ def test_a_part_that_dies_or_takes_too_long_leaves_its_other_rows_and_says_so(tm
     for path in (ROOT / "benchmarks" / "gpu").glob("*.py"):
         text = path.read_text()
         (package / path.name).write_text(text.replace("parents[2]", f"parents[2] and Path({str(ROOT)!r})"))
-    rows = "import os, time\ndef rows(setting):\n    return {'good': lambda: {'ms': 1.0}, 'bad': %s, 'never': lambda: {}}\n"
+    rows = "import os, time\nrows = lambda _: {'good': lambda: {'ms': 1.0}, 'bad': %s, 'never': lambda: {}}\n"
     (package / "speed_classical.py").write_text(rows % "lambda: os._exit(7)")
     (package / "speed_compiled.py").write_text(rows % "lambda: time.sleep(600)")
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}

@@ -31,7 +31,8 @@ FILES = {"checkpoint": ["varnet"], "ensemble": ["unet", "unet"], "mc_dropout": [
 #: fewer iterations than a reconstruction takes
 SHORT: dict[str, dict[str, Any]] = {
     **{key: {"iterations": 3, "n_seeds": 2} for key in ("convdecoder", "deep_decoder", "dip")},
-    **{key: {"iterations": 10} for key in ("l1_image", "l1_wavelet", "tv", "tv_fastmri")},
+    **{key: {"iterations": 10} for key in ("l1_image", "l1_wavelet", "tv_fastmri")},
+    "tv": {"iterations": 4},
     "latent": {"iterations": 5, "restarts": 2},
     "mc_dropout": {"n_samples": 2},
 }
