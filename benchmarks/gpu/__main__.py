@@ -10,14 +10,17 @@ what the columns mean.
 """
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import os
+import re
 import select
 import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -25,19 +28,21 @@ sys.path[0] = str(HERE.parent)  # this folder is the package gpu
 
 #: part to its file and its share of the time; what one leaves over goes to the next
 PARTS = {
-    "methods": ("check_methods", 0.18),
-    "training": ("check_training", 0.24),
+    "methods": ("check_methods", 0.15),
+    "training": ("check_training", 0.22),
     "networks": ("speed_networks", 0.22),
-    "real training": ("speed_training", 0.16),
-    "classical": ("speed_classical", 0.10),
-    "compiled": ("speed_compiled", 0.10),
+    "real training": ("speed_training", 0.15),
+    "classical": ("speed_classical", 0.08),
+    "compiled": ("speed_compiled", 0.18),
 }
 NEEDED = {
     "torch": "torch", "lightning": "lightning", "hydra": "hydra-core", "omegaconf": "omegaconf", "h5py": "h5py",
     "torchmetrics": "torchmetrics", "numpy": "numpy", "scipy": "scipy", "pywt": "PyWavelets",
     "matplotlib": "matplotlib", "PIL": "pillow", "rich": "rich",
 }  # fmt: skip
+LEAST = {"torch": (2, 6), "lightning": (2, 6)}  # of pyproject.toml, those that older environments lack
 SECONDS = 460.0  # of all parts; the rest of the eight minutes is for starting and ending
+DATA = 90.0  # seconds that the parts wait for the phantoms after the first part; those who need them make them then
 LAST = 8.0  # seconds that a part has at least
 
 
@@ -47,20 +52,20 @@ def main() -> None:
     parser.add_argument("--dry", action="store_true", help="tiny sizes on the CPU")
     parser.add_argument("--out", type=Path, default=Path("runs/gpu"), help="folder of the results")
     parser.add_argument("--only", nargs="*", default=list(PARTS), choices=PARTS, metavar="PART")
-    parser.add_argument("--device", default="", help="cuda, or cpu where --dry; cuda:1 is a second card")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="that all parts take at most")
+    parser.add_argument("--seconds", type=float, help="that all parts take at most; no limit where --dry")
     parser.add_argument("--fastmri", default=os.environ.get("FASTMRI", ""), help="a Python that has fastmri")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--channel", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if reason := _missing():
         sys.exit(reason)
-    options.device = options.device or ("cpu" if options.dry else "cuda")
+    if options.seconds is None:
+        options.seconds = float("inf") if options.dry else SECONDS
     options.out = options.out.resolve()
     if options.worker:
         _work(options)
         return
-    if not options.dry and (reason := _no_device(options.device)):
+    if not options.dry and (reason := _no_device()):
         sys.exit(reason)
     sys.exit(_run_all(options))
 
@@ -70,20 +75,24 @@ def _missing() -> str:
     missing = [package for module, package in NEEDED.items() if importlib.util.find_spec(module) is None]
     if missing:
         return f"{sys.executable} lacks {', '.join(missing)}: pip install {' '.join(missing)}, or make gpu PYTHON=..."
+    for package, least in LEAST.items():
+        found = version(package)
+        if tuple(int(n) for n in re.findall(r"\d+", found)[:2]) < least:
+            return f"spinwarp needs {package} {'.'.join(map(str, least))} or newer, and {sys.executable} has {found}"
     if importlib.util.find_spec("spinwarp") is None:
         return "spinwarp is not on the path: run make gpu, or set PYTHONPATH=src"
     return ""
 
 
-def _no_device(device: str) -> str:
-    """Say in a sentence why nothing can be computed on the device."""
+def _no_device() -> str:
+    """Say in a sentence why nothing can be computed on a CUDA device."""
     import torch
 
     try:
-        torch.ones(1, device=device).add_(1)
+        torch.ones(1, device="cuda").add_(1)
     except (RuntimeError, AssertionError) as error:
         return (
-            f"torch {torch.__version__} cannot compute on {device} ({str(error).splitlines()[0]}); "
+            f"torch {torch.__version__} cannot compute on a CUDA device ({str(error).splitlines()[0]}); "
             f"python benchmarks/gpu --dry runs the same code with tiny sizes on the CPU"
         )
     return ""
@@ -91,14 +100,10 @@ def _no_device(device: str) -> str:
 
 def _work(options: argparse.Namespace) -> None:
     """Run one part, or make its data, and tell the rows to the process that watches."""
-    import torch
-
     from gpu.setting import Setting, run
 
-    setting = Setting(options.device, options.dry, options.out / "work", options.fastmri)
+    setting = Setting("cpu" if options.dry else "cuda", options.dry, options.out / "work", options.fastmri)
     setting.folder.mkdir(parents=True, exist_ok=True)
-    if setting.cuda:
-        torch.cuda.set_device(torch.device(setting.device).index or 0)
     module = importlib.import_module(f"gpu.{options.worker}")
     with os.fdopen(options.channel, "w") as channel:
         run(module.rows(setting), channel, setting)
@@ -118,8 +123,11 @@ def _run_all(options: argparse.Namespace) -> int:
             module, part = PARTS[name]
             share += part
             if data is not None and name != "methods":
-                data.wait()  # nothing is timed beside other work
-            end = max(begin + share * options.seconds, time.monotonic() + LAST)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    data.wait(DATA)  # nothing is timed beside other work
+            end = max(
+                begin + share * options.seconds, time.monotonic() + LAST
+            )  # what a part leaves, the next ones have
             _watch(name, module, end, options, table)
     except KeyboardInterrupt:
         print("\ninterrupted; what was finished is in the tables")
@@ -133,7 +141,7 @@ def _run_all(options: argparse.Namespace) -> int:
 
 def _start(module: str, options: argparse.Namespace, channel: int | None) -> subprocess.Popen:
     """Start a part; all that it prints goes to its log."""
-    command = [sys.executable, str(HERE), "--worker", module, "--out", str(options.out), "--device", options.device]
+    command = [sys.executable, str(HERE), "--worker", module, "--out", str(options.out)]
     command += ["--dry"] * options.dry + ["--fastmri", options.fastmri]
     if channel is None:
         channel = os.open(os.devnull, os.O_WRONLY)
@@ -155,7 +163,8 @@ def _watch(name: str, module: str, end: float, options: argparse.Namespace, tabl
     expected, text, reason = [], b"", ""
     try:
         while True:
-            ready, _, _ = select.select([reader], [], [], max(0.0, end - time.monotonic()))
+            left = max(0.0, end - time.monotonic())
+            ready, _, _ = select.select([reader], [], [], None if left == float("inf") else left)
             if not ready:
                 reason = "the time of this part was over"
                 break

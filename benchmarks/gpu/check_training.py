@@ -42,6 +42,7 @@ EIGHT = 8e9
 
 def rows(setting: Setting) -> Rows:
     """Two rows for each model, then the rest."""
+    tensor_cores(False)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore")  # of Lightning, on few workers and the like
     models = names("model")
@@ -75,7 +76,6 @@ def data(config: Any) -> Any:
 
 def step(setting: Setting, model: str) -> Values:
     """Compare loss and gradient of one step in float32, and the metrics of a validation step."""
-    tensor_cores(False)
     config = configuration(setting, model)
     (batch, *_) = data(config).val_dataloader()
     torch.manual_seed(5)
@@ -110,9 +110,13 @@ def changed(batch: Example, change: float) -> Example:
 
 def mixed(setting: Setting, model: str, precision: str) -> Values:
     """Train and validate an epoch by Lightning, and see that what comes out is float32 and finite."""
+    n_epochs = 1
     if precision == "16-mixed":
         setting.require_cuda()
-    config = configuration(setting, model, *trainer(setting), f"trainer.precision={precision}", "trainer.max_epochs=1")
+        n_epochs = 4  # the first steps may do nothing but find the scale of the gradients
+    config = configuration(
+        setting, model, *trainer(setting), f"trainer.precision={precision}", f"trainer.max_epochs={n_epochs}"
+    )
     torch.manual_seed(5)
     module, made = instantiate(config.model), data(config)
     before = {name: p.detach().clone() for name, p in module.named_parameters()}
@@ -132,9 +136,7 @@ def mixed(setting: Setting, model: str, precision: str) -> Values:
 
 def trainer(setting: Setting) -> list[str]:
     """Overrides that choose the device."""
-    if not setting.cuda:
-        return ["trainer.accelerator=cpu"]
-    return ["trainer.accelerator=gpu", f"trainer.devices=[{torch.device(setting.device).index or 0}]"]
+    return ["trainer.accelerator=gpu" if setting.cuda else "trainer.accelerator=cpu"]
 
 
 def command(setting: Setting, name: str, *overrides: str) -> tuple[int, str]:
@@ -186,9 +188,9 @@ def at_most(setting: Setting, size: float) -> Any:
 
 
 def out_of_memory(setting: Setting) -> Values:
-    """Train with next to no memory: it ends in a sentence that says what to do."""
+    """Train with memory for little more than the weights: it ends in a sentence that says what to do."""
     setting.require_cuda()
-    with at_most(setting, torch.cuda.memory_reserved() + 30e6):
+    with at_most(setting, torch.cuda.memory_reserved() + 400e6):
         code, said = command(
             setting, "train", "model=varnet", "trainer=gpu", *trainer(setting), *phantoms(setting, tiny=False),
             "trainer.max_steps=3", "callbacks=none", "logger=none", f"hydra.run.dir={setting.folder / 'memory'}",
@@ -218,9 +220,9 @@ def resume(setting: Setting) -> Values:
     moved = difference(weights["parts 2"], weights["whole 4"])
     apart = difference(weights["parts 4"], weights["whole 4"])
     # Adam's steps have the sign of a gradient that the device sums in any order; a lost moment or batch gives half
-    if moved == 0 or not apart <= 0.05 * moved:
+    if moved == 0 or not apart <= 0.1 * moved:
         raise FailedError(f"the weights differ by {apart / max(moved, 1e-30):.1e} of what two steps move them")
-    return {"difference": float(f"{apart / moved:.2g}"), "allowed": 0.05}
+    return {"difference": float(f"{apart / moved:.2g}"), "allowed": 0.1}
 
 
 def _weights(path: Path) -> Tensor:

@@ -31,7 +31,8 @@ class DrawnOnCPU(TorchDispatchMode):
             x, p = args[0], args[1]
             kept = torch.empty_like(x, device="cpu").bernoulli_(1 - p).to(x.device)  # as dropout on the CPU does
             return x * (kept / (1 - p)), kept.bool()
-        if torch.Tag.nondeterministic_seeded not in operation.tags:
+        # attention has the tag for the dropout that it could do
+        if torch.Tag.nondeterministic_seeded not in operation.tags or "attention" in operation.__name__:
             return operation(*args, **kwargs)
         device = kwargs.get("device") or next((a.device for a in args if isinstance(a, Tensor)), torch.device("cpu"))
         drawn = operation(*tree_map(self._on_cpu, args), **{k: self._on_cpu(v) for k, v in kwargs.items()})

@@ -93,6 +93,8 @@ def run(rows: Rows, channel: TextIO, setting: Setting) -> None:
             status, values, note = "ok", row(), ""
         except SkippedError as reason:
             status, values, note = "skipped", {}, str(reason)
+        except torch.cuda.OutOfMemoryError:
+            status, values, note = "skipped", {}, "does not fit into the memory of this device"
         except (Exception, SystemExit) as error:
             traceback.print_exc()
             status, values, note = "failed", {}, f"{type(error).__name__}: {first_line(error)}"

@@ -22,7 +22,7 @@ def rows(setting: Setting) -> Rows:
     warnings.filterwarnings("ignore")  # of Lightning, on few workers and the like
     torch.backends.cudnn.benchmark = True
     workers = 0 if setting.dry else max(1, min(8, (os.cpu_count() or 1) - 1))
-    seconds = 0.0 if setting.dry else 35.0
+    seconds = 0.0 if setting.dry else 25.0
     return {
         f"VarNet, bf16-mixed, {workers} workers, maps=none": partial(train, setting, workers, "none", seconds, True),
         "VarNet, bf16-mixed, no workers, maps=none": partial(train, setting, 0, "none", seconds / 4),

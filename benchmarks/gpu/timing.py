@@ -8,7 +8,7 @@ from gpu.setting import Setting, Values
 
 
 def measure(
-    step: Callable[[], object], setting: Setting, *, repeats: int = 10, seconds: float = 8.0, part: float = 1.0
+    step: Callable[[], object], setting: Setting, *, repeats: int = 10, seconds: float = 4.0, part: float = 1.0
 ) -> Values:
     """Run ``step`` until it was timed ``repeats`` times or ``seconds`` are over, but three times at least.
 
