@@ -117,6 +117,7 @@ def test_a_device_may_differ_by_ten_times_what_a_millionth_in_the_data_changes()
             same_numbers.agree(compute(11), device, 1e-4)
 
 
+@pytest.mark.slow
 def test_the_dry_run_does_every_row_on_the_cpu_and_none_fails(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
     environment.pop("FASTMRI", None)
@@ -144,6 +145,7 @@ def test_the_dry_run_does_every_row_on_the_cpu_and_none_fails(tmp_path: Path) ->
     assert all(f"| {row['row']} | {row['status']} |" in table for row in rows)
 
 
+@pytest.mark.slow
 def test_a_part_that_dies_or_takes_too_long_leaves_its_other_rows_and_says_so(tmp_path: Path) -> None:
     """A process that ends in the middle, as after an illegal access of a GPU's memory."""
     package = tmp_path / "benchmarks" / "gpu"

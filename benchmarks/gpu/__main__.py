@@ -16,6 +16,7 @@ import json
 import os
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -134,6 +135,7 @@ def _run_all(options: argparse.Namespace) -> int:
     finally:
         if data is not None:
             _end(data)
+        shutil.rmtree(options.out / "work", ignore_errors=True)  # half a gigabyte of phantoms
         table.write()
     print(f"\n{table.summary()}: {options.out / 'gpu.md'} and gpu.json, {time.monotonic() - begin:.0f} s")
     return 1 if table.failed else 0

@@ -35,8 +35,9 @@ SMALL: dict[str, dict[str, Any]] = {
     **{key: {"net.channels": 8, "net.pools": 3} for key in ("unet", "unet_heteroscedastic", "unet_small")},
     **{key: {"net.n_cascades": 2, "net.regulariser.channels": 4} for key in ("varnet", "varnet_image", "varnet_small")},
 }
-# the loss is a number near one; a gradient goes through some twenty layers with kinks
-ALLOWED = 1e-3
+# a gradient goes through some twenty layers with kinks, across which rounding moves a few features
+ALLOWED = 1e-2
+METRICS = 1e-3  # of SSIM and NMSE, which are numbers below one
 EIGHT = 8e9
 
 
@@ -248,9 +249,9 @@ def evaluate(setting: Setting) -> Values:
             raise FailedError(said.strip().splitlines()[-1])
         tables.append(_figures(out / "results.csv"))
     worst = max(abs(a - b) for a, b in zip(*tables, strict=True))
-    if not worst <= ALLOWED:
-        raise FailedError(f"the metrics of the two differ by {worst:.1e}, and {ALLOWED:.0e} is allowed")
-    return {"difference": float(f"{worst:.2g}"), "allowed": ALLOWED}
+    if not worst <= METRICS:
+        raise FailedError(f"the metrics of the two differ by {worst:.1e}, and {METRICS:.0e} is allowed")
+    return {"difference": float(f"{worst:.2g}"), "allowed": METRICS}
 
 
 def _figures(path: Path) -> list[float]:

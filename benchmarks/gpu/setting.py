@@ -59,8 +59,8 @@ class Setting:
 
     def forget(self) -> None:
         """Give unused memory back and begin to count its peak anew."""
-        gc.collect()  # of networks that point to each other
         if self.cuda:
+            gc.collect()  # of networks that point to each other
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
 
