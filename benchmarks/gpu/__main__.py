@@ -66,9 +66,16 @@ def main() -> None:
     if options.worker:
         _work(options)
         return
-    if not options.dry and (reason := _no_device()):
-        sys.exit(reason)
-    sys.exit(_run_all(options))
+    from gpu.table import device
+
+    try:
+        card = {} if options.dry else device()
+    except RuntimeError as reason:
+        sys.exit(
+            f"{sys.executable} cannot compute on a CUDA device ({reason}); python benchmarks/gpu --dry runs the same "
+            f"code with tiny sizes on the CPU"
+        )
+    sys.exit(_run_all(options, card))
 
 
 def _missing() -> str:
@@ -85,37 +92,25 @@ def _missing() -> str:
     return ""
 
 
-def _no_device() -> str:
-    """Say in a sentence why nothing can be computed on a CUDA device."""
-    import torch
-
-    try:
-        torch.ones(1, device="cuda").add_(1)
-    except (RuntimeError, AssertionError) as error:
-        return (
-            f"torch {torch.__version__} cannot compute on a CUDA device ({str(error).splitlines()[0]}); "
-            f"python benchmarks/gpu --dry runs the same code with tiny sizes on the CPU"
-        )
-    return ""
-
-
 def _work(options: argparse.Namespace) -> None:
     """Run one part, or make its data, and tell the rows to the process that watches."""
     from gpu.setting import Setting, run
 
-    setting = Setting("cpu" if options.dry else "cuda", options.dry, options.out / "work", options.fastmri)
+    device = "cpu" if options.dry or options.worker == "prepare" else "cuda"
+    setting = Setting(device, options.dry, options.out / "work", options.fastmri)
     setting.folder.mkdir(parents=True, exist_ok=True)
     module = importlib.import_module(f"gpu.{options.worker}")
     with os.fdopen(options.channel, "w") as channel:
         run(module.rows(setting), channel, setting)
 
 
-def _run_all(options: argparse.Namespace) -> int:
+def _run_all(options: argparse.Namespace, card: dict[str, str]) -> int:
     """Run the parts, print and write what they say; 1 if anything failed."""
     from gpu.table import Table
 
-    table = Table(options.out, options.dry)
+    table = Table(options.out, card)
     begin = time.monotonic()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the parts end with this process
     # phantoms at full size take the CPU a minute, meanwhile checks run; tiny ones are made where they are needed
     data = None if options.dry else _start("prepare", options, None)
     try:
@@ -126,12 +121,12 @@ def _run_all(options: argparse.Namespace) -> int:
             if data is not None and name != "methods":
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     data.wait(DATA)  # nothing is timed beside other work
-            end = max(
-                begin + share * options.seconds, time.monotonic() + LAST
-            )  # what a part leaves, the next ones have
+            # what a part leaves over, the next ones have
+            end = max(begin + share * options.seconds, time.monotonic() + LAST)
             _watch(name, module, end, options, table)
     except KeyboardInterrupt:
         print("\ninterrupted; what was finished is in the tables")
+        return 130
     finally:
         if data is not None:
             _end(data)
@@ -162,17 +157,16 @@ def _watch(name: str, module: str, end: float, options: argparse.Namespace, tabl
     reader, writer = os.pipe()
     process = _start(module, options, writer)
     os.close(writer)
-    expected, text, reason = [], b"", ""
+    expected, text, reason, ended = [], b"", "", False
     try:
-        while True:
+        while not ended:
             left = max(0.0, end - time.monotonic())
             ready, _, _ = select.select([reader], [], [], None if left == float("inf") else left)
             if not ready:
                 reason = "the time of this part was over"
                 break
             chunk = os.read(reader, 1 << 16)
-            if not chunk:
-                break
+            ended = not chunk
             *lines, text = (text + chunk).split(b"\n")
             for line in lines:
                 message = json.loads(line)
@@ -183,21 +177,20 @@ def _watch(name: str, module: str, end: float, options: argparse.Namespace, tabl
                     table.add(message["end"], message["status"], message["values"], message["note"])
     finally:
         os.close(reader)
-        code = _end(process) if reason else process.wait()
+        code = _end(process, 20.0 if ended else 0.0)
     if code and not reason:
         reason = f"the process ended with {code}; see {module}.log"
     late = "not reached" if reason.startswith("the time") else "failed"
     table.complete(expected, late, reason or "the part ended before it")
 
 
-def _end(process: subprocess.Popen) -> int:
-    """End a process and what it started."""
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(5)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+def _end(process: subprocess.Popen, patience: float = 0.0) -> int:
+    """End a process and what it started, unless it ends by itself within some seconds."""
+    for number, seconds in ((None, patience), (signal.SIGTERM, 5.0), (signal.SIGKILL, None)):
+        if number is not None:
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(seconds)
     return process.wait()
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 import time
 from collections import Counter
 from datetime import datetime
@@ -21,13 +22,13 @@ class Table:
     Parameters
     ----------
     folder : of ``gpu.json`` and ``gpu.md``, which are written after every part.
-    dry : whether the numbers mean nothing.
+    card : what :func:`device` says; empty of a dry run, whose numbers mean nothing.
     """
 
-    def __init__(self, folder: Path, dry: bool) -> None:
+    def __init__(self, folder: Path, card: dict[str, str]) -> None:
         self.folder = folder
-        self.dry = dry
-        self.machine = machine()
+        self.dry = not card
+        self.machine = machine() | card
         self.parts: dict[str, list[dict]] = {}
         self._begun = ("", 0.0)
         print("\n".join(f"{key}: {value}" for key, value in self.machine.items()), flush=True)
@@ -91,27 +92,40 @@ class Table:
 
 
 def machine() -> dict[str, str]:
-    """Describe the machine, the driver and the versions."""
-    import torch
-
-    described = {
+    """Describe the machine and the versions."""
+    return {
         "date": datetime.now().strftime("%Y-%m-%d %H:%M"),
         "revision": _say("git", "-C", str(ROOT), "describe", "--always", "--dirty"),
         "system": f"{platform.platform()}, Python {platform.python_version()}, {os.cpu_count()} cores",
         "versions": ", ".join(f"{name} {_version(name)}" for name in PACKAGES),
     }
-    if torch.cuda.is_available():
-        card = torch.cuda.get_device_properties(0)
-        described["device"] = (
-            f"{card.name}, {card.total_memory / 1e9:.1f} GB, compute capability {card.major}.{card.minor}, "
-            f"{card.multi_processor_count} multiprocessors, {torch.cuda.device_count()} of them"
-        )
-        query = ("--query-gpu=driver_version,clocks.max.sm,power.limit", "--format=csv,noheader")
-        described["driver"] = (
-            f"{_say('nvidia-smi', *query)} (version, clock, power limit); "
-            f"CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"
-        )
-    return described
+
+
+_DEVICE = """
+import torch
+torch.ones(1, device="cuda").add_(1).item()
+card = torch.cuda.get_device_properties(0)
+print(f"{card.name}, {card.total_memory / 1e9:.1f} GB, compute capability {card.major}.{card.minor}, "
+      f"{card.multi_processor_count} multiprocessors, the first of {torch.cuda.device_count()}; "
+      f"CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}")
+"""
+
+
+def device() -> dict[str, str]:
+    """Describe the CUDA device and its driver, in a process of its own: some machines let only one use the device.
+
+    Raises
+    ------
+    RuntimeError : with the reason why nothing can be computed on it.
+    """
+    done = subprocess.run([sys.executable, "-c", _DEVICE], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError((done.stderr.strip().splitlines() or ["no reason was given"])[-1])
+    query = ("--query-gpu=driver_version,clocks.max.sm,power.limit", "--format=csv,noheader")
+    return {
+        "device": done.stdout.strip(),
+        "driver": f"{_say('nvidia-smi', *query)} (version, highest clock, power limit)",
+    }
 
 
 def _version(name: str) -> str:
