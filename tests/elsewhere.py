@@ -18,6 +18,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 DEVICE = torch.device("meta")
 _MOVES = {torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default}
+# take their indices from the CPU too
+_INDEXED = ("index", "index_put", "index_put_", "_index_put_impl_")
 # a view that is not computed before it is needed, by what lies above this device
 _AT_ONCE = {torch.ops.aten._conj.default: torch.conj_physical, torch.ops.aten._neg_view.default: torch.neg}
 _CPU_GENERATOR = torch.Generator
@@ -54,10 +56,13 @@ class _Device(TorchDispatchMode):
 def _compute(operation: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     leaves = tree_leaves((args, kwargs))
     there = any(isinstance(x, Elsewhere) for x in leaves)
-    strangers = [x for x in leaves if isinstance(x, Tensor) and not isinstance(x, Elsewhere) and x.ndim > 0]
+    name = operation.overloadpacket.__name__
+    # single numbers of the CPU may be used with tensors of a GPU, but not joined to them
+    least = 0 if name in ("cat", "stack") else 1
+    strangers = [x for x in leaves if isinstance(x, Tensor) and not isinstance(x, Elsewhere) and x.ndim >= least]
     assert not any(x.is_meta for x in strangers), f"{operation} was given a tensor without numbers"
     asked = kwargs.get("device")
-    if there and strangers and operation not in _MOVES and "index" not in operation.__name__:
+    if there and strangers and operation not in _MOVES and name not in _INDEXED:
         raise RuntimeError(f"{operation} was given tensors of both devices, as of {tuple(strangers[0].shape)}")
     stays = torch.device(asked).type == DEVICE.type if asked is not None else there
     if operation is torch.ops.aten.copy_.default:

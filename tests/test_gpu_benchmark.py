@@ -59,10 +59,13 @@ def test_the_pretended_device_refuses_tensors_generators_and_arrays_of_the_cpu()
             lambda: there.normal_(generator=torch.Generator()),
             lambda: torch.randn(3, generator=torch.Generator(device)),
             lambda: torch.cat([there, torch.ones(2)]),
+            lambda: torch.stack([there[0], torch.ones(())]),
+            lambda: there.index_select(0, torch.tensor([1])),
             there.numpy,
         ):
             with pytest.raises(RuntimeError, match=r"both devices|other device|numpy"):
                 mixed()
+        assert there[torch.tensor([0, 2])].shape == (2,)  # which a GPU allows
         assert (there + 1).cpu().numpy().tolist() == [2, 2, 2]  # and computes otherwise
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from gpu.problems import acquisition, composed, learning
 from gpu.setting import FailedError, Rows, Setting, SkippedError, Values, tensor_cores
 from gpu.timing import in_ms, measure
-from spinwarp.cli.configuration import plain
 from spinwarp.losses import SSIMLoss
 from spinwarp.operators import sense
 from spinwarp.recon.checkpoint import build_network
@@ -71,7 +71,9 @@ def network(setting: Setting, model: str, *overrides: str) -> nn.Module:
     smaller = SMALL[model] if setting.dry else ()
     config = composed("train", f"model={model}", *(f"model.{override}" for override in (*overrides, *smaller)))
     torch.manual_seed(0)
-    built: nn.Module = build_network(plain(config.model.net), ("spinwarp.models",)).to(setting.device)
+    built: nn.Module = build_network(OmegaConf.to_container(config.model.net, resolve=True), ("spinwarp.models",)).to(
+        setting.device
+    )
     return built
 
 
