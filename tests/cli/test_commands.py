@@ -287,8 +287,9 @@ def test_the_reconstruction_of_full_data_is_the_target(measured: Path, command: 
 
 
 @pytest.mark.slow
-def test_every_model_trains_with_every_kind_of_mask_in_one_sweep(environment: dict[str, str], tmp_path: Path) -> None:
-    models, masks = ("unet_small", "varnet_small", "naive_cnn", "varnet_image"), ("equispaced_4x", "random_8x")
+def test_models_train_with_masks_in_one_sweep(environment: dict[str, str], tmp_path: Path) -> None:
+    # each model with each data set is trained elsewhere; this is the sweep
+    models, masks = ("unet_small", "varnet_image"), ("equispaced_4x", "random_8x")
     overrides = [*TINY, f"model={','.join(models)}", f"mask={','.join(masks)}", "trainer=debug"]
     done = call(
         {**environment, "SPINWARP_RUNS": str(tmp_path)}, ROOT / "train.py", "-m", *overrides, "callbacks.progress=null",

@@ -74,7 +74,7 @@ def test_a_sweep_is_given_the_best_score_or_nan_where_there_is_none(
     score: Any, metrics: dict[str, float], returned: float | None
 ) -> None:
     best = SimpleNamespace(monitor="val/ssim", best_model_score=score, best_model_path="best.ckpt")
-    found = _best(SimpleNamespace(checkpoint_callback=best, callback_metrics=metrics))
+    found = _best(SimpleNamespace(checkpoint_callback=best, callback_metrics=metrics, fast_dev_run=False))
     assert found == (None if returned is None else pytest.approx(returned, nan_ok=True))
 
 

@@ -246,6 +246,29 @@ def test_undersampled_images_are_refused(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.parametrize("half", [False, True], ids=["float32", "bf16"])
+def test_latent_descent_of_a_gan_that_arrives_early_gives_the_image_where_it_arrived(half: bool) -> None:
+    module = model("gan")
+    module.steps = 60
+    with torch.no_grad():
+        images = module.net.generate(torch.zeros(1, 6), SIZE)  # where it starts: there is no step to take
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            restored = module.restore(images)
+    # the last call of the network is in half precision: eight bits, eight layers
+    assert float((restored - images).norm() / images.norm()) < (0.05 if half else 1e-6)
+
+
+@torch.no_grad()
+def test_latent_descent_of_a_gan_under_autocast_finds_what_it_finds_without() -> None:
+    module, errors = model("gan"), []
+    module.steps = 30
+    images = torch.ones(1, *SIZE, dtype=torch.complex64) / 2
+    for half in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            errors.append(float((module.restore(images) - images).norm()))
+    assert abs(errors[1] / errors[0] - 1) < 0.01
+
+
 def test_a_gan_says_so_when_the_images_have_another_size(tmp_path: Path) -> None:
     volumes = {split: dict.fromkeys(names, (1, (2, 32, 48))) for split, names in VOLUMES.items()}
     with pytest.raises(InputError, match=r"makes images of 32x40, and 32x48 are wanted"):

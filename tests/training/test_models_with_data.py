@@ -104,6 +104,16 @@ def pictures(folder: Path) -> Any:
     return [f"data.source.path={folder}", "data.source.n_coils=2", "data.source.block=1"], (37, 42)
 
 
+def heads(folder: Path) -> Any:
+    """Three subjects of one slice each."""
+    for i, subject in enumerate(("ann", "ben", "cat")):
+        (folder / subject).mkdir(parents=True)
+        magnitude = np.abs(object_and_coils(1, 48, 40)[0, 0]) * (100 + i)
+        Image.fromarray(magnitude.clip(0, 255).astype(np.uint8)).save(folder / subject / "slice.png")
+    settings = {"path": folder, "val": "[ben]", "test": "[cat]", "matrices": "[[40,36]]", "coils": "[2]", "n_val": 1}
+    return [f"data.source.{key}={value}" for key, value in settings.items()], (40, 36)
+
+
 def low_field(folder: Path) -> Any:
     """Scans of one coil as their authors publish them; they all have a readout of 128."""
     names = [f"Figure {patient}/0.055T/0.055T_FLAIR_kspace_postEMI.mat" for patient in ("1A", "1B", "1C")]
@@ -129,6 +139,7 @@ SETS: dict[str, Callable[[Path], Any]] = {
     "fastmri_knee_singlecoil": lambda folder: fastmri(folder, "singlecoil", 1, (48, 36), (24, 24), 0),
     "images": pictures,
     "phantom": phantoms,
+    "simulated_heads": heads,
     "ulf_brain": low_field,
 }
 

@@ -1,0 +1,1 @@
+"""What ``make gpu`` runs: checks, speed and a short training on one CUDA device."""
