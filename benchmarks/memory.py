@@ -89,7 +89,7 @@ def training(settings: dict) -> Callable[..., None]:
 
     from spinwarp.acquisition import Acquisition
     from spinwarp.losses import SSIMLoss
-    from spinwarp.recon.checkpoint import build_network
+    from spinwarp.models.loading import build_network
 
     description = OmegaConf.to_container(OmegaConf.load(Path(__file__).parents[1] / "conf/model/varnet.yaml").net)
     description |= {"n_cascades": settings["cascades"], "checkpoint": settings.get("checkpoint", False)}

@@ -20,9 +20,9 @@ from numpy.random import RandomState
 from omegaconf import OmegaConf
 
 from spinwarp.acquisition import Acquisition
-from spinwarp.cli.configuration import conf_folder
+from spinwarp.cli.app import conf_folder
 from spinwarp.coils import combine
-from spinwarp.data.anatomy import head_volume
+from spinwarp.data.phantom.anatomy import head_volume
 from spinwarp.data.simulation import acquire, loop_coil_maps, smooth_phase
 from spinwarp.figures import convergence, save
 from spinwarp.fourier import fftc, ifftc

@@ -23,16 +23,16 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from spinwarp.acquisition import Acquisition
-from spinwarp.cli.configuration import conf_folder
+from spinwarp.cli.app import conf_folder
 from spinwarp.cli.train import build_data
 from spinwarp.data.undersample import Undersample
 from spinwarp.fourier import fftc, ifftc
 from spinwarp.masks import seed_of
 from spinwarp.operators import wavelet
 from spinwarp.operators.sense import coil_maps, expand, reduce
+from spinwarp.preparation import data_scale
 from spinwarp.recon import TotalVariation
 from spinwarp.recon.checkpoint import Checkpoint
-from spinwarp.recon.scale import data_scale
 from spinwarp.solvers import soft_threshold
 from spinwarp.uncertainty import adapted_density, compensated, sure
 

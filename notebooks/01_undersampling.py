@@ -25,7 +25,7 @@ from numpy.random import RandomState
 
 from spinwarp.acquisition import Acquisition
 from spinwarp.coils import combine, low_resolution_maps
-from spinwarp.data.anatomy import head_volume
+from spinwarp.data.phantom.anatomy import head_volume
 from spinwarp.data.simulation import acquire, loop_coil_maps, smooth_phase
 from spinwarp.figures import comparison, panel
 from spinwarp.fourier import fftc, ifftc

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from numpy.random import RandomState
 
 from spinwarp.acquisition import Acquisition
-from spinwarp.data.anatomy import head_volume
+from spinwarp.data.phantom.anatomy import head_volume
 from spinwarp.figures import comparison, panel
 from spinwarp.fourier import fftc
 from spinwarp.masks import RandomMask

@@ -18,7 +18,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from spinwarp.cli.configuration import conf_folder
+from spinwarp.cli.app import conf_folder
 from spinwarp.masks import CenteredMask
 
 CONF = conf_folder()

@@ -19,21 +19,22 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from spinwarp.acquisition import Acquisition, Header, Reconstruction, item_acquisition
-from spinwarp.cli.configuration import conf_folder
+from spinwarp.cli.app import conf_folder
 from spinwarp.errors import InputError
 from spinwarp.masks import Mask
 from spinwarp.models.denoiser import Denoiser
 from spinwarp.models.generator import ImageGenerator
+from spinwarp.models.loading import build_network
 from spinwarp.operators import sense
+from spinwarp.preparation import MAPS
 from spinwarp.recon import Reconstructor
 from spinwarp.recon.base import as_reconstruction
-from spinwarp.recon.checkpoint import Checkpoint, FastMRIWeights, build_network
+from spinwarp.recon.checkpoint import Checkpoint, FastMRIWeights
 from spinwarp.recon.ensemble import Ensemble
 from spinwarp.recon.l1_wavelet import L1Wavelet
 from spinwarp.recon.latent import LatentOptimisation
 from spinwarp.recon.mc_dropout import MCDropout
 from spinwarp.recon.posterior import Posterior
-from spinwarp.recon.preparation import MAPS
 from spinwarp.recon.tv import TotalVariation
 from spinwarp.recon.untrained import UntrainedNetwork
 

@@ -18,8 +18,9 @@ from numpy.random import RandomState
 
 from spinwarp.acquisition import Acquisition
 from spinwarp.errors import InputError
+from spinwarp.models.loading import build_network
 from spinwarp.recon import Reconstructor, ZeroFilled
-from spinwarp.recon.checkpoint import Checkpoint, build_network
+from spinwarp.recon.checkpoint import Checkpoint
 from spinwarp.recon.sure_risk import SureRisk
 from spinwarp.results import Row, read_rows
 

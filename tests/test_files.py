@@ -11,9 +11,9 @@ import h5py
 import numpy as np
 import pytest
 
-from spinwarp.data.fastmri import FastMRIFiles, Folders
-from spinwarp.data.image_files import find_images
-from spinwarp.data.index import index, open_volume
+from spinwarp.data.fastmri.index import index, open_volume
+from spinwarp.data.fastmri.source import FastMRIFiles, Folders
+from spinwarp.data.images.formats import find_images
 from spinwarp.errors import InputError
 from spinwarp.files import cache_folder, list_files, reading, user_path
 

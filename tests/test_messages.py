@@ -11,7 +11,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from spinwarp.cli.configuration import conf_folder
+from spinwarp.cli.app import conf_folder
 
 CONF = conf_folder()
 PACKAGE = Path(__file__).parents[1] / "src" / "spinwarp"

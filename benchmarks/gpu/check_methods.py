@@ -16,8 +16,8 @@ from gpu.same_numbers import agree
 from gpu.setting import FailedError, Rows, Setting, Values, tensor_cores
 from spinwarp import coils, samplers, solvers
 from spinwarp.acquisition import Acquisition
+from spinwarp.models.loading import load_network
 from spinwarp.operators import LinearOperator, finite_difference, sense, wavelet
-from spinwarp.recon.checkpoint import load_network
 from spinwarp.solvers.lbfgs import lbfgs
 
 SHAPE = (32, 36)

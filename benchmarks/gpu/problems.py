@@ -16,7 +16,7 @@ from gpu.same_numbers import perturbed
 from gpu.setting import ROOT, Setting
 from spinwarp.acquisition import Acquisition, Header
 from spinwarp.fourier import fftc
-from spinwarp.recon.checkpoint import build_network
+from spinwarp.models.loading import build_network
 
 _NORM_UNET = {"_target_": "spinwarp.models.norm_unet.NormUNet", "_partial_": True, "channels": 4, "pools": 2}
 _SENSITIVITY = {"_target_": "spinwarp.models.varnet.SensitivityNet", "_partial_": True, "network": _NORM_UNET}

@@ -17,8 +17,8 @@ from gpu.problems import acquisition, composed, learning
 from gpu.setting import FailedError, Rows, Setting, SkippedError, Values, tensor_cores
 from gpu.timing import in_ms, measure
 from spinwarp.losses import SSIMLoss
+from spinwarp.models.loading import build_network
 from spinwarp.operators import sense
-from spinwarp.recon.checkpoint import build_network
 from spinwarp.samplers import ChainNoise, Problem, chain_generators, geometric, pula
 
 FULL, DRY = (15, 640, 368), (2, 64, 48)

@@ -1,7 +1,7 @@
 """Hydra looks for sweepers in this namespace only."""
 
-from spinwarp.cli import optuna_sweeper
+from spinwarp.cli.sweep import sweeper
 
 
-class OptunaSweeper(optuna_sweeper.OptunaSweeper):
+class OptunaSweeper(sweeper.OptunaSweeper):
     """The sweeper of ``hydra/sweeper=optuna``, under the name by which Hydra may find it."""

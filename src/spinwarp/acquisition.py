@@ -5,6 +5,7 @@ phase-encoding direction, the one that a line mask undersamples.
 """
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -241,3 +242,9 @@ def _cat(tensors: Sequence[Tensor | None]) -> Tensor | None:
     if present and len(present) < len(tensors):
         raise InputError("some slices of a batch have a target, coil maps or a noise level and some have none")
     return torch.cat(present) if present else None
+
+
+def slice_generator(seed: int, example: Example, device: str) -> torch.Generator:
+    """Return the generator of a batch's own randomness: it depends on the seed, the volume and the slice alone."""
+    key = f"{seed}/{example.volume[0]}/{example.slice[0]}".encode()
+    return torch.Generator(device).manual_seed(int.from_bytes(hashlib.sha256(key).digest()[:7], "big"))

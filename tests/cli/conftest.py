@@ -11,7 +11,8 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
-from spinwarp.cli import configuration, processes
+from spinwarp.cli import app
+from spinwarp.parallel import processes
 
 Task = Callable[[DictConfig], Any]
 
@@ -47,7 +48,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
                 command()
             else:
                 assert task is not None
-                configuration.run(command, task, {})
+                app.run(command, task, {})
         except SystemExit as stop:
             code = stop.code
         return Ended(code, *capsys.readouterr())

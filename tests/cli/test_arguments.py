@@ -16,8 +16,8 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import OmegaConf
 
 from spinwarp.cli import arguments
-from spinwarp.cli.configuration import conf_folder
-from spinwarp.cli.sentences import sentence
+from spinwarp.cli.app import conf_folder
+from spinwarp.cli.messages import sentence
 from spinwarp.errors import InputError
 from spinwarp.files import user_path
 

@@ -9,9 +9,9 @@ from hydra.core.global_hydra import GlobalHydra
 from torch import nn
 
 from spinwarp import channels
-from spinwarp.cli.building import build_module, training_precision
-from spinwarp.cli.configuration import conf_folder
-from spinwarp.cli.kinds import check_kinds
+from spinwarp.cli.app import conf_folder
+from spinwarp.cli.train import build_module, training_precision
+from spinwarp.cli.typecheck import check_kinds
 from spinwarp.errors import InputError
 from spinwarp.training import SupervisedModule
 

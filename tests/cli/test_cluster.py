@@ -11,9 +11,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from spinwarp.cli import configuration, processes
+from spinwarp.cli import app
 from spinwarp.cli import multirun as multirun_module
 from spinwarp.errors import InputError
+from spinwarp.parallel import processes
 
 Multirun = Callable[..., DictConfig]
 
@@ -23,7 +24,7 @@ def multirun(monkeypatch: pytest.MonkeyPatch) -> Iterator[Multirun]:
     """The configuration of a job of a multirun, as Hydra sets it before the job."""
 
     def job(*overrides: str) -> DictConfig:
-        with initialize_config_dir(str(configuration.conf_folder()), version_base="1.3"):
+        with initialize_config_dir(str(app.conf_folder()), version_base="1.3"):
             config = compose("train", [*overrides, "hydra.mode=MULTIRUN"], return_hydra_config=True)
         monkeypatch.setattr(HydraConfig.instance(), "cfg", config)
         return config
@@ -43,33 +44,33 @@ def test_jobs_of_several_devices_are_refused_where_nobody_starts_their_processes
     with pytest.raises(
         InputError, match=r"trainer.devices=2 would start the whole sweep again .* hydra/launcher=slurm"
     ):
-        configuration.refuse_parallel_sweep(config, HydraConfig.get())
+        app.refuse_parallel_sweep(config, HydraConfig.get())
 
 
 def test_slurm_starts_a_process_for_each_device(multirun: Multirun) -> None:
     config = multirun("hydra/launcher=slurm", "trainer=ddp", "trainer.devices=4", "trainer.num_nodes=2")
-    configuration.refuse_parallel_sweep(config, HydraConfig.get())
+    app.refuse_parallel_sweep(config, HydraConfig.get())
     launcher = HydraConfig.get().launcher
     assert (launcher.nodes, launcher.tasks_per_node, launcher.gpus_per_node) == (2, 4, 4)
     config = multirun("hydra/launcher=slurm", "trainer=ddp", "trainer.devices=4", "hydra.launcher.tasks_per_node=1")
     with pytest.raises(InputError, match=r"do not fit hydra.launcher.tasks_per_node=1 hydra.launcher.nodes=1: SLURM"):
-        configuration.refuse_parallel_sweep(config, HydraConfig.get())
+        app.refuse_parallel_sweep(config, HydraConfig.get())
 
 
 def test_one_device_a_job_needs_no_launcher_of_its_own(multirun: Multirun) -> None:
-    configuration.refuse_parallel_sweep(multirun("hydra/sweeper=optuna"), HydraConfig.get())
+    app.refuse_parallel_sweep(multirun("hydra/sweeper=optuna"), HydraConfig.get())
 
 
 def test_processes_of_one_step_of_slurm_have_one_stamp(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"JOB_ID": "71", "STEP_ID": "2", "STEP_NUM_TASKS": "2", "PROCID": "1", "LOCALID": "1"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
     monkeypatch.delenv(processes.STAMP, raising=False)
-    assert configuration.stamp() == "slurm_71_2"
+    assert app.stamp() == "slurm_71_2"
     monkeypatch.setenv(processes.STAMP, "of_the_sweep")  # a job of the launcher inherits the sweep's
-    assert configuration.stamp() == "of_the_sweep"
+    assert app.stamp() == "of_the_sweep"
     monkeypatch.delenv(processes.STAMP)
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
-    assert configuration.stamp()[:3] == "202"
+    assert app.stamp()[:3] == "202"
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
 from spinwarp.acquisition import Header
-from spinwarp.data.layout import write_volume
+from spinwarp.data.fastmri.layout import write_volume
 from spinwarp.results import Row, read_rows
 
 ROOT = Path(__file__).parents[2]

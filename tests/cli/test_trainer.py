@@ -16,11 +16,11 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from spinwarp.cli import train
-from spinwarp.cli.configuration import conf_folder
-from spinwarp.cli.kinds import check_kinds
+from spinwarp.cli.app import conf_folder
+from spinwarp.cli.messages import sentence
 from spinwarp.cli.resume import _compare
-from spinwarp.cli.sentences import sentence
-from spinwarp.data.samplers import InOrder, ShapeBatchSampler
+from spinwarp.cli.typecheck import check_kinds
+from spinwarp.data.batches import InOrder, ShapeBatchSampler
 
 CONF = conf_folder()
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from spinwarp.data import download
-from spinwarp.data.download import PinnedFile, check_pinned, fetch_pinned, find_pinned, main, read_manifest
-from spinwarp.data.ulf import UltraLowFieldBrains
+from spinwarp.data.download import main
+from spinwarp.data.ulf import pinned
+from spinwarp.data.ulf.pinned import PinnedFile, check_pinned, fetch_pinned, find_pinned, read_manifest
+from spinwarp.data.ulf.source import UltraLowFieldBrains
 from spinwarp.errors import InputError
 
 CONTENT = bytes(range(256)) * 400
@@ -92,7 +93,7 @@ def test_a_missing_file_and_a_missing_network_name_the_local_folder_as_the_way_o
 
 
 def test_a_silent_server_is_given_up(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "_TIMEOUT", 0.2)
+    monkeypatch.setattr(pinned, "_TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(InputError, match="timed out"):
         fetch_pinned(f"http://127.0.0.1:{silent.getsockname()[1]}", LISTED, lambda _: None)
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spinwarp.data.fastmri import FastMRIFiles, Folders
-from spinwarp.data.images import SimulatedImages
+from spinwarp.data.fastmri.source import FastMRIFiles, Folders
+from spinwarp.data.images.source import SimulatedImages
 from spinwarp.data.patients import file_numbers, patients_in, warn_of_shared_patients
 from spinwarp.data.source import SPLITS
 from spinwarp.errors import InputError

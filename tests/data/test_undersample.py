@@ -13,8 +13,8 @@ from numpy.random import RandomState
 
 from spinwarp.acquisition import Acquisition, Example, Header, acs_columns
 from spinwarp.coils import low_resolution_maps
-from spinwarp.data.fastmri import FastMRIFiles, Folders
-from spinwarp.data.layout import write_volume
+from spinwarp.data.fastmri.layout import write_volume
+from spinwarp.data.fastmri.source import FastMRIFiles, Folders
 from spinwarp.data.module import FastMRIDataModule
 from spinwarp.data.undersample import Undersample
 from spinwarp.errors import InputError

@@ -11,8 +11,8 @@ from numpy.random import RandomState
 
 from spinwarp.acquisition import Acquisition, acs_columns
 from spinwarp.coils import low_resolution_maps, noise_level
-from spinwarp.data.fastmri import FastMRIFiles, Folders
-from spinwarp.data.measured import Measurement
+from spinwarp.data.fastmri.measured import Measurement
+from spinwarp.data.fastmri.source import FastMRIFiles, Folders
 from spinwarp.data.sampling import sampling_mask
 from spinwarp.data.undersample import Undersample
 from spinwarp.errors import InputError

@@ -14,9 +14,10 @@ import torch
 from hostile import Cases, offsets
 from torch import Tensor
 
+from spinwarp.models.loading import load_network
 from spinwarp.models.naive_cnn import NaiveCNN
 from spinwarp.models.unet import MagnitudeUNet
-from spinwarp.recon.checkpoint import Checkpoint, FastMRIWeights, load_network
+from spinwarp.recon.checkpoint import Checkpoint, FastMRIWeights
 
 NET = {"_target_": "spinwarp.models.naive_cnn.NaiveCNN", "channels": 4, "n_layers": 3, "kernel_size": 3}
 UNET = {"_target_": "spinwarp.models.unet.MagnitudeUNet", "channels": 2, "pools": 2}

@@ -17,9 +17,9 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException, MissingConfigException
 from omegaconf import OmegaConf
 
-from spinwarp.cli import evaluate, reconstruct, sentences
-from spinwarp.cli.configuration import conf_folder
-from spinwarp.cli.kinds import check_kinds
+from spinwarp.cli import evaluate, messages, reconstruct
+from spinwarp.cli.app import conf_folder
+from spinwarp.cli.typecheck import check_kinds
 
 KINDS: dict[str, dict[str, Any]] = {
     "train": {"seed": int, "ckpt_path": str | None},
@@ -66,7 +66,7 @@ def test_every_key_misspelt_is_named_with_its_nearest(tmp_path: Path, monkeypatc
     for command in GROUPS:
         config = composed(command)
         keys = [".".join(key) for key in leaves(config)]
-        monkeypatch.setattr(sentences, "_composed", lambda *_, c=config: c)
+        monkeypatch.setattr(messages, "_composed", lambda *_, c=config: c)
         for key in keys:
             parent, _, last = key.rpartition(".")
             for wrong in {swapped(last), last[: len(last) // 2] + last[len(last) // 2 + 1 :]} - {last, ""}:
@@ -75,7 +75,7 @@ def test_every_key_misspelt_is_named_with_its_nearest(tmp_path: Path, monkeypatc
                     continue
                 # as Hydra words it; the commands themselves are tried below
                 error = ConfigCompositionException(f"Could not override '{full}'.\nTo append use +{full}=1\nKey ...")
-                message = sentences.sentence(error, conf_folder(), command, [])
+                message = messages.sentence(error, conf_folder(), command, [])
                 counts["keys misspelt"] += 1
                 refused["keys misspelt"] += 1
                 assert complaint(message, full) is None
@@ -88,7 +88,7 @@ def test_every_option_misspelt_is_named_with_its_nearest() -> None:
         for option in options:
             for wrong in {swapped(option), option[:-1], f"{option}s"} - set(options):
                 error = MissingConfigException(f"Could not find '{group}/{wrong}'", f"{group}/{wrong}", options)
-                message = sentences.sentence(error, conf_folder(), "train", [])
+                message = messages.sentence(error, conf_folder(), "train", [])
                 counts["options misspelt"] += 1
                 refused["options misspelt"] += 1
                 assert complaint(message, f"{group}={wrong}") is None

@@ -14,10 +14,10 @@ import pytest
 from hostile import Cases, counts, offsets, refused, swapped
 
 from spinwarp.acquisition import Header
-from spinwarp.data.fastmri import FastMRIFiles, Folders
-from spinwarp.data.index import index
-from spinwarp.data.layout import write_volume
-from spinwarp.data.measured import Measurement
+from spinwarp.data.fastmri.index import index
+from spinwarp.data.fastmri.layout import write_volume
+from spinwarp.data.fastmri.measured import Measurement
+from spinwarp.data.fastmri.source import FastMRIFiles, Folders
 from spinwarp.results.images import ExampleSlice, read_examples, write_examples
 
 SHAPE = (2, 2, 12, 10)
@@ -305,7 +305,7 @@ def test_headers_that_bomb_are_refused_and_those_that_lie_are_not_used(tmp_path:
 def test_an_index_that_was_tampered_with_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = tmp_path / "cache"
     monkeypatch.setenv("SPINWARP_CACHE", str(cache))
-    monkeypatch.setattr("spinwarp.data.index.log.warning", lambda *_: None)
+    monkeypatch.setattr("spinwarp.data.fastmri.index.log.warning", lambda *_: None)
     path = tmp_path / "set" / "a.h5"
     volume(path)
     truth = index([path], "x")

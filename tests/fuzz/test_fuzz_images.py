@@ -17,9 +17,9 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from scipy.io import savemat
 
-from spinwarp.data.image_files import find_images, read_slice
-from spinwarp.data.image_survey import with_orientation
-from spinwarp.data.measured import Measurement
+from spinwarp.data.fastmri.measured import Measurement
+from spinwarp.data.images.formats import find_images, read_slice
+from spinwarp.data.images.survey import with_orientation
 from spinwarp.data.simulation import measured_coil_maps
 from spinwarp.results.rows import read_rows
 from spinwarp.results.trace import read_trace

@@ -6,7 +6,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from spinwarp.cli.configuration import conf_folder
+from spinwarp.cli.app import conf_folder
 from spinwarp.errors import InputError
 from spinwarp.masks import MixedMask, PoissonDiscMask, RandomMask
 

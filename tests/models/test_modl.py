@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from spinwarp.acquisition import Acquisition, item_acquisition
 from spinwarp.errors import InputError
+from spinwarp.models.loading import build_network
 from spinwarp.models.modl import MoDL
 from spinwarp.models.norm_unet import NormUNet
 from spinwarp.models.residual_cnn import ResidualCNN
 from spinwarp.operators import sense
 from spinwarp.recon.cg_sense import cg_sense
-from spinwarp.recon.checkpoint import build_network
 
 CONF = Path(__file__).parents[2] / "conf" / "model" / "modl.yaml"
 SMALL = partial(ResidualCNN, channels=6, n_layers=3)

@@ -14,10 +14,10 @@ from spinwarp.errors import InputError
 from spinwarp.fourier import fftc, ifftc
 from spinwarp.masks import RandomMask
 from spinwarp.models.fastmri_weights import network_from_fastmri
+from spinwarp.models.loading import build_network
 from spinwarp.models.norm_unet import NormUNet
 from spinwarp.models.varnet import SensitivityNet, VarNet
 from spinwarp.operators import sense
-from spinwarp.recon.checkpoint import build_network
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
 SMALL = partial(NormUNet, channels=4, pools=2)

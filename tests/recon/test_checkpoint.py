@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from spinwarp.errors import InputError
+from spinwarp.models.loading import build_network, load_plain
 from spinwarp.models.naive_cnn import NaiveCNN
-from spinwarp.recon.checkpoint import Checkpoint, FastMRIWeights, build_network, load_plain
+from spinwarp.recon.checkpoint import Checkpoint, FastMRIWeights
 
 NET = {"_target_": "spinwarp.models.naive_cnn.NaiveCNN", "channels": 4, "n_layers": 3, "kernel_size": 3}
 READERS: list[type[Checkpoint] | type[FastMRIWeights]] = [Checkpoint, FastMRIWeights]

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from spinwarp.acquisition import Reconstruction
 from spinwarp.errors import InputError
-from spinwarp.recon.checkpoint import Checkpoint, build_network
+from spinwarp.models.loading import build_network
+from spinwarp.recon.checkpoint import Checkpoint
 from spinwarp.recon.ensemble import Ensemble
 from spinwarp.recon.samples import mixture
 

@@ -18,7 +18,8 @@ from spinwarp.models.gan import GAN
 from spinwarp.models.generator import ImageGenerator, Size
 from spinwarp.models.unet import MagnitudeUNet
 from spinwarp.operators import sense
-from spinwarp.recon.latent import LatentOptimisation, generator_units
+from spinwarp.preparation import generator_units
+from spinwarp.recon.latent import LatentOptimisation
 from spinwarp.recon.latent_fit import fit_latent
 
 SIZE = (6, 20)

@@ -9,7 +9,8 @@ from torch import Generator, nn
 
 from spinwarp.acquisition import Reconstruction, item_acquisition
 from spinwarp.errors import InputError
-from spinwarp.recon.checkpoint import Checkpoint, build_network
+from spinwarp.models.loading import build_network
+from spinwarp.recon.checkpoint import Checkpoint
 from spinwarp.recon.mc_dropout import MCDropout
 
 UNET = {"_target_": "spinwarp.models.unet.MagnitudeUNet", "channels": 4, "pools": 2, "dropout": 0.2}

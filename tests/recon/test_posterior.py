@@ -16,11 +16,10 @@ from spinwarp.errors import InputError
 from spinwarp.models.denoiser import Denoiser
 from spinwarp.models.score_unet import ScoreUNet
 from spinwarp.operators import sense
+from spinwarp.preparation import prior_scale, with_image_phase, with_white_noise
 from spinwarp.progress import listen
 from spinwarp.recon.posterior import Posterior
-from spinwarp.recon.preparation import with_image_phase, with_white_noise
 from spinwarp.recon.samples import from_samples
-from spinwarp.recon.scale import prior_scale
 from spinwarp.samplers import geometric, pula
 
 SAMPLER = partial(pula, schedule=geometric(4.0, 0.02, 12))

@@ -18,9 +18,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 from scipy.io import savemat
 
-from spinwarp.cli.building import build_module
-from spinwarp.cli.configuration import conf_folder
-from spinwarp.cli.train import build_data
+from spinwarp.cli.app import conf_folder
+from spinwarp.cli.train import build_data, build_module
 from spinwarp.training.callbacks import ExamplePanel
 
 pytestmark = [

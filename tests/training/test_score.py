@@ -20,9 +20,9 @@ from spinwarp.masks import RandomMask
 from spinwarp.models.denoiser import Denoiser
 from spinwarp.models.score_unet import ScoreUNet
 from spinwarp.models.unet import UNet
+from spinwarp.preparation import prior_scale
 from spinwarp.recon.checkpoint import Checkpoint
 from spinwarp.recon.posterior import Posterior
-from spinwarp.recon.scale import prior_scale
 from spinwarp.samplers import geometric, pula
 from spinwarp.training import ScoreModule
 from spinwarp.training.callbacks import ExamplePanel, SamplePanel

@@ -2,12 +2,15 @@
 
 import logging
 import shutil
+import sys
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from spinwarp.cli import configuration, processes
+from spinwarp.cli import app
+from spinwarp.errors import InputError
 
 log = logging.getLogger("spinwarp")
 KINDS = {
@@ -30,7 +33,7 @@ KINDS = {
 
 def main() -> None:
     """Entry point of ``spinwarp-evaluate``."""
-    configuration.run("evaluate", evaluate, KINDS)
+    app.run("evaluate", evaluate, KINDS)
 
 
 def evaluate(config: DictConfig) -> float:
@@ -39,36 +42,43 @@ def evaluate(config: DictConfig) -> float:
     from hydra.core.hydra_config import HydraConfig
     from rich.console import Console
 
-    from spinwarp.cli import sharing
-    from spinwarp.cli.job import EvaluationJob
+    from spinwarp.cli.job import EvaluationJob, check_processes
     from spinwarp.cli.output import check_room
-    from spinwarp.cli.progress import slices_progress
     from spinwarp.evaluation import UNFINISHED
     from spinwarp.figures import draw
     from spinwarp.results import table
     from spinwarp.results.combine import combine
 
-    sharing.check(config)
-    configuration.check_device(config.device)
+    check_processes(config)
+    app.check_device(config.device)
     choices = {group: HydraConfig.get().runtime.choices[group] for group in ("recon", "mask", "uncertainty")}
     folder = Path(config.out or HydraConfig.get().runtime.output_dir)
     check_room(folder)
-    if processes.place().world > 1:
-        rows = sharing.among_others(config, choices, folder)
-        if rows is None:
-            return float("nan")
-    else:
-        job = EvaluationJob(config, choices)
-        job.check(folder)
-        job.say_first()
-        with slices_progress(sum(job.protocol.n_slices.values()), job.protocol.method) as advance:
-            if config.processes == 1:
-                rows = job.evaluate(job.loader(), folder, config.device, advance)
-            else:
-                rows = sharing.on_processes(config, choices, job, folder, advance)
+    rows = EvaluationJob(config, choices).run(folder)
+    if rows is None:
+        return float("nan")
     shutil.rmtree(folder / UNFINISHED, ignore_errors=True)  # of an earlier call that was interrupted
     Console().print(table(rows, config.by))
     for path in draw(combine([folder]), folder / "figures"):
         log.info("figure %s", path)
     log.info("results %s", folder / "results.csv")
     return float(np.mean([row.ssim for row in rows if not np.isnan(row.ssim)] or [np.nan]))
+
+
+class JoinResults(Callback):
+    """Joins the result folders of a multirun; Hydra calls it when the last job has ended."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ARG002
+        """Join the results of the jobs that succeeded; those of jobs with an ``out`` of their own are left alone."""
+        from spinwarp.cli import multirun
+        from spinwarp.figures.join import join
+        from spinwarp.results import RESULTS
+
+        sweep = Path(config.hydra.sweep.dir)
+        folders = [folder for folder in multirun.finished(config) if (folder / RESULTS).is_file()]
+        if len(folders) < 2:
+            return
+        try:
+            join(folders, sweep / "comparison", by=config.by)
+        except InputError as error:
+            print(f"the results are whole, but were not joined: {error}", file=sys.stderr)

@@ -19,9 +19,9 @@ from hydra.experimental.callback import Callback
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from spinwarp.cli import processes
 from spinwarp.errors import InputError
 from spinwarp.files import whole_file, with_home
+from spinwarp.parallel import processes
 
 log = logging.getLogger("spinwarp")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from spinwarp.cli import configuration
+from spinwarp.cli import app
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +28,7 @@ KINDS = {
 
 def main() -> None:
     """Entry point of ``spinwarp-reconstruct``."""
-    configuration.run("reconstruct", reconstruct, KINDS)
+    app.run("reconstruct", reconstruct, KINDS)
 
 
 def reconstruct(config: DictConfig) -> None:
@@ -43,19 +43,19 @@ def reconstruct(config: DictConfig) -> None:
     from hydra.utils import instantiate
     from numpy.random import RandomState
 
-    from spinwarp.acquisition import acs_columns, center_crop, collate
-    from spinwarp.cli.conformal import conformal
+    from spinwarp.acquisition import acs_columns, center_crop, collate, slice_generator
     from spinwarp.cli.output import check_room, one_sentence
     from spinwarp.cli.progress import slices_progress
     from spinwarp.coils import low_resolution_maps
-    from spinwarp.data.measured import Measurement
+    from spinwarp.data.fastmri.measured import Measurement
     from spinwarp.data.undersample import Undersample
     from spinwarp.errors import InputError
+    from spinwarp.evaluation.conformal import conformal
     from spinwarp.figures import comparison, save
     from spinwarp.masks import seed_of
     from spinwarp.models.unet import reconstruction_size
     from spinwarp.progress import steps
-    from spinwarp.recon.base import reconstruct_batch, slice_generator
+    from spinwarp.recon.base import reconstruct_batch
     from spinwarp.uncertainty import gaussian_factor
 
     if config.input is None:
@@ -64,7 +64,7 @@ def reconstruct(config: DictConfig) -> None:
         raise InputError(f"batch_size={config.batch_size} must be at least 1")
     choices = HydraConfig.get().runtime.choices
     folder = Path(config.out or HydraConfig.get().runtime.output_dir)
-    configuration.check_device(config.device)
+    app.check_device(config.device)
     check_room(folder)
     measurement = Measurement(config.input)
     source = measurement.path.name
@@ -139,7 +139,7 @@ def _indices(config: DictConfig, source: str, n_slices: int) -> list[int]:
     from spinwarp.cli.selection import slice_indices
     from spinwarp.errors import InputError
 
-    asked = configuration.plain(config)["slices"]
+    asked = app.plain(config)["slices"]
     indices = slice_indices(asked, n_slices)
     absent = [index for index in asked if index not in indices] if isinstance(asked, list) else []
     if absent or not indices:

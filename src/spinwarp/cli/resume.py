@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from spinwarp.cli import configuration
+from spinwarp.cli import app
 
 if TYPE_CHECKING:
     from spinwarp.training import SupervisedModule
@@ -58,7 +58,7 @@ def check(path: str, module: "SupervisedModule", config: DictConfig) -> tuple[li
     InputError : if training cannot go on from the file.
     """
     from spinwarp.errors import InputError
-    from spinwarp.recon.checkpoint import check_finite, load_plain
+    from spinwarp.models.loading import check_finite, load_plain
 
     if not Path(path).is_file():
         raise InputError(
@@ -83,7 +83,7 @@ def check(path: str, module: "SupervisedModule", config: DictConfig) -> tuple[li
             what = key.removeprefix("max_")
             raise InputError(f"{path} has been trained for {done} {what}; set trainer.{key} to more than {most}")
     sentences = [f"going on from step {content['global_step']} (epoch {content['epoch']}) of {path}"]
-    now = configuration.plain(config)
+    now = app.plain(config)
     before = content.get("spinwarp", {}).get("config")
     if before is None:
         return sentences, now

@@ -6,23 +6,29 @@ import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from spinwarp.cli import configuration, processes, resume
-from spinwarp.cli.building import build_module, training_precision
+from spinwarp.cli import app, resume
+from spinwarp.errors import InputError
+from spinwarp.parallel import processes
 
 if TYPE_CHECKING:
     from spinwarp.data.module import FastMRIDataModule
+    from spinwarp.training import SupervisedModule
 
 log = logging.getLogger("spinwarp")
+
+#: of ``trainer.precision``; networks alone change theirs, so that the ones of Lightning which convert data are not here
+PRECISIONS = ("32", "32-true", "bf16-mixed", "16-mixed", "auto")
 
 
 def main() -> None:
     """Entry point of ``spinwarp-train``."""
-    configuration.run("train", train, {"seed": int, "ckpt_path": str | None, "compile": bool})
+    app.run("train", train, {"seed": int, "ckpt_path": str | None, "compile": bool})
 
 
 def train(config: DictConfig) -> float | None:
@@ -32,9 +38,8 @@ def train(config: DictConfig) -> float | None:
     from hydra.utils import instantiate
 
     from spinwarp.data.patients import digest
-    from spinwarp.errors import InputError
 
-    configuration.refuse_parallel_sweep(config, HydraConfig.get())
+    app.refuse_parallel_sweep(config, HydraConfig.get())
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)  # its report is what a profiler is for
@@ -51,9 +56,7 @@ def train(config: DictConfig) -> float | None:
             f"leave mask= out, and give it when you reconstruct"
         )
     checkpoint = resume.checkpoint_of(config.ckpt_path, folder)
-    going_on, used = (
-        ([], configuration.plain(config)) if checkpoint is None else resume.check(checkpoint, module, config)
-    )
+    going_on, used = ([], app.plain(config)) if checkpoint is None else resume.check(checkpoint, module, config)
     if config.ckpt_path == "last":
         going_on = going_on or [f"no {resume.last_checkpoint(folder)} yet: training starts anew"]
         warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
@@ -64,7 +67,7 @@ def train(config: DictConfig) -> float | None:
     for split in ("train", "val"):  # one that is missing is better known before training than after
         data.dataset(split)
     module.record = {
-        "net": configuration.plain(config.model.net),
+        "net": app.plain(config.model.net),
         "name": HydraConfig.get().runtime.choices["model"],
         "trained_on": {
             "dataset": data.source.name,
@@ -100,7 +103,6 @@ def train(config: DictConfig) -> float | None:
 @contextmanager
 def _sentences(trainer: Any, folder: Path) -> Iterator[None]:
     """Say in a sentence what ended a training: memory, disk or a signal."""
-    from spinwarp.errors import InputError
     from spinwarp.training.divergence import DivergedError
 
     last = resume.last_checkpoint(folder)
@@ -201,7 +203,6 @@ def _check_disk(folder: Path, module: Any) -> None:
     ------
     InputError : if the disk is too small.
     """
-    from spinwarp.errors import InputError
 
     weights = sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
     trained = sum(p.numel() * p.element_size() for p in module.trained_parameters())
@@ -217,6 +218,55 @@ def _check_disk(folder: Path, module: Any) -> None:
 def _is_of(checkpoint: str, folder: Path) -> bool:
     """Whether a checkpoint lies in a run folder, so that this run goes on and not a new one."""
     return Path(checkpoint).resolve().parent == resume.last_checkpoint(folder).resolve().parent
+
+
+def training_precision(config: DictConfig) -> str:
+    """Return the precision that Lightning trains in: ``auto`` is bf16-mixed where the device has bf16 natively.
+
+    Raises
+    ------
+    InputError : if the precision is none of :data:`PRECISIONS`, or float16 on a CPU.
+    """
+    import torch
+
+    from spinwarp.channels import auto_is_bf16
+    from spinwarp.hardware import has_bf16
+
+    precision, accelerator = str(config.trainer.get("precision", "32")), config.trainer.get("accelerator", "auto")
+    if precision not in PRECISIONS:
+        raise InputError(f"trainer.precision={precision} is not one of 32, bf16-mixed, 16-mixed, auto")
+    gpu = torch.accelerator.current_accelerator()
+    device = "cpu" if accelerator == "cpu" or gpu is None else gpu.type
+    if precision == "16-mixed" and accelerator in ("cpu", "auto") and device == "cpu":
+        raise InputError("trainer.precision=16-mixed needs a GPU; on a CPU use trainer.precision=auto")
+    if precision == "bf16-mixed" and not has_bf16(device):
+        log.warning(
+            "trainer.precision=bf16-mixed is slow: this %s has no native bf16; try trainer.precision=auto", device
+        )
+    if precision == "auto":
+        return "bf16-mixed" if auto_is_bf16(device) else "32-true"
+    return precision
+
+
+def build_module(config: DictConfig) -> "SupervisedModule":
+    """Build the module of a training configuration; with ``compile=true`` its network compiles at its first step.
+
+    Raises
+    ------
+    InputError : if ``net.checkpoint`` is asked of a network that has no such option.
+    """
+    from hydra.utils import get_class, instantiate
+
+    net = config.model.net
+    if net.get("checkpoint") and "checkpoint" not in signature(get_class(net._target_)).parameters:
+        raise InputError(
+            f"{net._target_.rpartition('.')[2]} has no cascades to compute again (net.checkpoint), which trainer=8gb "
+            f"asks for; train it with trainer=gpu trainer.precision=bf16-mixed"
+        )
+    module: Any = instantiate(config.model)
+    if config.get("compile"):
+        module.net.compile()
+    return module
 
 
 def build_data(config: DictConfig) -> "FastMRIDataModule":

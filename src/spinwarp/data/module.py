@@ -15,8 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from spinwarp.acquisition import Example, collate
 from spinwarp.coils import low_resolution_maps
-from spinwarp.data.position import next_batch
-from spinwarp.data.samplers import InOrder, Item, ShapeBatchSampler
+from spinwarp.data.batches import Batch, InOrder, Item, ShapeBatchSampler, next_batch
 from spinwarp.data.source import SPLITS, DrawingSource, Source, Volume
 from spinwarp.data.undersample import Undersample
 from spinwarp.errors import InputError
@@ -61,6 +60,10 @@ class SliceDataset(Dataset[Example]):
 
     def __getitem__(self, items: Sequence[Item]) -> Example:
         return collate([self.example(epoch, index) for epoch, index in items])
+
+    def volume_of(self, index: int) -> str:
+        """Return the name of the volume that a slice is of."""
+        return self.volumes[self.slices[index][0]].name
 
     def example(self, epoch: int, index: int) -> Example:
         """Return one slice as a batch of one."""
@@ -169,18 +172,25 @@ class FastMRIDataModule(LightningDataModule):
         return SliceDataset(self.source, volumes, slices, undersample, self.seed, self.augment)
 
     def loader(
-        self, split: str, evaluate: bool = False, only: Mapping[str, Collection[int]] | None = None
+        self,
+        split: str,
+        evaluate: bool = False,
+        only: Mapping[str, Collection[int]] | None = None,
+        batches: Sequence[Batch] | None = None,
     ) -> DataLoader[Example]:
         """Return the batches of a split, in order but for training; ``evaluate`` and ``only`` as in :meth:`dataset`.
 
         Under ``trainer.overfit_batches`` training has its batches in order too, with the same masks in every epoch.
+        ``batches`` are those that are loaded, of all that the loader without them has.
         """
         dataset = self.dataset(split, evaluate, only)
         shapes = [dataset.volumes[v].shape for v, _ in dataset.slices]
         training = split == "train" and not evaluate
         start = self._start if training else (0, 0)
-        sampler: ShapeBatchSampler
-        if training and not getattr(self.trainer, "overfit_batches", 0):
+        sampler: ShapeBatchSampler | Sequence[Batch]
+        if batches is not None:
+            sampler = batches
+        elif training and not getattr(self.trainer, "overfit_batches", 0):
             sampler = ShapeBatchSampler(shapes, self.batch_size, shuffle=True, seed=self.seed, start=start)
         else:
             sampler = InOrder(shapes, self.batch_size, start)

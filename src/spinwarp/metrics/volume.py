@@ -75,9 +75,9 @@ class VolumeMetrics(_SliceTable):
     """NMSE, PSNR and SSIM of whole volumes and SSIM inside their foreground, averaged over volumes.
 
     The first three are those of fastMRI's ``evaluate.py`` for the images that are given; who gives them decides about
-    crop and data range. ``evaluate.py`` crops as fastMRI's does (:mod:`spinwarp.protocol`). Validation in training
-    takes the whole target, as fastMRI's validation loop does, which however averages NMSE and PSNR slice by slice.
-    The fourth is the mean of the SSIM map over all pixels of the volume's foreground
+    crop and data range. ``evaluate.py`` crops as fastMRI's does (:mod:`spinwarp.evaluation.volume`). Validation in
+    training takes the whole target, as fastMRI's validation loop does, which however averages NMSE and PSNR slice by
+    slice. The fourth is the mean of the SSIM map over all pixels of the volume's foreground
     (:func:`spinwarp.metrics.foreground`); a volume without any counts in no mean of it.
 
     Only a few numbers a slice are kept, filed under (volume, slice), so that uneven volumes are weighted right, however

@@ -6,7 +6,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from spinwarp.errors import InputError
-from spinwarp.models.allowance import allowance
+from spinwarp.models.loading import allowance
 from spinwarp.models.norm_unet import NormUNet
 from spinwarp.models.unet import MagnitudeUNet
 from spinwarp.models.varnet import SensitivityNet, VarNet

@@ -1,7 +1,6 @@
 """The one interface of all methods."""
 
 import dataclasses
-import hashlib
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from typing import Self
 import torch
 from torch import Generator, Tensor, nn
 
-from spinwarp.acquisition import Acquisition, Example, Reconstruction
+from spinwarp.acquisition import Acquisition, Reconstruction
 
 log = logging.getLogger("spinwarp")
 
@@ -57,12 +56,6 @@ class NetworkReconstructor(Reconstructor):
 def as_reconstruction(output: Tensor | Reconstruction) -> Reconstruction:
     """Return what a network returned as a reconstruction: most return the complex image alone."""
     return output if isinstance(output, Reconstruction) else Reconstruction(image=output)
-
-
-def slice_generator(seed: int, example: Example, device: str) -> torch.Generator:
-    """Return the generator of a batch's own randomness: it depends on the seed, the volume and the slice alone."""
-    key = f"{seed}/{example.volume[0]}/{example.slice[0]}".encode()
-    return torch.Generator(device).manual_seed(int.from_bytes(hashlib.sha256(key).digest()[:7], "big"))
 
 
 def reconstruct_batch(

@@ -10,9 +10,9 @@ from torch import Generator, Tensor
 
 from spinwarp.acquisition import Acquisition, Reconstruction
 from spinwarp.errors import InputError
+from spinwarp.models.loading import load_end_to_end
 from spinwarp.progress import report
 from spinwarp.recon.base import NetworkReconstructor, Reconstructor
-from spinwarp.recon.checkpoint import load_end_to_end
 from spinwarp.recon.samples import mixture
 
 

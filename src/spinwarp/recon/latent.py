@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Self
 
 import torch
@@ -11,41 +10,18 @@ from torch import Generator, Tensor
 from spinwarp.acquisition import Acquisition, Reconstruction
 from spinwarp.errors import InputError
 from spinwarp.models.generator import ImageGenerator
+from spinwarp.models.loading import load_network
 from spinwarp.operators import sense
 from spinwarp.operators.sense import squared_norm_bound
+from spinwarp.preparation import MAPS, generator_units, with_maps
 from spinwarp.recon.base import Reconstructor
-from spinwarp.recon.checkpoint import load_network
 from spinwarp.recon.l1_wavelet import l1_wavelet
 from spinwarp.recon.latent_fit import LatentFit, fit_latent
-from spinwarp.recon.preparation import MAPS, with_image_phase, with_maps
-from spinwarp.recon.scale import prior_scale
 from spinwarp.solvers import conjugate_gradient
 
 log = logging.getLogger(__name__)
 
 _LAST_STEPS = 50  # of the steps that leave the range
-
-#: central lines that the phase of the image is taken from, where there are as many: those of the 4x masks
-PHASE_LINES = 12
-
-
-def generator_units(acquisition: Acquisition) -> tuple[Acquisition, Tensor]:
-    """Put an acquisition into the units of generators: image of about unit brightness and little phase.
-
-    The brightness is :func:`spinwarp.recon.scale.prior_scale`. The phase is that of the image of the 12 central
-    lines, which moves into the coil maps; a generator need not learn what every scan measures anew.
-
-    Returns
-    -------
-    The acquisition, and by what ``(batch, h, w)`` complex its image has to be multiplied in the end.
-
-    Raises
-    ------
-    InputError : if there are no autocalibration lines, or several coils and no maps.
-    """
-    scale = prior_scale(acquisition).view(-1, 1, 1)
-    turned, phase = with_image_phase(acquisition, PHASE_LINES)
-    return replace(turned, kspace=turned.kspace / scale[:, None]), scale * phase
 
 
 class LatentOptimisation(Reconstructor):
@@ -64,7 +40,7 @@ class LatentOptimisation(Reconstructor):
     iterations : at most so many of each start.
     patience : stop after so many iterations in which held-out lines were predicted no better; null: never, no lines
         are held out. See :func:`fit_latent`.
-    maps : ``low_resolution``, ``espirit`` or ``given``; see :func:`spinwarp.recon.preparation.with_maps`.
+    maps : ``low_resolution``, ``espirit`` or ``given``; see :func:`spinwarp.preparation.with_maps`.
     deviation : weight of the l1 norm of the wavelets of what is added to G(z) so that the data are explained better;
         null: nothing is added. Dhar et al. fit both together; here it is found after z.
     data_consistency : weight mu of a last step ``argmin_x |A x - y|^2 + mu |x - G(z)|^2``; null: no such step.

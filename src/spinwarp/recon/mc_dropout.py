@@ -8,9 +8,9 @@ from torch import Generator, nn
 
 from spinwarp.acquisition import Acquisition, Reconstruction, item_acquisition
 from spinwarp.errors import InputError
+from spinwarp.models.loading import load_end_to_end
 from spinwarp.progress import report
 from spinwarp.recon.base import NetworkReconstructor
-from spinwarp.recon.checkpoint import load_end_to_end
 from spinwarp.recon.samples import join, mixture
 
 _DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)

@@ -12,14 +12,13 @@ from spinwarp.channels import PRECISIONS, autocast
 from spinwarp.coils import noise_level
 from spinwarp.errors import InputError
 from spinwarp.models.denoiser import Denoiser
+from spinwarp.models.loading import load_network
 from spinwarp.operators import sense
 from spinwarp.operators.sense import coil_maps
+from spinwarp.preparation import check_preparation, prepared, prior_scale, with_image_phase
 from spinwarp.progress import report
 from spinwarp.recon.base import Reconstructor
-from spinwarp.recon.checkpoint import load_network
-from spinwarp.recon.preparation import check_preparation, prepared, with_image_phase
 from spinwarp.recon.samples import from_samples
-from spinwarp.recon.scale import prior_scale
 from spinwarp.samplers import ChainNoise, Problem, chain_generators
 
 Sampler = Callable[..., Tensor]

@@ -9,9 +9,8 @@ from torch import Generator, Tensor
 
 from spinwarp.acquisition import Acquisition, Reconstruction
 from spinwarp.errors import InputError
+from spinwarp.preparation import check_preparation, data_scale, prepared
 from spinwarp.recon.base import Reconstructor
-from spinwarp.recon.preparation import check_preparation, prepared
-from spinwarp.recon.scale import data_scale
 from spinwarp.recon.weight import held_out_weight
 
 

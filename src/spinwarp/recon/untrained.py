@@ -13,14 +13,13 @@ from spinwarp.errors import InputError
 from spinwarp.fourier import fftc, ifftc
 from spinwarp.masks import hold_out
 from spinwarp.operators import sense
-from spinwarp.operators.samples import in_samples, sampler
+from spinwarp.operators.measured import in_samples, sampler
 from spinwarp.operators.sense import coil_maps, expand
+from spinwarp.preparation import check_preparation, data_scale, prepared
 from spinwarp.progress import report
 from spinwarp.recon.base import Reconstructor
 from spinwarp.recon.network_fit import STOPS, Iterate, OnIterate, SideBySide, fit
-from spinwarp.recon.preparation import check_preparation, prepared
 from spinwarp.recon.samples import from_samples
-from spinwarp.recon.scale import data_scale
 from spinwarp.solvers import per_item
 
 OUTPUTS = ("image", "coils")

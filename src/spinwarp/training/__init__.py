@@ -2,9 +2,8 @@
 
 from spinwarp.training.gan import GANModule
 from spinwarp.training.generator import FlowModule, GeneratorModule, VAEModule
-from spinwarp.training.heteroscedastic import HeteroscedasticModule
 from spinwarp.training.score import ScoreModule
-from spinwarp.training.supervised import SupervisedModule, UNetModule, VarNetModule
+from spinwarp.training.supervised import HeteroscedasticModule, SupervisedModule, UNetModule, VarNetModule
 
 __all__ = [
     "FlowModule",

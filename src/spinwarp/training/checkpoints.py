@@ -16,9 +16,9 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
-from spinwarp.data.position import next_batch
+from spinwarp.data.batches import next_batch
 from spinwarp.files import whole_file
-from spinwarp.recon.checkpoint import load_plain
+from spinwarp.models.loading import load_plain
 from spinwarp.training.loggers import MetricsTable
 
 log = logging.getLogger("spinwarp")

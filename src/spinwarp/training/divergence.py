@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from spinwarp.errors import InputError
-from spinwarp.recon.checkpoint import not_finite
+from spinwarp.models.loading import not_finite
 
 #: batches between two checks of the loss; at each one a GPU has to be waited for
 CHECK_EVERY = 10

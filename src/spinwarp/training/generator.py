@@ -9,15 +9,14 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
-from spinwarp.acquisition import Example, center_crop
+from spinwarp.acquisition import Example, center_crop, slice_generator
 from spinwarp.coils import combine
 from spinwarp.errors import InputError
 from spinwarp.fourier import ifftc
 from spinwarp.models.flow import Flow
 from spinwarp.models.generator import ImageGenerator
 from spinwarp.models.vae import VAE
-from spinwarp.recon.base import slice_generator
-from spinwarp.recon.latent import generator_units
+from spinwarp.preparation import generator_units
 from spinwarp.training.base import NetworkModule
 from spinwarp.training.images import check_whole, size_of
 from spinwarp.training.supervised import target_of
@@ -26,7 +25,7 @@ MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 
 class GeneratorModule(NetworkModule):
-    """Trains a generator on whole complex images, as :func:`spinwarp.recon.latent.generator_units` has them.
+    """Trains a generator on whole complex images, as :func:`spinwarp.preparation.generator_units` has them.
 
     Their phase at low resolution is taken out: it is measured in every scan and says nothing about the head. What is
     left of the phase is learned.

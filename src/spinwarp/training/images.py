@@ -7,7 +7,7 @@ from spinwarp.acquisition import Example
 from spinwarp.coils import combine, low_resolution_maps
 from spinwarp.errors import InputError
 from spinwarp.fourier import ifftc
-from spinwarp.recon.scale import prior_scale
+from spinwarp.preparation import prior_scale
 
 #: central lines that coil maps are made of, as of an accelerated scan
 MAP_LINES = 12

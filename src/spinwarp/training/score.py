@@ -8,11 +8,10 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
-from spinwarp.acquisition import Example, center_crop
+from spinwarp.acquisition import Example, center_crop, slice_generator
 from spinwarp.errors import InputError
 from spinwarp.models.denoiser import Denoiser
-from spinwarp.recon.base import slice_generator
-from spinwarp.recon.scale import prior_scale
+from spinwarp.preparation import prior_scale
 from spinwarp.samplers import ChainNoise, chain_generators, unconditional
 from spinwarp.training.base import NetworkModule
 from spinwarp.training.images import full_images, size_of

@@ -13,7 +13,7 @@ from spinwarp.acquisition import Acquisition, Example, Header
 from spinwarp.data.heads.anatomy import Slice, random_phantom, without_air
 from spinwarp.data.heads.scan import draw_scan
 from spinwarp.data.heads.subjects import find_heads, is_among, pixels, useful_slices
-from spinwarp.data.image_files import ImageVolume
+from spinwarp.data.images.formats import ImageVolume
 from spinwarp.data.simulation import read_maps
 from spinwarp.data.source import SPLITS, Volume
 from spinwarp.errors import InputError

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from scipy.io import loadmat, whosmat
 
-from spinwarp.data.image_files import PICTURES, ImageVolume, find_images, read_slice
+from spinwarp.data.images.formats import PICTURES, ImageVolume, find_images, read_slice
 from spinwarp.errors import InputError
 from spinwarp.files import reading
 

@@ -1,0 +1,129 @@
+"""Volumes in the fastMRI HDF5 layout: the official knee and brain sets, and every set that is converted to it."""
+
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from spinwarp.acquisition import Acquisition, Example
+from spinwarp.data.fastmri.index import Entry, index, open_volume, scan
+from spinwarp.data.sampling import read_slice
+from spinwarp.data.source import SPLITS, Volume
+from spinwarp.errors import InputError
+from spinwarp.files import is_folder, list_files, user_path
+
+
+class Files(Protocol):
+    """Where the HDF5 files of a set are, and how they come to be there."""
+
+    def prepare(self) -> None:
+        """Make, fetch or convert the files."""
+        ...
+
+    def files(self, split: str) -> list[Path]:
+        """List the files of a split in a fixed order."""
+        ...
+
+
+class Folders:
+    """Files that are there already: one folder a split, as the official sets are unpacked.
+
+    Parameters
+    ----------
+    root : folder of the set.
+    train, val, test : folders of ``*.h5`` or ``*.hdf5`` below it; a split may be left out.
+    hint : added to the error when a folder is missing: where to get the data.
+    """
+
+    def __init__(
+        self, root: str, train: str | None = None, val: str | None = None, test: str | None = None, hint: str = ""
+    ) -> None:
+        self.root = user_path(root)
+        self.folders = {"train": train, "val": val, "test": test}
+        self.hint = hint
+
+    def prepare(self) -> None:
+        """Do nothing; missing folders are reported when they are listed."""
+
+    def files(self, split: str) -> list[Path]:
+        """Return the sorted HDF5 files of a split.
+
+        Raises
+        ------
+        InputError : if the folder is missing or has no HDF5 files.
+        """
+        if split not in SPLITS:
+            raise InputError(f"split={split!r} is not one of {', '.join(SPLITS)}")
+        folder = self.folders[split]
+        if folder is None:
+            raise InputError(f"this data set has no {split} folder; give data.source.files.{split}=FOLDER")
+        path = self.root / folder
+        if not is_folder(path):
+            raise InputError(f"there is no folder {path} for the {split} split. {self.hint}".rstrip())
+        files = list_files(path, (".h5", ".hdf5"))
+        if not files:
+            raise InputError(f"the folder {path} of the {split} split has no .h5 files. {self.hint}".rstrip())
+        return files
+
+
+class FastMRIFiles:
+    """A data set of volumes in the fastMRI layout.
+
+    A file is opened for each slice and closed again: no handle is kept, so workers and many thousand files are safe.
+    Shapes and headers are kept in an index under the user's cache folder, which knows when a file changed.
+
+    Parameters
+    ----------
+    name : of the data set, for results.
+    files : where the files are.
+    provenance : of files that do not say it themselves; the official sets come from scanners.
+    """
+
+    def __init__(self, name: str, files: Files, provenance: str = "scanner") -> None:
+        self.name = name
+        self.files = files
+        self.provenance = provenance
+        self._entries: dict[Path, Entry] = {}
+
+    def prepare(self) -> None:
+        """Make or fetch the files."""
+        self.files.prepare()
+
+    def volumes(self, split: str) -> list[Volume]:
+        """List the volumes of a split in the order of their names; unchanged files are not opened.
+
+        Raises
+        ------
+        InputError : on the first file that is no volume of this layout.
+        """
+        entries = index(self.files.files(split), self.provenance)
+        self._entries.update(entries)
+        return [Volume(path.name, path, entry.n_slices, entry.shape, entry.patient) for path, entry in entries.items()]
+
+    def read(self, volume: Volume, slice_index: int) -> Example:
+        """Read one slice as a batch of one, its mask True where :func:`read_slice` finds that it was measured.
+
+        Raises
+        ------
+        InputError : if the file is damaged, its k-space or target is not finite, or its mask belongs to other data.
+        """
+        entry = self._entries.get(volume.path) or scan(volume.path, self.provenance)
+        header = entry.header
+        with open_volume(volume.path) as file:
+            kspace, mask = read_slice(
+                volume.path, file["kspace"], file.get("mask"), slice_index, header.acquired_columns
+            )
+            target = None if entry.target is None else np.asarray(file[entry.target][slice_index], dtype=np.float32)
+        if target is not None and not np.isfinite(target).all():
+            raise InputError(f"{volume.path} has NaN or infinite pixels in the target of slice {slice_index}")
+        return Example(
+            acquisition=Acquisition(
+                kspace=torch.from_numpy(kspace)[None], mask=torch.from_numpy(mask)[None, None], headers=(header,)
+            ),
+            target=None if target is None else torch.from_numpy(target)[None],
+            data_range=torch.tensor([entry.data_range]),
+            volume=(volume.name,),
+            slice=(slice_index,),
+            target_type=() if entry.target is None else (entry.target.removeprefix("reconstruction_"),),
+        )

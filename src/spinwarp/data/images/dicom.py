@@ -1,0 +1,210 @@
+"""Magnitude slices of DICOM files: which of them make a volume, and their pixels. Needs pydicom."""
+
+import itertools
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from pydicom.pixels import get_decoder, pixel_array  # type: ignore[attr-defined]
+
+from spinwarp.errors import InputError
+from spinwarp.files import reading
+
+_log = logging.getLogger(__name__)
+_PLANES = ("sagittal", "coronal", "axial")  # by the axis (left, posterior, superior) across the slices
+# what Siemens and Philips write after ORIGINAL\PRIMARY in ImageType of images that are no magnitudes
+_NO_MAGNITUDE = {"P", "R", "I", "PHASE", "REAL", "IMAGINARY", "P_FFE", "R_FFE", "I_FFE", "P_SE", "R_SE", "I_SE"}
+_GE_TYPE = (0x0043, 0x102F)  # 0 magnitude, 1 phase, 2 real, 3 imaginary
+_DIRECTORY = "1.2.840.10008.1.3.10"  # SOP class of DICOMDIR
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One slice.
+
+    Parameters
+    ----------
+    path : its file.
+    index : of the slice in the file, 0 but for files of several frames.
+    number : InstanceNumber.
+    along : position along the normal of the slice in mm, where the file has it.
+    """
+
+    path: Path
+    index: int
+    number: int
+    along: float | None
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The slices of one volume, in the order of their positions, or of InstanceNumber where there are none.
+
+    Parameters
+    ----------
+    frames : the slices.
+    first : the file with the lowest InstanceNumber, which names the volume.
+    size, orientation, voxel_size : as of :class:`spinwarp.data.images.formats.ImageVolume`.
+    patient : PatientID.
+    """
+
+    frames: tuple[Frame, ...]
+    first: Path
+    size: tuple[int, int]
+    orientation: str | None
+    voxel_size: tuple[float, float, float] | None
+    patient: str | None
+
+
+def stacks(paths: Sequence[Path]) -> list[Stack]:
+    """Group the slices of DICOM files into volumes; reads headers only.
+
+    The slices of a volume have one folder, series, echo, b-value, time point, orientation and size; several at one
+    position are several volumes. Phase, real and imaginary images are left out, and so is what holds no image; the
+    log says how many.
+
+    Raises
+    ------
+    InputError : if a file cannot be read, or holds colours or a mosaic of slices.
+    """
+    groups: dict[tuple[object, ...], list[tuple[Frame, Any]]] = {}
+    left_out: list[Path] = []
+    for path in paths:
+        with reading(path, "DICOM file"):
+            header = pydicom.dcmread(path, stop_before_pixels=True)
+            found = list(_frames(path, header))
+        if not found:
+            left_out.append(path)
+        for key, frame, geometry in found:
+            groups.setdefault(key, []).append((frame, geometry))
+    if left_out:
+        _log.warning(
+            "%d of %d DICOM files are left out: they hold phase, real or imaginary images, or none (%s, ...)",
+            len(left_out),
+            len(paths),
+            left_out[0],
+        )
+    return [stack for group in groups.values() for stack in _volumes(group)]
+
+
+def read_frame(frames: tuple[tuple[Path, int], ...], which: int) -> np.ndarray:
+    """Return one of the slices ``(h, w)`` of a volume, bright where the signal is high.
+
+    Parameters
+    ----------
+    frames : file and index in it of each slice.
+    which : of them.
+    """
+    values, inverted = _values(*frames[which])
+    # which value is dark is a matter of the volume: air holds its largest one
+    return _largest(frames) - values.astype(np.float64) if inverted else values
+
+
+def _volumes(group: list[tuple[Frame, Any]]) -> Iterator[Stack]:
+    """Yield the stacks of a group: the second slice at a position belongs to the second stack, and so on."""
+    ordered = sorted(group, key=lambda entry: (entry[0].number, entry[0].path, entry[0].index))
+    placed = all(frame.along is not None for frame, _ in ordered)
+    stacked: list[list[tuple[Frame, Any]]] = []
+    times: dict[object, int] = {}
+    for frame, geometry in ordered:
+        place = round(frame.along, 2) if placed and frame.along is not None else len(times)
+        times[place] = times.get(place, -1) + 1
+        if times[place] == len(stacked):
+            stacked.append([])
+        stacked[times[place]].append((frame, geometry))
+    for entries in stacked:
+        first, geometry = entries[0]
+        frames = [frame for frame, _ in entries]
+        if placed:
+            frames.sort(key=lambda frame: frame.along or 0.0)
+        yield Stack(tuple(frames), first.path, **geometry)
+
+
+def _frames(path: Path, header: Any) -> Iterator[tuple[tuple[object, ...], Frame, dict[str, Any]]]:
+    """Yield what a volume has in common, the slice and its geometry for each magnitude in a file."""
+    if header.file_meta.get("MediaStorageSOPClassUID") == _DIRECTORY or "Rows" not in header:
+        return
+    if int(header.get("SamplesPerPixel") or 1) > 1 or header.get("PhotometricInterpretation") == "PALETTE COLOR":
+        raise InputError(f"{path} holds colours; expected one magnitude value a pixel")
+    if "MOSAIC" in _words(header.get("ImageType")):
+        raise InputError(f"{path} is a mosaic of slices; convert the series to NIfTI with dcm2niix")
+    for i in range(int(header.get("NumberOfFrames") or 1)):
+        kind = _part(header, i, "MRImageFrameTypeSequence")
+        component = str(kind.get("ComplexImageComponent") or header.get("ComplexImageComponent") or "").upper()
+        types = _words(kind.get("FrameType") or header.get("ImageType"))[2:]
+        ge = header[_GE_TYPE].value if _GE_TYPE in header else 0
+        if (
+            component in ("PHASE", "REAL", "IMAGINARY")
+            or any(t in _NO_MAGNITUDE or t.startswith(("PHASE", "VELOCITY")) for t in types)
+            or ge in (1, 2, 3)
+        ):
+            continue
+        size = int(header.Rows), int(header.Columns)
+        directions = _part(header, i, "PlaneOrientationSequence").get("ImageOrientationPatient")
+        position = _part(header, i, "PlanePositionSequence").get("ImagePositionPatient")
+        measures = _part(header, i, "PixelMeasuresSequence")
+        orientation = along = voxel_size = None
+        if directions:
+            row, column = np.array(directions, dtype=float).reshape(2, 3)
+            normal = np.cross(row, column)
+            orientation = _PLANES[int(np.abs(normal).argmax())]
+            along = float(normal @ np.array(position, dtype=float)) if position else None
+        if measures.get("PixelSpacing") and measures.get("SliceThickness"):
+            down, across = measures.PixelSpacing
+            voxel_size = float(down), float(across), float(measures.SliceThickness)
+        patient = str(header.get("PatientID") or "").strip() or None
+        key = (
+            path.parent,
+            str(header.get("SeriesInstanceUID", "")),
+            str(header.get("EchoNumbers", "")),
+            str(_part(header, i, "MREchoSequence").get("EffectiveEchoTime") or header.get("EchoTime", "")),
+            str(_part(header, i, "MRDiffusionSequence").get("DiffusionBValue", "")),
+            str(
+                _part(header, i, "FrameContentSequence").get("TemporalPositionIndex")
+                or header.get("TemporalPositionIdentifier", "")
+            ),
+            None if directions is None else tuple(np.round(np.array(directions, dtype=float), 2)),
+            size,
+        )
+        geometry = {"size": size, "orientation": orientation, "voxel_size": voxel_size, "patient": patient}
+        yield key, Frame(path, i, int(header.get("InstanceNumber") or 0), along), geometry
+
+
+def _part(header: Any, index: int, name: str) -> Any:
+    """Return what a file of several frames says of one of them in a sequence; the header itself in other files."""
+    own = header.get("PerFrameFunctionalGroupsSequence") or []
+    for groups in itertools.chain(own[index : index + 1], header.get("SharedFunctionalGroupsSequence") or []):
+        if groups.get(name):
+            return groups[name][0]
+    return header
+
+
+def _words(value: Any) -> list[str]:
+    return [str(word).upper() for word in ([value] if isinstance(value, str) else value or [])]
+
+
+def _values(path: Path, index: int) -> tuple[np.ndarray, bool]:
+    """Return the values of a slice in the units of the file, and whether high ones are dark."""
+    with reading(path, "DICOM file"):
+        header = pydicom.dcmread(path, stop_before_pixels=True)
+        syntax = header.file_meta.TransferSyntaxUID
+        if syntax.is_compressed and not get_decoder(syntax).is_available:
+            raise InputError(
+                f"{path} is compressed as {syntax.name}; install what unpacks it with: pip install pylibjpeg "
+                f"pylibjpeg-libjpeg pylibjpeg-openjpeg"
+            )
+        stored = np.asarray(pixel_array(path, index=index))
+        scale = _part(header, index, "PixelValueTransformationSequence")
+        slope, offset = float(scale.get("RescaleSlope") or 1), float(scale.get("RescaleIntercept") or 0)
+        values = stored if (slope, offset) == (1, 0) else stored * slope + offset
+        return values, header.get("PhotometricInterpretation") == "MONOCHROME1"
+
+
+@lru_cache(maxsize=4)
+def _largest(frames: tuple[tuple[Path, int], ...]) -> float:
+    return max(float(_values(*frame)[0].max()) for frame in frames)

@@ -1,0 +1,5 @@
+"""Raw brains at 0.055 T."""
+
+from spinwarp.data.ulf.source import MANIFEST, UltraLowFieldBrains
+
+__all__ = ["MANIFEST", "UltraLowFieldBrains"]
