@@ -15,7 +15,7 @@ from numpy.random import RandomState
 from torch.utils.data import DataLoader
 
 from spinwarp.acquisition import Example
-from spinwarp.data import samplers
+from spinwarp.data import batches as data_batches
 from spinwarp.data.module import FastMRIDataModule
 from spinwarp.errors import InputError
 from spinwarp.masks import EquispacedMask, RandomMask, seed_of
@@ -82,7 +82,7 @@ def test_two_processes_cover_everything_and_agree(split: str, monkeypatch: pytes
     found: list[dict[Slice, torch.Tensor]] = []
     counts = []
     for rank in range(2):
-        monkeypatch.setattr(samplers, "_world", lambda rank=rank: (rank, 2))
+        monkeypatch.setattr(data_batches, "_world", lambda rank=rank: (rank, 2))
         loader = module(batch_size=2).loader(split)
         found.append(masks(loader, epoch=3))
         counts.append(len(slices(loader, epoch=3)))
@@ -155,7 +155,7 @@ def test_sample_rates_take_their_share_and_always_the_same(rate: float, seed: in
 def test_processes_agree_on_what_is_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = []
     for rank in range(2):
-        monkeypatch.setattr(samplers, "_world", lambda rank=rank: (rank, 2))
+        monkeypatch.setattr(data_batches, "_world", lambda rank=rank: (rank, 2))
         torch.manual_seed(rank)  # each process has a random state of its own, which must not matter
         np.random.seed(rank)
         random.seed(rank)
