@@ -215,11 +215,11 @@ def test_complex_images_are_shown_by_their_magnitude() -> None:
 def test_shapes_that_do_not_fit_are_input_errors() -> None:
     with pytest.raises(InputError, match="target 20x24, a 20x20"):
         comparison(np.zeros((20, 24)), {"a": np.zeros((20, 20))})
-    with pytest.raises(InputError, match="a 20x24, deviation of a 20x20"):
+    with pytest.raises(InputError, match="a 20x24, standard deviation of a 20x20"):
         comparison(None, {"a": np.zeros((20, 24))}, std={"a": np.zeros((20, 20))})
     with pytest.raises(InputError, match="one slice"):
         comparison(None, {"a": np.zeros((3, 20, 20))})
-    with pytest.raises(InputError, match="got none"):
+    with pytest.raises(InputError, match="at least one image"):
         comparison(None, {})
 
 
@@ -246,7 +246,7 @@ def test_every_row_of_a_panel_has_the_window_of_its_first_image() -> None:
 def test_a_panel_refuses_titles_that_fit_nothing() -> None:
     with pytest.raises(InputError, match="2 titles for 3 images"):
         panel([np.zeros((4, 4))] * 3, ["a", "b"])
-    with pytest.raises(InputError, match="got none"):
+    with pytest.raises(InputError, match="at least one image"):
         panel([])
 
 
@@ -300,12 +300,12 @@ def test_the_curve_of_a_fit_marks_its_stop_and_its_least_error(tmp_path: Path) -
 
 
 def test_a_trace_that_is_none_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"trace\.csv is no table of iterations"):
+    with pytest.raises(InputError, match=r"trace\.csv is not a table of iterations"):
         read_trace(tmp_path / TRACE)
     (tmp_path / TRACE).write_text("method,iteration\ndip,one\n")
-    with pytest.raises(InputError, match=r"trace\.csv is no table of iterations"):
+    with pytest.raises(InputError, match=r"trace\.csv is not a table of iterations"):
         read_trace(tmp_path / TRACE)
-    with pytest.raises(InputError, match="no iteration to show"):
+    with pytest.raises(InputError, match="no iterations to show"):
         convergence([])
 
 
@@ -362,12 +362,12 @@ def test_error_and_claim_share_a_scale_and_what_lies_outside_is_marked(
 
 
 def test_a_figure_of_claims_needs_a_claim() -> None:
-    with pytest.raises(InputError, match="there is no claim to show"):
+    with pytest.raises(InputError, match="there is nothing to show"):
         uncertainty({})
     (silent,) = (dataclasses.replace(example, std=None) for example in claiming((20, 20), 1).values())
-    with pytest.raises(InputError, match="zero-filled claims no standard deviation of f"):
+    with pytest.raises(InputError, match="zero-filled predicts no standard deviation for f"):
         uncertainty({"zero-filled": silent})
-    with pytest.raises(InputError, match="there is no claim to show"):
+    with pytest.raises(InputError, match="there is nothing to show"):
         reliability({})
 
 

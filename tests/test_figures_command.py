@@ -147,5 +147,5 @@ def test_calibrations_of_joined_folders_are_drawn_by_group_under_the_names_of_th
         "distribution.png", "reliability_knee_val_equispaced_4x.png", f"{figure}.png", f"{figure}_uncertainty.png",
     }  # fmt: skip
     write_calibration(silent / CALIBRATION, curves)
-    with pytest.raises(InputError, match=r"calibration\.json of c is of dps on knee .* does not know"):
+    with pytest.raises(InputError, match=r"calibration\.json of c is of dps on knee .* results\.csv lacks"):
         combine(folders)

@@ -54,21 +54,21 @@ def broken(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda path: path.unlink(), "does not exist; evaluate.py writes it for a method that claims a standard dev"),
+        (lambda path: path.unlink(), "does not exist; evaluate.py writes it for a method that predicts a standard"),
         (lambda path: path.write_text(path.read_text()[:80]), "cannot be read as JSON"),
         (lambda path: path.write_bytes(b"\xff\xfe"), "cannot be read as JSON"),
         (lambda path: path.write_text("[1, 2]"), "expected a method with a list of volumes"),
         (broken(lambda c: c.pop("method")), "method is missing"),
         (broken(lambda c: c.update(method=3)), "method is 3, expected text"),
-        (broken(lambda c: c.update(factors=[2.0, 1.0])), "factors do not increase"),
+        (broken(lambda c: c.update(factors=[2.0, 1.0])), "factors must increase"),
         (broken(lambda c: c.update(volumes=[])), "there is no volume"),
-        (broken(lambda c: c.update(volumes=["a"])), "is not what evaluate.py writes"),
+        (broken(lambda c: c.update(volumes=["a"])), "was not written by evaluate.py"),
         (broken(lambda c: c["volumes"][0].pop("ranks")), "ranks is missing"),
         (broken(lambda c: c["volumes"][0].update(coverage=[0.5])), "coverage of a.h5 has 1 numbers for 2 levels"),
-        (broken(lambda c: c["volumes"][0].update(coverage=["x", 1])), "coverage of a.h5 are no numbers"),
-        (broken(lambda c: c["volumes"][0].update(ratios=[4, 3, -3])), "ratios of a.h5 are no counts"),
+        (broken(lambda c: c["volumes"][0].update(coverage=["x", 1])), "coverage of a.h5 must be numbers"),
+        (broken(lambda c: c["volumes"][0].update(ratios=[4, 3, -3])), "ratios of a.h5 must be counts"),
         (broken(lambda c: c["volumes"][0].update(ratios=[4, 3, 2])), "do not add up to its 10 pixels in 3 bins"),
-        (broken(lambda c: c["volumes"][0].update(n_pixels=2.5)), "n_pixels of a.h5 are no counts"),
+        (broken(lambda c: c["volumes"][0].update(n_pixels=2.5)), "n_pixels of a.h5 must be counts"),
     ],
 )
 def test_a_damaged_file_is_named_with_its_fault(tmp_path: Path, damage: Callable[[Path], object], message: str) -> None:

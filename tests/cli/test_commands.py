@@ -526,7 +526,7 @@ def test_a_full_disk_ends_training_in_one_sentence_and_leaves_the_checkpoint_bef
     monkeypatch.setattr("spinwarp.training.checkpoints.os.fsync", fsync)
     overrides = ["callbacks.progress=null", "callbacks.last.minutes=0", f"hydra.run.dir={tmp_path / 'run'}"]
     done = command("train", *TINY, *TINY_UNET, *overrides)
-    assert "the disk is full; make room, and go on from the last whole checkpoint with ckpt_path=last" in done.sentence
+    assert "the disk is full; make room, and continue from the last whole checkpoint with ckpt_path" in done.sentence
     (last,) = (tmp_path / "run" / "checkpoints").iterdir()
     assert torch.load(last, weights_only=True)["global_step"] == 2
 
@@ -684,7 +684,7 @@ def test_ctrl_c_ends_training_with_a_checkpoint_to_go_on_from(environment: dict[
     assert process.returncode == 130, (out, err)
     assert "Traceback" not in out + err
     (last,) = tmp_path.rglob("last.ckpt")
-    assert f"interrupted; go on with ckpt_path={last}" in out
+    assert f"interrupted; continue with ckpt_path={last}" in out
     content = torch.load(last, weights_only=True)
     assert content["global_step"] > 0
     assert all(torch.isfinite(value).all() for value in content["state_dict"].values())

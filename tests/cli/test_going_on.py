@@ -78,11 +78,11 @@ def test_what_takes_effect_of_what_is_set_otherwise_is_named_and_what_does_not(
     }  # fmt: skip
     (_, effective, kept), used = resume.check(path, module, config(**changes))
     assert effective == (
-        "this is not the run continued as it was: data.batch_size=2 (was 1), mask.accelerations=[4, 8] (was [4]), "
+        "the run continues with other settings: data.batch_size=2 (was 1), mask.accelerations=[4, 8] (was [4]), "
         "model.net.dropout=0.1 (was None), trainer.max_epochs=9 (was 4)"
     )
     assert kept == (
-        "the checkpoint decides what these are, so that setting them has no effect: callbacks.early_stopping.patience "
+        "the checkpoint restores these settings, so changing them has no effect: callbacks.early_stopping.patience "
         "stays 20 (not 50), model.optimizer.betas stays [0.9, 0.999] (not [0.5, 0.9]), model.optimizer.lr stays 0.001 "
         "(not 1e-05), model.reference_batch stays None (not 8), seed stays 42 (not 1)"
     )
@@ -112,7 +112,7 @@ def test_early_stopping_that_begins_anew_has_the_new_patience(
 
 def test_another_optimizer_cannot_go_on(tmp_path: Path, module: UNetModule) -> None:
     sgd = config(model={"optimizer": {"_target_": "torch.optim.SGD"}})
-    with pytest.raises(InputError, match=r"holds the state of torch\.optim\.Adam, with which torch\.optim\.SGD cannot"):
+    with pytest.raises(InputError, match=r"holds the state of torch\.optim\.Adam, which torch\.optim\.SGD cannot use"):
         resume.check(checkpoint(tmp_path, module), module, sgd)
 
 

@@ -98,7 +98,7 @@ def straight(root: Path) -> dict[str, Any]:
     with life(root, "straight") as process:
         process.join(240)
         assert process.exitcode == 0, (root / "straight.log").read_text()
-    assert "straight/checkpoints/last.ckpt yet: training starts anew" in (root / "straight.log").read_text()
+    assert "checkpoints/last.ckpt yet; training starts from the beginning" in (root / "straight.log").read_text()
     content: dict[str, Any] = torch.load(root / "straight" / "checkpoints" / "last.ckpt", weights_only=True)
     assert content["global_step"] == STEPS
     return content
@@ -167,7 +167,7 @@ def test_training_told_to_stop_saves_says_how_to_go_on_and_does(
         assert process.exitcode == code
     words = (root / f"{number.name}.log").read_text()
     assert "after this step the run is saved and ends" in words
-    assert f"interrupted; go on with ckpt_path={last}, in this folder with ckpt_path=last hydra.run.dir=" in words
+    assert f"interrupted; continue with ckpt_path={last}, or in this folder with ckpt_path=last hydra.run.dir=" in words
     assert "Traceback" not in words
     assert step_of(last) > written  # saved where it was stopped, not at the validation before
     with life(root, number.name) as process:

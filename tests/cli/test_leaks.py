@@ -18,7 +18,7 @@ def job(trained_on: dict[str, Any]) -> Any:
         for split, files in volumes.items()
     }
     return SimpleNamespace(
-        record={"trained_on": trained_on},
+        method=SimpleNamespace(record={"trained_on": trained_on}),
         config=SimpleNamespace(split="test"),
         protocol=SimpleNamespace(n_slices={v.name: 1 for v in listed["test"]}),
         data=SimpleNamespace(source=SimpleNamespace(name="set", volumes=listed.__getitem__)),

@@ -91,7 +91,7 @@ def test_the_slices_before_one_that_fails_are_kept_and_named(
 ) -> None:
     sentence = command("reconstruct", "input=scan.npy", "maps=none", "out=r", *failing(error)).sentence
     assert message in sentence
-    assert "the images of slices 0, 1, 2 are finished, in r/scan_unfinished.h5" in sentence
+    assert "slices 0, 1, 2 are finished; their images are in r/scan_unfinished.h5" in sentence
     found, indices = images(tmp_path / "r" / "scan_unfinished.h5")
     assert indices == [0, 1, 2] and found[2].any()
     assert [path.name for path in (tmp_path / "r").iterdir()] == ["scan_unfinished.h5"]
@@ -134,7 +134,7 @@ def test_other_images_are_not_overwritten_but_those_of_the_same_call_are(
         ("3:3", "slices=3:3 holds no slice"),
         ("[-1]", "has a negative index"),
         ("[1,1]", "names a slice twice"),
-        ("last", "slices=last is no range; give slices=START:STOP"),
+        ("last", "slices=last is not a range; give slices=START:STOP"),
     ],
 )
 def test_slices_that_do_not_exist_are_told_before_the_work(
@@ -222,7 +222,7 @@ def test_part_of_a_split_is_evaluated_and_named_everywhere(command: Command, tmp
     ("overrides", "message"),
     [
         (["n_volumes=0"], "n_volumes=0 must be at least 1"),
-        (["slices=[0,5]"], "slices=[0, 5] asks for slices of no volume; the longest has slices 0 to 1"),
+        (["slices=[0,5]"], "no volume has slices=[0, 5]; the longest has slices 0 to 1"),
         (["crop=square"], "crop=square is not fastmri or none"),
         (["by=colour"], "by=colour is not contrast or null"),
     ],

@@ -166,7 +166,7 @@ def test_a_killed_process_ends_the_training_with_a_message(training: Training) -
     output = (training.folder / "output.txt").read_text()
     assert "process 1 of this training was killed (SIGKILL)" in output
     errors = training.errors.read_text()
-    assert f"error: another process of this training was lost, so it ends; go on with ckpt_path={folder}" in errors
+    assert f"error: another process of this training was lost, so it ends; continue with ckpt_path={folder}" in errors
     assert "Traceback" not in errors
 
 

@@ -1,6 +1,6 @@
-"""What the three commands share: the configuration folder, the run folder's stamp, and clear errors.
+"""What the three commands share: the configuration folder, the stamp of the run folder, and clear errors.
 
-Hydra is imported here and in its neighbours only, and nothing heavy is, so that ``--help`` answers at once.
+Only this folder imports Hydra. This file imports nothing heavy, which keeps ``--help`` fast.
 """
 
 import gc
@@ -28,14 +28,14 @@ from spinwarp.parallel import processes
 from spinwarp.parallel.processes import stamp as stamp
 
 _FULL = "HYDRA_FULL_ERROR"
-# what a wrong value ends in while it is resolved or built
+# raised by a wrong value when it is resolved or built
 _WRONG = (InstantiationException, OmegaConfBaseException)
 # exit codes of Ctrl-C and of SIGTERM
 _SIGNALS = (130, 143)
 
 
 def conf_folder() -> Path:
-    """Return the folder of the YAML files: beside the package in a wheel, at the root of a checkout otherwise.
+    """Return the folder of the YAML files: beside the package in a wheel, otherwise at the root of the checkout.
 
     Raises
     ------
@@ -49,22 +49,22 @@ def conf_folder() -> Path:
 
 
 def run(name: str, task: Callable[[DictConfig], Any], kinds: Mapping[str, Any]) -> None:
-    """Run ``task`` with the configuration ``name``; an :class:`InputError` ends it in one sentence and exit code 1.
+    """Run ``task`` with the configuration ``name``; an :class:`InputError` prints one sentence and exits with 1.
 
-    Misspelt groups and keys are found before anything is imported or written, values of a wrong type before anything
-    is built.
+    Misspelt groups and keys are reported before anything is imported or written, and values of a wrong type before
+    anything is built.
 
     Parameters
     ----------
     name : of the configuration.
-    task : is given it.
-    kinds : types of the values that stand at its top.
+    task : receives the configuration.
+    kinds : types of the values at its top level.
 
     Raises
     ------
-    SystemExit : with 1 after an error, also of one job of a multirun, and with 130 after Ctrl-C.
+    SystemExit : with 1 after an error, also if only one job of a multirun failed; with 130 after Ctrl-C.
     """
-    # any abbreviation of it that argparse takes; a pickle may hold code
+    # argparse accepts any abbreviation of it
     if any(argument.startswith("--e") for argument in sys.argv[1:]):
         print("error: --experimental-rerun reads a pickle, which may hold code; give the overrides", file=sys.stderr)
         raise SystemExit(1)
@@ -73,16 +73,16 @@ def run(name: str, task: Callable[[DictConfig], Any], kinds: Mapping[str, Any]) 
     arguments.prepare()
 
     def job(config: DictConfig) -> Any:
-        with _environment(_FULL, wanted):  # for the processes that the job starts
+        with _environment(_FULL, wanted):  # child processes see what the user set
             return _run_job(config, task, kinds)
 
     try:
-        # Hydra raises what it would print in several lines
+        # with this variable Hydra raises its errors instead of printing several lines
         with multirun.summary(), _environment(_FULL, "1"):
             hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name=name)(job)()
     except KeyboardInterrupt:
         _interrupted()
-    except BrokenPipeError:  # whoever reads --help has seen enough
+    except BrokenPipeError:  # such as --help | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
@@ -100,7 +100,7 @@ def plain(config: DictConfig) -> Any:
 
 
 def check_device(name: str) -> None:
-    """Raise an :class:`InputError` if this machine cannot compute on the device of that name."""
+    """Raise an :class:`InputError` if this machine has no such device."""
     import torch
 
     try:
@@ -110,14 +110,14 @@ def check_device(name: str) -> None:
 
 
 def refuse_parallel_sweep(config: DictConfig, settings: Any) -> None:
-    """Refuse a multirun whose jobs would start processes of their own: those re-run the sweep, with other parameters.
+    """Refuse a multirun whose jobs would start processes: each would run the sweep again, with other parameters.
 
-    SLURM starts the processes of a job by itself and gives all of them the same parameters.
+    SLURM starts the processes of a job itself, all with the same parameters.
 
     Parameters
     ----------
     config : of a job.
-    settings : those of Hydra.
+    settings : of Hydra.
     """
     trainer = config.get("trainer") or {}
     devices, nodes = trainer.get("devices", 1), trainer.get("num_nodes", 1)
@@ -127,18 +127,18 @@ def refuse_parallel_sweep(config: DictConfig, settings: Any) -> None:
     if "Slurm" not in launcher.get("_target_", ""):
         raise InputError(
             f"a multirun with trainer.devices={devices} would start the whole sweep again in every process; use one "
-            f"device a job, or hydra/launcher=slurm, which gives each job its own processes"
+            f"device per job, or hydra/launcher=slurm, which gives each job its own processes"
         )
     if (devices, nodes) != (launcher.tasks_per_node, launcher.nodes):
         raise InputError(
             f"trainer.devices={devices} trainer.num_nodes={nodes} do not fit hydra.launcher.tasks_per_node="
-            f"{launcher.tasks_per_node} hydra.launcher.nodes={launcher.nodes}: SLURM has to start a process a device"
+            f"{launcher.tasks_per_node} hydra.launcher.nodes={launcher.nodes}: SLURM must start one process per device"
         )
 
 
 @contextmanager
 def _environment(name: str, value: str | None) -> Iterator[None]:
-    """Set an environment variable, or remove it, for as long as the block runs."""
+    """Set an environment variable, or remove it, while the block runs."""
     before = os.environ.pop(name, None)
     try:
         if value is not None:
@@ -151,11 +151,11 @@ def _environment(name: str, value: str | None) -> Iterator[None]:
 
 
 def _run_job(config: DictConfig, task: Callable[[DictConfig], Any], kinds: Mapping[str, Any]) -> Any:
-    """Run the only job, or one of a multirun, which goes on after an error."""
+    """Run a single job, or one of a multirun, which continues after an error."""
     one_of_many = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
         if one_of_many:
-            gc.collect()  # what the job before left in memory
+            gc.collect()  # free what the previous job left in memory
             multirun.note(config, error=multirun.UNFINISHED)
         processes.prepare_process()
         find_home()
@@ -194,13 +194,13 @@ def _interrupted() -> NoReturn:
 
 
 def end(error: BaseException, config: DictConfig | None = None) -> NoReturn:
-    """Say in one sentence what the user can mend, and leave with exit code 1."""
+    """Print the error in one sentence and exit with code 1."""
     print(f"error: {said(error, config)}", file=sys.stderr)
     raise SystemExit(1) from None
 
 
 def said(error: BaseException, config: DictConfig | None = None) -> str:
-    """Return the sentence behind an exception, with the keys of this command: some have no ``data.`` before them."""
+    """Return an exception in one sentence, with the keys of this command: some have no ``data.`` prefix."""
     sentence = _sentence(error)
     if config is None or "data" in config:
         return sentence
@@ -210,7 +210,7 @@ def said(error: BaseException, config: DictConfig | None = None) -> str:
 def _sentence(error: BaseException) -> str:
     cause = input_error(error)
     if cause is not None:
-        # a worker process puts its traceback before the message
+        # an error from a worker process has its traceback before the message
         return str(cause).rpartition("InputError: ")[2].strip()
     from spinwarp.cli.messages import instantiation, sentence
 
@@ -225,7 +225,7 @@ def _sentence(error: BaseException) -> str:
 
 
 def _out_of_memory(error: BaseException | None) -> BaseException | None:
-    """Find the error of a processor or GPU that ran out of memory; torch and numpy have errors of their own for it."""
+    """Find the error behind an exception that says that CPU or GPU memory ran out; torch and numpy have their own."""
     while error is not None:
         words = str(error).lower() if isinstance(error, RuntimeError) else ""
         if isinstance(error, MemoryError) or "out of memory" in words or "can't allocate memory" in words:
@@ -235,7 +235,7 @@ def _out_of_memory(error: BaseException | None) -> BaseException | None:
 
 
 def input_error(error: BaseException | None) -> BaseException | None:
-    """Find the input error behind an exception; Hydra and worker processes wrap it."""
+    """Find the input error behind an exception, which Hydra and worker processes wrap."""
     while error is not None:
         if isinstance(error, InputError):
             return error

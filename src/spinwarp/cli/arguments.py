@@ -1,6 +1,6 @@
-"""``~`` is the home folder wherever a user writes it: in an argument, in the environment, in a YAML file.
+"""Expand ``~`` to the home folder in arguments, in the environment and in YAML files.
 
-All three are rewritten before anything reads them, whatever key they are for.
+All values are rewritten before anything reads them, whatever their key.
 """
 
 import os
@@ -12,29 +12,29 @@ from omegaconf import DictConfig, OmegaConf
 
 from spinwarp.files import user_path, with_home
 
-# where a value begins; an argument that begins with ~ deletes a key, unless a slash follows
+# where a value begins; an argument such as ~key deletes a key, but ~/ is a path
 _HOME = re.compile(r"""^~(?=/)|(?<=[=,(\["'])~(?:[\w.-]*(?=/)|(?=$|[,)\]"']))""")
 
 
 def prepare() -> None:
-    """Rewrite the arguments and the environment of this process; shells know ``~`` at the beginning of a word only.
+    """Expand ``~`` in the arguments and environment of this process; shells do so only at the start of a word.
 
-    The processes that this one starts get them so too.
+    Child processes inherit the result.
     """
     for i, argument in enumerate(sys.argv[1:], start=1):
         expanded = _HOME.sub(lambda found: with_home(found[0]), argument)
-        # keys that had to be added once are in the configuration now
+        # users once had to add trainer keys with +; the configuration holds them now
         sys.argv[i] = re.sub(r"^\+(?=trainer\.)", "++", expanded)
     for name in [name for name in os.environ if name.startswith("SPINWARP_")]:
         os.environ[name] = with_home(os.environ[name])
 
 
 def expand_home(config: Any) -> None:
-    """Write the home folder out in every value of a configuration; changes it.
+    """Expand ``~`` in every value of a configuration, in place.
 
     Raises
     ------
-    InputError : if there is none.
+    InputError : if the user has no home folder.
     """
     for key in config if isinstance(config, DictConfig) else range(len(config)):
         value = None if OmegaConf.is_missing(config, key) else config[key]

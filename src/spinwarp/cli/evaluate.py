@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def evaluate(config: DictConfig) -> float:
-    """Evaluate a method; return its mean SSIM, or NaN on a process that torchrun started and that was not the last."""
+    """Evaluate a method; return its mean SSIM, or NaN on all processes of torchrun or srun but the last to finish."""
     import numpy as np
     from hydra.core.hydra_config import HydraConfig
     from rich.console import Console
@@ -57,7 +57,7 @@ def evaluate(config: DictConfig) -> float:
     rows = EvaluationJob(config, choices).run(folder)
     if rows is None:
         return float("nan")
-    shutil.rmtree(folder / UNFINISHED, ignore_errors=True)  # of an earlier call that was interrupted
+    shutil.rmtree(folder / UNFINISHED, ignore_errors=True)  # left by an interrupted call
     Console().print(table(rows, config.by))
     for path in draw(combine([folder]), folder / "figures"):
         log.info("figure %s", path)
@@ -66,10 +66,10 @@ def evaluate(config: DictConfig) -> float:
 
 
 class JoinResults(Callback):
-    """Joins the result folders of a multirun; Hydra calls it when the last job has ended."""
+    """Joins the result folders of a multirun; Hydra calls it after the last job."""
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ARG002
-        """Join the results of the jobs that succeeded; those of jobs with an ``out`` of their own are left alone."""
+        """Join the results of the jobs that succeeded; jobs with an ``out`` of their own are left out."""
         from spinwarp.cli import multirun
         from spinwarp.figures.join import join
         from spinwarp.results import RESULTS
@@ -81,4 +81,4 @@ class JoinResults(Callback):
         try:
             join(folders, sweep / "comparison", by=config.by)
         except InputError as error:
-            print(f"the results are whole, but were not joined: {error}", file=sys.stderr)
+            print(f"all results were written, but could not be joined: {error}", file=sys.stderr)

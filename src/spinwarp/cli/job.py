@@ -1,6 +1,6 @@
 """One evaluation: a method, its data and its protocol, on one process or on several.
 
-Several processes take whole volumes each, and what they finish becomes one result folder.
+Each process takes whole volumes; their results are merged into one folder.
 """
 
 import logging
@@ -8,19 +8,19 @@ import math
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import DataLoader
 
 from spinwarp.acquisition import Example
 from spinwarp.cli import app
+from spinwarp.cli.method import build_method
 from spinwarp.cli.output import check_room, one_sentence
 from spinwarp.cli.progress import slices_progress
 from spinwarp.cli.selection import select
@@ -30,20 +30,18 @@ from spinwarp.data.module import SliceDataset
 from spinwarp.data.patients import digest, warn_of_shared_patients
 from spinwarp.errors import InputError
 from spinwarp.evaluation import UNFINISHED, Protocol, evaluate
-from spinwarp.evaluation.conformal import conformal
 from spinwarp.parallel import pool, processes
 from spinwarp.parallel.pool import Advance
-from spinwarp.recon.base import Reconstructor
 from spinwarp.results import RECONSTRUCTIONS, RESULTS, Row, group_of, read_origin, read_rows
 from spinwarp.results.merge import merge
 
 log = logging.getLogger("spinwarp")
 
-PARTS = "parts"  # the folder of what each process finished, until the parts are merged
+PARTS = "parts"  # holds the results of each process until they are merged
 
 
 def check_processes(config: DictConfig) -> None:
-    """Raise an :class:`InputError` if the processes asked for cannot be."""
+    """Raise an :class:`InputError` if the requested number of processes is impossible."""
     if config.processes < 1:
         raise InputError(f"processes={config.processes} must be at least 1")
     if processes.place().world > 1 and (config.processes > 1 or HydraConfig.get().mode == RunMode.MULTIRUN):
@@ -59,7 +57,7 @@ class EvaluationJob:
     Parameters
     ----------
     config : of ``evaluate.py``.
-    choices : the options chosen of the groups ``recon``, ``mask`` and ``uncertainty``.
+    choices : the chosen options of the groups ``recon``, ``mask`` and ``uncertainty``.
     """
 
     def __init__(self, config: DictConfig, choices: dict[str, str]) -> None:
@@ -67,46 +65,26 @@ class EvaluationJob:
         self.config = config
         self.choices = choices
         self.data = build_data(config)
-        self.reconstructor: Reconstructor = instantiate(config.recon)
-        self.record: dict[str, Any] = getattr(self.reconstructor, "record", {})
-        name = config.method or self.record.get("name") or choices["recon"]
-        if config.uncertainty:
-            self.reconstructor = instantiate(config.uncertainty)(self.reconstructor, mask=self.data.eval_mask)
-            name = config.method or f"{name} {choices['uncertainty']}"  # its claims are not the method's own
+        method = build_method(config, choices, self.data.eval_mask)
         with processes.in_turn():
             self.data.prepare_data()
         self.volumes = self.data.source.volumes(config.split)
         self.slices, selection = select(self.volumes, config.n_volumes, app.plain(config)["slices"])
+        self.method = method.calibrated(config, choices["mask"], self.data.source.name, list(self.slices))
         self.protocol = Protocol(
-            method=name,
+            method=self.method.name,
             dataset=self.data.source.name,
             split=config.split,
             mask=choices["mask"],
             acceleration_nominal=getattr(self.data.eval_mask, "nominal_acceleration", float("nan")),
             n_slices={name: len(indices) for name, indices in self.slices.items()},
+            level=self.method.level,
             crop=config.crop,
             selection=selection,
         )
-        if config.conformal is not None:
-            self._scale()
-
-    def _scale(self) -> None:
-        """Scale the method's claims by those of a calibration."""
-        level = self.config.conformal_level
-        self.reconstructor = conformal(
-            self.reconstructor,
-            self.config.conformal,
-            level,
-            method=self.protocol.method,
-            mask=self.protocol.mask,
-            dataset=self.protocol.dataset,
-            volumes=list(self.protocol.n_slices),
-        )
-        # by this name its own calibration.json is not taken for that of the plain method
-        self.protocol = replace(self.protocol, method=f"{self.protocol.method} conformal", level=level)
 
     def run(self, folder: Path) -> list[Row] | None:
-        """Evaluate into a folder; None on a process of torchrun or srun that was not the last to finish."""
+        """Evaluate into a folder. Under torchrun or srun only the last process to finish returns rows, others None."""
         self.check(folder)
         if processes.is_first():
             self.say_first()
@@ -118,16 +96,16 @@ class EvaluationJob:
             return self._on_processes(folder, advance)
 
     def check(self, folder: Path) -> None:
-        """Check what can be known before the work: that ``folder`` has room for the images, and no other results.
+        """Check before the work that ``folder`` has room for the images and holds no other results.
 
         Raises
         ------
-        InputError : if it has not; results of the same method on the same volumes may be overwritten.
+        InputError : if it fails; results of the same method on the same volumes may be overwritten.
         """
         remedy = "give another folder with out=, or remove this one"
         for part in (folder, folder / UNFINISHED):
             images = sorted((part / RECONSTRUCTIONS).rglob("*.h5"))
-            # those of a run that failed before its first row are its own
+            # images without rows may come from a run of this method that failed early
             if images and not (part / RESULTS).exists() and read_origin(images[0]) != self.protocol.origin:
                 raise InputError(f"{part} holds images of something else, such as {images[0].name}; {remedy}")
             try:
@@ -138,17 +116,17 @@ class EvaluationJob:
                 found, ours = (row.method, group_of(row)), (self.protocol.method, self.protocol.group)
                 if found != ours:
                     theirs, mine = (f"{method} on {group}" for method, group in (found, ours))
-                    raise InputError(f"{part} holds results of {theirs}; those of {mine} go elsewhere: {remedy}")
+                    raise InputError(f"{part} holds results of {theirs}, not of {mine}; {remedy}")
         if self.config.save_reconstructions:
             n_pixels = sum(len(self.slices.get(v.name, ())) * math.prod(v.shape[-2:]) for v in self.volumes)
             replaced = sum(path.stat().st_size for path in (folder / RECONSTRUCTIONS).rglob("*.h5"))
             check_room(folder, 4 * n_pixels - replaced, ", or save_reconstructions=false")
 
     def evaluate(self, batches: Sequence[Batch] | None, folder: Path, device: str, advance: Advance) -> list[Row]:
-        """Evaluate some batches, or all, into a folder."""
+        """Evaluate the given batches, or all if None, into a folder."""
         with one_sentence(folder, device, "use data.batch_size=1, or a method that needs less"):
             return evaluate(
-                self.reconstructor,
+                self.method.reconstructor,
                 self._loader(batches),
                 self.protocol,
                 folder,
@@ -171,11 +149,11 @@ class EvaluationJob:
         return dataset.volume_of(index)
 
     def _partition(self, n: int) -> list[list[Batch]]:
-        """Divide the batches among processes, whole volumes each."""
+        """Divide the batches among processes; each gets whole volumes."""
         return partition(self._batches(), self._volume_of, n)
 
     def _on_processes(self, folder: Path, advance: Advance) -> list[Row]:
-        """Evaluate on processes of this machine; what they finished is merged even if one is lost."""
+        """Evaluate on processes of this machine; finished volumes are merged even if a process is lost."""
         shutil.rmtree(folder / PARTS, ignore_errors=True)
         n_processes = self.config.processes
         n_threads = torch.get_num_threads() // (1 if "OMP_NUM_THREADS" in os.environ else n_processes)
@@ -187,8 +165,8 @@ class EvaluationJob:
         ]
         if len(parts) < n_processes:
             log.warning(
-                "only %d of %d processes have something to do: there are too few volumes, or data.batch_size=%d makes "
-                "batches across them",
+                "only %d of %d processes have work: there are too few volumes, or batches of data.batch_size=%d span "
+                "several volumes",
                 len(parts),
                 n_processes,
                 self.data.batch_size,
@@ -200,9 +178,9 @@ class EvaluationJob:
         return rows
 
     def _among_others(self, folder: Path) -> list[Row] | None:
-        """Evaluate the part of one of torchrun's or srun's processes; the last to finish merges and gets the rows.
+        """Evaluate the part of this process of torchrun or srun; the last to finish merges all and returns the rows.
 
-        Nobody waits for a process that was lost: what the others finished then stays in the folder of parts.
+        Nobody waits for a lost process: the results of the others then stay in the folder of parts.
         """
         place, stamp = processes.place(), app.stamp()
         mine = folder / PARTS / str(place.rank)
@@ -221,7 +199,7 @@ class EvaluationJob:
         return self._merge(folder, place.world)
 
     def _merge(self, folder: Path, n_parts: int) -> list[Row]:
-        """Make one result folder of those of the processes."""
+        """Merge the result folders of the processes into one."""
         parts = [folder / PARTS / str(i) for i in range(n_parts)]
         order = finished_order(self._batches(), self._volume_of)
         rows = merge(parts, folder, order)
@@ -230,27 +208,27 @@ class EvaluationJob:
         return rows
 
     def _device(self, local_rank: int) -> str:
-        """Give each process of a machine a GPU of its own, as far as there are any."""
+        """Return the device of a process; with ``cuda`` the GPUs of the machine are dealt out in turn."""
         name: str = self.config.device
         return f"cuda:{local_rank % torch.cuda.device_count()}" if name == "cuda" else name
 
     def say_first(self) -> None:
-        """Say what part of the targets is judged, how much of the split is evaluated, and warn of leaks."""
+        """Log how targets are cropped and how much of the split is evaluated; warn of leaks."""
         sizes = {(v.shape[-2], v.shape[-1]) for v in self.volumes if v.name in self.slices}
         for h, w in sorted(sizes) if self.config.crop == "fastmri" else []:
             if h > w:
-                log.info("targets of %dx%d are judged inside %dx%d, as by fastMRI's evaluate.py (crop)", h, w, w, w)
+                log.info("the metrics crop targets of %dx%d to %dx%d, like fastMRI's evaluate.py (crop)", h, w, w, w)
             elif h < w:
-                log.info("targets of %dx%d are judged whole: the square crop of fastMRI only cuts height", h, w)
+                log.info("the metrics do not crop targets of %dx%d: the square crop of fastMRI only cuts height", h, w)
         if self.protocol.selection:
-            log.info("not the whole %s split is evaluated: %s", self.protocol.split, self.protocol.selection)
+            log.info("only part of the %s split is evaluated: %s", self.protocol.split, self.protocol.selection)
         self.warn_of_leaks()
 
     def warn_of_leaks(self) -> None:
-        """Say so if the method was trained on what it is evaluated on, or one patient is in several splits."""
-        # the patients of training come with the checkpoint: to list its volumes may take long on a large set
+        """Warn if the method was trained on the evaluated volumes or patients, or a patient is in several splits."""
+        # the checkpoint knows its patients: listing the training volumes of a large set takes long
         warn_of_shared_patients(self.data.source, ("val", "test"))
-        trained_on, volumes = self.record.get("trained_on"), self.protocol.n_slices
+        trained_on, volumes = self.method.record.get("trained_on"), self.protocol.n_slices
         if isinstance(trained_on, dict) and trained_on.get("dataset") == self.data.source.name:
             seen = sorted(set(volumes) & set(trained_on.get("volumes", [])))
             if seen:
@@ -267,7 +245,7 @@ class EvaluationJob:
             if known := sorted(p for p in patients if digest(self.data.source.name, p) in trained):
                 log.warning(
                     "this checkpoint was trained on other scans of %d patients that it is evaluated on (%s, ...): "
-                    "these figures are not those of new patients",
+                    "these figures do not hold for new patients",
                     len(known),
                     known[0],
                 )
@@ -275,7 +253,7 @@ class EvaluationJob:
 
 @dataclass(frozen=True)
 class _Part:
-    """What one process evaluates, as plain Python."""
+    """What one process evaluates, in types that can be pickled."""
 
     config: dict[str, Any]
     choices: dict[str, str]
@@ -286,7 +264,7 @@ class _Part:
 
 
 def _evaluate_part(part: _Part, advance: Advance) -> None:
-    log.setLevel(logging.ERROR)  # the first process has said the rest
+    log.setLevel(logging.ERROR)  # the parent process logs the rest
     torch.set_num_threads(part.n_threads)
     job = EvaluationJob(OmegaConf.create(part.config), part.choices)
     job.evaluate(part.batches, part.folder, part.device, advance)

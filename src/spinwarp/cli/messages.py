@@ -1,4 +1,4 @@
-"""One sentence for each thing that Hydra refuses: what was misspelt, and the nearest correct names."""
+"""Turns the errors of Hydra into one sentence: what was wrong, and the nearest correct names."""
 
 import argparse
 import difflib
@@ -19,11 +19,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 
 def sentence(error: BaseException, folder: Path, name: str, arguments: Sequence[str]) -> str:
-    """Say in one sentence what Hydra tells in several lines.
+    """Return an error of Hydra, several lines long, as one sentence.
 
     Parameters
     ----------
-    error : what Hydra raised while it composed the configuration ``name`` of ``folder``.
+    error : raised while Hydra composed the configuration ``name`` of ``folder``.
     arguments : of the command line.
     """
     text = str(error)
@@ -37,25 +37,25 @@ def sentence(error: BaseException, folder: Path, name: str, arguments: Sequence[
         if group:
             return f"{group}={option} is no option of {group}; {_nearest(option, error.options)}"
     if found := re.search(r"An item is already at '([^']+)'", text):
-        return f"there is a key {found[1]} already; leave out the + to set it"
+        return f"the configuration already holds {found[1]}; leave out the + to set it"
     if found := re.search(r"Could not (?:override|append to config|delete from config)[^']*'([^']+)'", text):
         key = found[1].partition("=")[0].lstrip("+~")
         config = _composed(folder, name, arguments, key)
         groups = [path.name for path in folder.iterdir() if path.is_dir()]
-        # what is a group of its own is not set here: logger=none, not trainer.logger=false
+        # what has a group is set there: logger=none, not trainer.logger=false
         if key.rpartition(".")[2] not in groups and _is_argument(config, key):
-            return f"{key} is set with a + before it, because the configuration does not hold it yet: +{key}=VALUE"
+            return f"the configuration does not hold {key} yet; add it with a +: +{key}=VALUE"
         return f"there is no key {key}; {_nearest(key, [*groups, *_keys(config)])}"
     if isinstance(error, OmegaConfBaseException) or isinstance(error.__cause__, OmegaConfBaseException):
         cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
         key = getattr(cause, "full_key", None)
         reason = str(getattr(cause, "msg", None) or cause).splitlines()[0]
-        return f"{key} cannot be set so: {reason}" if key else reason
+        return f"{key} cannot have this value: {reason}" if key else reason
     return " ".join(text.split())[:400]
 
 
 def instantiation(error: InstantiationException) -> str:
-    """Say what could not be built, and why."""
+    """Return in one sentence what could not be built, and why."""
     text = str(error)
     target = re.search(r"(?:call to|locating) (?:target )?'([^']+)'", text)
     key = re.search(r"full_key: (\S+)", text)
@@ -75,7 +75,7 @@ def _is_sweep(arguments: Sequence[str]) -> bool:
 
 
 def _how_to_write(argument: str, several: bool) -> str:
-    """Say how to write an argument that Hydra cannot read: its value, or each of several, in quotes."""
+    """Return how to write an argument that Hydra cannot read: with its value, or each of several, in quotes."""
     key, equals, value = argument.partition("=")
     if not equals:
         return "give KEY=VALUE"
@@ -86,14 +86,14 @@ def _how_to_write(argument: str, several: bool) -> str:
     try:
         OverridesParser.create().parse_overrides([written])
     except OverrideParseException:
-        return "give KEY=VALUE, and put a value with other signs than letters, digits and . - _ / : into quotes"
+        return "give KEY=VALUE, and quote a value that contains more than letters, digits and . - _ / :"
     odd = dict.fromkeys(re.sub(r"[\w./:\[\]-]" if not several else r"[\w./:,\[\]-]", "", value, flags=re.ASCII))
     signs = " ".join(map(repr, odd)) or "such a value"
-    return f"{signs} can stand in quotes only, so write {shlex.quote(written)}"
+    return f"{signs} needs quotes; write {shlex.quote(written)}"
 
 
 def _composed(folder: Path, name: str, arguments: Sequence[str], wrong: str) -> Any:
-    """Return the configuration without the override that is wrong; an empty one if others are wrong too."""
+    """Return the configuration without the wrong override; an empty one if others are wrong too."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--config-dir", "-cd")
     options, rest = parser.parse_known_args(list(arguments))
@@ -103,7 +103,7 @@ def _composed(folder: Path, name: str, arguments: Sequence[str], wrong: str) -> 
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(folder), version_base="1.3"):
-            # of several values of a sweep the first will do
+            # the first value of a sweep is enough
             first = [o if "[" in o else o.split(",")[0] for o in overrides]
             return OmegaConf.to_container(compose(name, first, return_hydra_config=True))
     except Exception:
@@ -111,7 +111,7 @@ def _composed(folder: Path, name: str, arguments: Sequence[str], wrong: str) -> 
 
 
 def _is_argument(config: Any, key: str) -> bool:
-    """Say whether a key that is not there is an argument of the class that is built from its neighbours."""
+    """Whether a missing key is an argument of the class that its neighbours configure."""
     *parents, last = key.split(".")
     for part in parents:
         config = config.get(part) if isinstance(config, dict) else None
@@ -131,7 +131,7 @@ def _keys(config: Any, prefix: str = "") -> Iterator[str]:
 
 
 def _nearest(word: str, names: Sequence[str]) -> str:
-    """Say which names come nearest; a name counts as a whole and by its last part, which may stand elsewhere."""
+    """Return a hint with the nearest names; likeness averages that of the whole name and of its last part."""
     last = word.rpartition(".")[2]
 
     def likeness(name: str) -> float:
@@ -142,4 +142,4 @@ def _nearest(word: str, names: Sequence[str]) -> str:
     if near := [name for score, name in ranked[:3] if score > max(0.6, ranked[0][0] - 0.05)]:
         return f"did you mean {' or '.join(near)}?"
     siblings = [name for name in sorted(set(names)) if name.rpartition(".")[0] == word.rpartition(".")[0]]
-    return f"choose from {', '.join(siblings[:30])}" if siblings else "look at --cfg job for those that there are"
+    return f"choose from {', '.join(siblings[:30])}" if siblings else "--cfg job lists all keys"

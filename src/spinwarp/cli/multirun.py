@@ -1,7 +1,7 @@
-"""A multirun: one job that fails does not end the others, and at the end the user sees what became of each.
+"""A multirun: a job that fails does not end the others, and the user sees the outcome of each at the end.
 
-Every job notes its outcome in a file below the folder of the sweep, because jobs may run in other processes and on
-other machines.
+Every job writes its outcome to a file in the folder of the sweep, because jobs may run in other processes or on other
+machines.
 """
 
 import json
@@ -25,12 +25,12 @@ from spinwarp.parallel import processes
 
 log = logging.getLogger("spinwarp")
 
-UNFINISHED = "it had not ended: it was interrupted or killed, or still runs elsewhere"
+UNFINISHED = "it had not ended: it was interrupted or killed, or is still running elsewhere"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job.
+    """The outcome of a job.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ class Outcome:
     folder : of its run.
     metric : name of what ``value`` is, such as ``val/ssim``, or None.
     value : what the job returned, or None.
-    error : one sentence that says why it failed, or None.
+    error : why it failed, in one sentence, or None.
     """
 
     number: int
@@ -51,20 +51,20 @@ class Outcome:
 
 
 class Sweep(Callback):
-    """Remembers the settings of the multirun that this process runs; Hydra calls it before the first job.
+    """Keeps the settings of the multirun that this process runs; Hydra calls it before the first job.
 
-    It also writes the home folder out where a YAML file names a folder for runs as ``~/...``: Hydra makes that folder.
+    It also expands ``~/...`` in the folder for runs, which Hydra creates before our code could.
     """
 
     config: ClassVar[DictConfig | None] = None
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ARG002
-        """Write the home folder out."""
-        _write_home_out(config, "run")
+        """Expand ``~``."""
+        _expand_home(config, "run")
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ARG002
-        """Remember the settings, and forget the outcomes of an earlier sweep of the same name."""
-        _write_home_out(config, "sweep")
+        """Keep the settings, and remove the outcomes of an earlier sweep of the same name."""
+        _expand_home(config, "sweep")
         Sweep.config = config
         shutil.rmtree(_notes(config.hydra), ignore_errors=True)
 
@@ -75,12 +75,12 @@ class Sweep(Callback):
 
 
 def note(config: DictConfig, value: Any = None, error: str | None = None) -> None:
-    """Write down the outcome of the job that runs here; of its processes the first one writes.
+    """Write the outcome of the current job to its file; only the first of its processes writes.
 
     Parameters
     ----------
     config : of the job.
-    value, error : see :class:`Outcome`; of values only numbers are kept.
+    value, error : see :class:`Outcome`; a value that is not a number is dropped.
     """
     if not processes.is_first():
         return
@@ -98,11 +98,11 @@ def note(config: DictConfig, value: Any = None, error: str | None = None) -> Non
 
 
 def fail(config: DictConfig, reason: str) -> None:
-    """Note that the job that runs here failed; return only where Hydra's own sweeper goes on with the next job.
+    """Note that the current job failed; return only if Hydra's own sweeper continues with the next job.
 
     Raises
     ------
-    InputError : with the reason, where another sweeper waits for it, or where other processes of the job have to end.
+    InputError : with the reason, if another sweeper needs it, or if other processes of the job must end.
     """
     note(config, error=reason)
     if processes.place().world > 1 or not _is_basic(HydraConfig.get()):
@@ -111,17 +111,17 @@ def fail(config: DictConfig, reason: str) -> None:
 
 
 def finished(config: DictConfig) -> list[Path]:
-    """Return the folders of the jobs of this multirun that ended well, in their order."""
+    """Return the folders of the jobs of this multirun that succeeded, in order."""
     return [Path(outcome.folder) for outcome in _outcomes(config.hydra) if outcome.error is None]
 
 
 @contextmanager
 def summary() -> Iterator[None]:
-    """Around everything that Hydra does: say at the end of a multirun what became of its jobs, however it ended.
+    """Print the outcomes of a multirun's jobs at the end, however it ended; wraps everything that Hydra does.
 
     Raises
     ------
-    SystemExit : with code 1 if a job failed, or there was none.
+    SystemExit : with code 1 if a job failed or there was no job.
     """
     Sweep.config = None
     stopped: BaseException | None = None
@@ -132,7 +132,7 @@ def summary() -> Iterator[None]:
     config = Sweep.of_this_process()
     outcomes = [] if config is None else _outcomes(config.hydra)
     if config is not None and outcomes:
-        if stopped is not None:  # Hydra calls them only after a sweep that went well
+        if stopped is not None:  # Hydra calls them only after a sweep without errors
             for callback in filter(None, config.hydra.callbacks.values()):
                 instantiate(callback).on_multirun_end(config=config)
         _report(config.hydra, outcomes)
@@ -147,13 +147,13 @@ def summary() -> Iterator[None]:
 
 
 def _report(settings: Any, outcomes: list[Outcome]) -> None:
-    """Print the table of trained models, and the jobs that failed."""
-    fixed = set(settings.overrides.task)  # what is swept differs from job to job
+    """Print the table of trained models and the failed jobs."""
+    fixed = set(settings.overrides.task)  # what remains differs from job to job
     names = {o.number: " ".join([part for part in o.overrides if part not in fixed] or o.overrides) for o in outcomes}
     if settings.job.name == "train":
         _print_table(settings, outcomes, names)
     failed = [outcome for outcome in outcomes if outcome.error is not None]
-    if not failed or not _is_basic(settings):  # of other sweepers the search is what counts
+    if not failed or not _is_basic(settings):  # a search succeeds even if some trials fail
         return
     reasons = {outcome.error for outcome in failed}
     if len(failed) == len(outcomes) and len(reasons) == 1:
@@ -179,13 +179,13 @@ def _print_table(settings: Any, outcomes: list[Outcome], names: dict[int, str]) 
     Console().print(table)
 
 
-def _write_home_out(config: DictConfig, part: str) -> None:
+def _expand_home(config: DictConfig, part: str) -> None:
     written = OmegaConf.to_container(config.hydra[part], resolve=False)["dir"]  # type: ignore[call-overload, index]
     if str(written).startswith("~"):
         folder = with_home(str(written))
         with read_write(config):
             config.hydra[part].dir = folder
-            config.hydra.overrides.hydra.append(f'hydra.{part}.dir="{folder}"')  # of which jobs are composed
+            config.hydra.overrides.hydra.append(f'hydra.{part}.dir="{folder}"')  # jobs are composed from these
 
 
 def _notes(settings: Any) -> Path:
@@ -198,7 +198,7 @@ def _outcomes(settings: Any) -> list[Outcome]:
 
 
 def _is_of_a_job(error: BaseException) -> bool:
-    """Say whether an error ended a sweep that is the error of one of its jobs, which the summary names."""
+    """Whether an error that ended a sweep is that of a job; the summary already names it."""
     return isinstance(error, InputError) or type(error).__module__.startswith("submitit.")
 
 

@@ -1,4 +1,4 @@
-"""Where the results of a long run go: whether there is room for them, and what is said when it fails on the way."""
+"""The folder of results: whether it has room, and clear errors if writing fails later."""
 
 import errno
 import shutil
@@ -15,17 +15,17 @@ _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def check_room(folder: Path, n_bytes: int = 0, less: str = "") -> None:
-    """Check that files can be written to a folder, which need not exist yet; nothing is left there.
+    """Check that files can be written to a folder, which need not exist yet; leave nothing behind.
 
     Parameters
     ----------
     folder : where the results go.
-    n_bytes : that they take at least.
-    less : what the user can do so that they take less.
+    n_bytes : their minimum size.
+    less : appended to the error: how to write less.
 
     Raises
     ------
-    InputError : if the folder is a file, may not be written, or its disk has less room than that.
+    InputError : if the folder is a file or write-protected, or its disk has too little room.
     """
     existing = folder.absolute()
     while not existing.exists():
@@ -35,8 +35,8 @@ def check_room(folder: Path, n_bytes: int = 0, less: str = "") -> None:
             pass
     except OSError as error:
         raise InputError(
-            f"results cannot be written to {folder}: {existing} cannot hold files ({error.strerror}); give another "
-            f"folder with out="
+            f"results cannot be written to {folder}: no file can be created in {existing} ({error.strerror}); give "
+            f"another folder with out="
         ) from error
     free = shutil.disk_usage(existing).free
     if n_bytes > free:
@@ -54,20 +54,20 @@ def one_sentence(folder: Path, device: str, smaller: str) -> Iterator[None]:
     ----------
     folder : where the results go.
     device : where the method computes.
-    smaller : what the user can do so that it takes less memory.
+    smaller : how the user can save memory.
     """
     try:
         yield
     except (OSError, RuntimeError, MemoryError) as error:
-        # HDF5 says it in its text alone, as whatever exception
+        # HDF5 says so only in the text of various exceptions
         full = getattr(error, "errno", None) in _DISK or "No space left" in str(error)
         memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
         if full:
-            reason = "the disk is full or read-only; make room and call it again"
+            reason = "the disk is full or read-only; make room and run the command again"
         elif memory:
             raise InputError(f"the memory of device={device} is too small for this method; {smaller}") from error
         elif isinstance(error, OSError) and Path(error.filename or ".").is_relative_to(folder):
             reason = f"{error}; give another folder with out="
-        else:  # of a file that is read, or a bug
+        else:  # an input file, or a bug
             raise
         raise InputError(f"results cannot be written to {folder}: {reason}") from error

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 @contextmanager
 def slices_progress(n_slices: int, title: str) -> Iterator[Callable[[float], None]]:
-    """Show slices done and the time that is left; yields the function that is told how many were done, or what part."""
+    """Show finished slices and remaining time; yield a function to call with the slices done since its last call."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

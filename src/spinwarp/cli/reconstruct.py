@@ -1,4 +1,4 @@
-"""``reconstruct.py``: from a file of measured k-space to images, without a reference."""
+"""``reconstruct.py``: reconstruct a file of measured k-space, without a reference image."""
 
 import logging
 from collections.abc import Sequence
@@ -34,9 +34,9 @@ def main() -> None:
 def reconstruct(config: DictConfig) -> None:
     """Reconstruct a file; write ``<name>.h5`` in fastMRI's submission layout and ``<name>.png``.
 
-    Both hold the standard deviation too where the method claims one, and with ``conformal`` the first also the half
-    width of the intervals. A slice of zeros has an image of zeros. Where the run is interrupted or fails, the slices
-    that were finished are in ``<name>_unfinished.h5``.
+    Both include the standard deviation if the method predicts one; with ``conformal`` the ``.h5`` file also holds the
+    half width of the intervals. A slice of zeros becomes an image of zeros. If the run fails or is interrupted, the
+    finished slices are in ``<name>_unfinished.h5``.
     """
     import numpy as np
     from hydra.core.hydra_config import HydraConfig
@@ -44,13 +44,13 @@ def reconstruct(config: DictConfig) -> None:
     from numpy.random import RandomState
 
     from spinwarp.acquisition import acs_columns, center_crop, collate, slice_generator
+    from spinwarp.cli.method import build_method
     from spinwarp.cli.output import check_room, one_sentence
     from spinwarp.cli.progress import slices_progress
     from spinwarp.coils import low_resolution_maps
     from spinwarp.data.fastmri.measured import Measurement
     from spinwarp.data.undersample import Undersample
     from spinwarp.errors import InputError
-    from spinwarp.evaluation.conformal import conformal
     from spinwarp.figures import comparison, save
     from spinwarp.masks import seed_of
     from spinwarp.models.unet import reconstruction_size
@@ -69,19 +69,16 @@ def reconstruct(config: DictConfig) -> None:
     measurement = Measurement(config.input)
     source = measurement.path.name
     indices = _indices(config, source, measurement.n_slices)
-    method = instantiate(config.recon)
-    name = getattr(method, "record", {}).get("name") or choices["recon"]
-    width = None
-    if config.conformal is not None:
-        mask = choices["mask"] if config.mask else None  # that of the scanner has no name
-        method = conformal(method, config.conformal, config.conformal_level, method=name, mask=mask)
-        width = (gaussian_factor(config.conformal_level), config.conformal_level)
-    method = method.to(config.device)
+    method = build_method(config, choices)
+    # data as measured have a mask without a name
+    calibrated = method.calibrated(config, choices["mask"] if config.mask else None)
+    interval = None if config.conformal is None else (gaussian_factor(calibrated.level), calibrated.level)
+    reconstructor = calibrated.reconstructor.to(config.device)
     undersample = Undersample(
         instantiate(config.mask) if config.mask else None,
         low_resolution_maps if config.maps == "low_resolution" else None,
     )
-    images = _Images(folder, measurement.path, name, choices["mask"], width)
+    images = _Images(folder, measurement.path, method.name, choices["mask"], interval)
     images.check()
     rates: list[float] = []
     try:
@@ -100,12 +97,12 @@ def reconstruct(config: DictConfig) -> None:
                 generator = slice_generator(config.seed, example, config.device)
                 names = [f"{source}, slice {index}," for index in example.slice]
                 with steps(len(example), advance):
-                    result = reconstruct_batch(method, acquisition.to(config.device), generator, names)
+                    result = reconstruct_batch(reconstructor, acquisition.to(config.device), generator, names)
                 for part in (result.image, result.std):
                     if part is not None and not part.isfinite().all():
                         raise InputError(f"the method returned NaN or infinite values for slices {list(example.slice)}")
-                std = None if result.std is None else center_crop(result.std, size).cpu().numpy()
-                images.add(example.slice, center_crop(result.image.abs(), size).cpu().numpy(), std)
+                stds = None if result.std is None else center_crop(result.std, size).cpu().numpy()
+                images.add(example.slice, center_crop(result.image.abs(), size).cpu().numpy(), stds)
             written = images.write()
     except BaseException as error:  # Ctrl-C too
         kept = images.write_unfinished()
@@ -123,18 +120,18 @@ def reconstruct(config: DictConfig) -> None:
     )
     middle = indices[len(indices) // 2]
     title = f"{source}, slice {middle}, R {np.mean(rates):.2f}"
-    claimed = {choices["recon"]: images.stds[middle]} if middle in images.stds else None
+    std = {choices["recon"]: images.stds[middle]} if middle in images.stds else None
     picture = written.with_suffix(".png")
-    save(comparison(None, {choices["recon"]: images.slices[middle]}, std=claimed, title=title), picture)
+    save(comparison(None, {choices["recon"]: images.slices[middle]}, std=std, title=title), picture)
     log.info("images %s, picture %s", written, picture)
 
 
 def _indices(config: DictConfig, source: str, n_slices: int) -> list[int]:
-    """Return the slices that are asked for.
+    """Return the requested slices.
 
     Raises
     ------
-    InputError : if the file does not have them, or the same one is named twice.
+    InputError : if the file lacks one, or one is named twice.
     """
     from spinwarp.cli.selection import slice_indices
     from spinwarp.errors import InputError
@@ -151,13 +148,13 @@ def _indices(config: DictConfig, source: str, n_slices: int) -> list[int]:
 
 
 class _Images:
-    """The images of one file, and where they go.
+    """The images of one file and the file that they are written to.
 
     Parameters
     ----------
-    folder : of the images.
+    folder : for the images.
     source : the measured file.
-    method, mask : names, for whoever finds the images.
+    method, mask : names, stored with the images.
     interval : see :func:`spinwarp.results.write_reconstruction`.
     """
 
@@ -172,11 +169,11 @@ class _Images:
         self.stds: dict[int, np.ndarray] = {}
 
     def check(self) -> None:
-        """Check that what would be overwritten is of the same method, mask and measured file.
+        """Check that only images of the same method, mask and measured file would be overwritten.
 
         Raises
         ------
-        InputError : if it is not.
+        InputError : if another file is in the way.
         """
         from spinwarp.errors import InputError
         from spinwarp.results import read_origin
@@ -184,24 +181,24 @@ class _Images:
         remedy = "give another folder with out="
         for path in (self.folder / f"{self.source.stem}.h5", self.folder / f"{self.source.stem}_unfinished.h5"):
             if path.resolve() == self.source.resolve():
-                raise InputError(f"{path} is the measured file, and would be overwritten by its images; {remedy}")
+                raise InputError(f"{path} is the measured file, which the images would overwrite; {remedy}")
             if path.exists() and (found := read_origin(path)) != self.origin:
-                what = ", ".join(f"{key} {value}" for key, value in found.items()) or "not of reconstruct.py"
+                what = ", ".join(f"{key} {value}" for key, value in found.items()) or "not written by reconstruct.py"
                 raise InputError(f"{path} holds other images ({what}); {remedy}, or remove it")
 
     def add(self, indices: Sequence[int], images: "np.ndarray", stds: "np.ndarray | None") -> None:
-        """Add a batch ``(batch, h, w)`` of images, and of deviations where the method claims some."""
+        """Add a batch ``(batch, h, w)`` of images, and their standard deviations if the method predicts them."""
         self.slices.update(zip(indices, images, strict=True))
         if stds is not None:
             self.stds.update(zip(indices, stds, strict=True))
 
     def write(self, suffix: str = "") -> Path:
-        """Write the images in the order in which they came; return the path of their file."""
+        """Write the images in the order in which they were added; return the path of the file."""
         import numpy as np
 
         from spinwarp.results import write_reconstruction
 
-        # of a slice of which nothing was measured nothing is claimed
+        # an empty slice has no standard deviation
         stds = [self.stds.get(index, np.zeros_like(image)) for index, image in self.slices.items()]
         name = f"{self.source.stem}{suffix}"
         written = write_reconstruction(
@@ -214,15 +211,15 @@ class _Images:
             list(self.slices),
         )
         if not suffix:
-            (self.folder / f"{self.source.stem}_unfinished.h5").unlink(missing_ok=True)  # of an earlier call
+            (self.folder / f"{self.source.stem}_unfinished.h5").unlink(missing_ok=True)  # from an earlier call
         return written
 
     def write_unfinished(self) -> str:
-        """Write the slices that were finished, and say which they are and where; nothing if there are none."""
+        """Write the finished slices; return a sentence that says which and where, or an empty one if there are none."""
         if not self.slices:
             return ""
         try:
             path = self.write("_unfinished")
         except OSError as error:
-            return f"the finished slices could not be written either ({error.strerror})"
-        return f"the images of slices {', '.join(map(str, self.slices))} are finished, in {path}"
+            return f"the finished slices could not be written ({error.strerror})"
+        return f"slices {', '.join(map(str, self.slices))} are finished; their images are in {path}"

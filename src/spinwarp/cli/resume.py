@@ -1,4 +1,4 @@
-"""What ``ckpt_path`` means, and whether a run can go on from it."""
+"""Finds the checkpoint of ``ckpt_path`` and checks that a run can continue from it."""
 
 from collections.abc import Iterator
 from inspect import signature
@@ -12,27 +12,27 @@ from spinwarp.cli import app
 if TYPE_CHECKING:
     from spinwarp.training import SupervisedModule
 
-#: parts of the configuration that make a run what it is, and what in them changes nothing
+#: parts of the configuration that determine a run, and keys in them that do not matter
 PARTS = ("model", "data", "mask", "trainer", "callbacks", "seed")
 FREE = (
     *("data.num_workers", "trainer.log_every_n_steps", "trainer.max_time", "trainer.enable", "trainer.plugins"),
     *("callbacks.last", "callbacks.panel", "callbacks.samples", "callbacks.progress", "callbacks.learning_rate"),
-    # earlier versions had another class and no such key
+    # earlier versions had another class, or not this key
     *("callbacks.best.dirpath", "callbacks.best._target_", "callbacks.early_stopping.check_finite"),
 )
 #: what a checkpoint restores, whatever the configuration says
 KEPT = ("model.optimizer.", "model.reference_batch", "callbacks.early_stopping.patience", "seed")
-#: what early stopping finds its state in a checkpoint by
+#: keys under which early stopping finds its state in a checkpoint
 STOPS_BY = ("callbacks.early_stopping.monitor", "callbacks.early_stopping.mode")
 
 
 def last_checkpoint(folder: Path) -> Path:
-    """Where a run keeps its last state."""
+    """Return the path of the last state of a run."""
     return folder / "checkpoints" / "last.ckpt"
 
 
 def checkpoint_of(path: str | None, folder: Path) -> str | None:
-    """Return the file to go on from: ``last`` is that of the run folder, and None where there is none yet."""
+    """Return the file to continue from; ``last`` is that of the run folder, or None if there is none yet."""
     if path != "last":
         return path
     last = last_checkpoint(folder)
@@ -40,22 +40,22 @@ def checkpoint_of(path: str | None, folder: Path) -> str | None:
 
 
 def check(path: str, module: "SupervisedModule", config: DictConfig) -> tuple[list[str], dict[str, Any]]:
-    """Refuse to go on from a file that is not a checkpoint of this model, before anything is made or written.
+    """Check, before anything is written, that a file is a checkpoint from which this model can continue.
 
     Parameters
     ----------
     path : of the checkpoint.
-    module : with the weights that it has to hold.
-    config : of the run that goes on.
+    module : whose weights it must hold.
+    config : of the run that continues.
 
     Returns
     -------
-    sentences : for the user: where training goes on, what takes effect of what is set otherwise, and what does not.
-    used : the configuration, with what the checkpoint restores in place of what does not take effect.
+    sentences : for the user: where training continues, which changed settings take effect, and which do not.
+    used : the configuration in effect: values that the checkpoint restores replace those of ``config``.
 
     Raises
     ------
-    InputError : if training cannot go on from the file.
+    InputError : if training cannot continue from the file.
     """
     from spinwarp.errors import InputError
     from spinwarp.models.loading import check_finite, load_plain
@@ -70,11 +70,9 @@ def check(path: str, module: "SupervisedModule", config: DictConfig) -> tuple[li
     if not isinstance(state, dict) or {k: getattr(v, "shape", None) for k, v in state.items()} != {
         k: v.shape for k, v in expected.items()
     }:
-        raise InputError(
-            f"{path} is not a checkpoint of this model; give the model= and its options with which that run was started"
-        )
+        raise InputError(f"{path} is not a checkpoint of this model; give model= and its options as that run had them")
     if not {"optimizer_states", "lr_schedulers", "loops", "epoch", "global_step"} <= content.keys():
-        raise InputError(f"{path} holds weights alone, and training needs its optimizer too; give a last.ckpt")
+        raise InputError(f"{path} holds weights alone, without the state of the optimizer; give a last.ckpt")
     check_finite(path, content)
     trained = {"max_epochs": content["epoch"], "max_steps": content["global_step"]}
     for key, done in trained.items():
@@ -91,11 +89,11 @@ def check(path: str, module: "SupervisedModule", config: DictConfig) -> tuple[li
 
 
 def _compare(path: str, before: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
-    """Say what differs between two configurations; what the checkpoint restores is put back in the new one.
+    """Yield what differs between two configurations; write the values that the checkpoint restores into the new one.
 
     Raises
     ------
-    InputError : if the optimizer is of another class, which cannot go on from the state of the first.
+    InputError : if the optimizer is of another class, which cannot use the saved state.
     """
     from spinwarp.errors import InputError
 
@@ -103,26 +101,26 @@ def _compare(path: str, before: dict[str, Any], now: dict[str, Any]) -> Iterator
         {k: v for part in PARTS for k, v in _flat(part, config.get(part)) if not k.startswith(FREE)}
         for config in (before, now)
     )
-    # an earlier configuration named fewer of the trainer's arguments
+    # older configurations hold fewer arguments of the trainer
     old = {key: _default(key) for key in new} | old
     changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     if (key := "model.optimizer._target_") in changed:
-        raise InputError(f"{path} holds the state of {old.get(key)}, with which {new.get(key)} cannot go on; set {key}")
-    # early stopping by another metric has no state in the checkpoint and begins anew
+        raise InputError(f"{path} holds the state of {old.get(key)}, which {new.get(key)} cannot use; set {key}")
+    # early stopping by another metric has no state in the checkpoint and starts afresh
     stops_alike = all(key in new and old.get(key) == new[key] for key in STOPS_BY)
     kept = [key for key in changed if key.startswith(KEPT) and (stops_alike or not key.startswith("callbacks"))]
     takes_effect = [f"{key}={new.get(key)} (was {old.get(key)})" for key in changed if key not in kept]
     if takes_effect:
-        yield f"this is not the run continued as it was: {', '.join(takes_effect)}"
+        yield f"the run continues with other settings: {', '.join(takes_effect)}"
     if kept:
         stays = ", ".join(f"{key} stays {old.get(key)} (not {new.get(key)})" for key in kept)
-        yield f"the checkpoint decides what these are, so that setting them has no effect: {stays}"
+        yield f"the checkpoint restores these settings, so changing them has no effect: {stays}"
     for key in kept:
         _put(now, key, old.get(key))
 
 
 def _default(key: str) -> Any:
-    """Return what an argument of the trainer was that an earlier configuration did not name: Lightning's default."""
+    """Return Lightning's default of a trainer argument, which held if an older configuration does not name it."""
     from lightning import Trainer
 
     part, _, name = key.partition(".")

@@ -8,23 +8,23 @@ from spinwarp.errors import InputError
 
 
 def slice_indices(slices: Sequence[int] | str | None, n_slices: int) -> list[int]:
-    """Return the indices that ``slices`` names of a volume of ``n_slices``; those that it does not have are left out.
+    """Return the indices that ``slices`` names in a volume of ``n_slices``, without those beyond its end.
 
     Parameters
     ----------
-    slices : indices, or a range ``START:STOP`` as Python has it, either of which may be left out; None: all.
+    slices : indices, or a Python range ``START:STOP``, where either end may be omitted; None: all.
     n_slices : of the volume.
 
     Raises
     ------
-    InputError : if it is neither, or names nothing.
+    InputError : if it is neither, or empty.
     """
     if slices is None:
         return list(range(n_slices))
     if isinstance(slices, str):
         found = re.fullmatch(r"(\d*):(\d*)", slices)
         if not found:
-            raise InputError(f"slices={slices} is no range; give slices=START:STOP, or indices such as slices=[3,4]")
+            raise InputError(f"slices={slices} is not a range; give slices=START:STOP, or indices such as slices=[3,4]")
         start, stop = (int(text) if text else None for text in found.groups())
         if stop is not None and stop <= (start or 0):
             raise InputError(f"slices={slices} holds no slice: STOP is one past the last, and must be above START")
@@ -39,14 +39,14 @@ def slice_indices(slices: Sequence[int] | str | None, n_slices: int) -> list[int
 def select(
     volumes: Sequence[Volume], n_volumes: int | None, slices: Sequence[int] | str | None
 ) -> tuple[dict[str, list[int]], str]:
-    """Return which slices of which volumes are taken, and what to call that; empty if nothing is left out.
+    """Return the selected slices of each selected volume, and a name for the selection; empty if it is everything.
 
-    Volumes are taken evenly spread over the split, whose names are sorted: the first brains of fastMRI have one
-    contrast. A volume that has none of the slices is left out.
+    Volumes are spread evenly over the sorted split, because the first brains of fastMRI all have one contrast.
+    A volume with none of the slices is left out.
 
     Raises
     ------
-    InputError : if nothing is left, or no volume has one of the indices.
+    InputError : if nothing is left, or an index is beyond the end of every volume.
     """
     if n_volumes is not None and n_volumes < 1:
         raise InputError(f"n_volumes={n_volumes} must be at least 1; leave it out for all volumes")
@@ -57,7 +57,7 @@ def select(
     chosen = {name: indices for name, indices in chosen.items() if indices}
     longest = max((v.n_slices for v in spread), default=0)
     if not chosen or (isinstance(slices, Sequence) and not isinstance(slices, str) and max(slices) >= longest):
-        raise InputError(f"slices={slices} asks for slices of no volume; the longest has slices 0 to {longest - 1}")
+        raise InputError(f"no volume has slices={slices}; the longest has slices 0 to {longest - 1}")
     parts = []
     if len(chosen) < len(volumes):
         parts.append(f"{len(chosen)} of {len(volumes)} volumes")

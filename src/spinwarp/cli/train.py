@@ -1,4 +1,4 @@
-"""``train.py``: compose, fit, say where everything is."""
+"""``train.py``: train a model."""
 
 import errno
 import logging
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("spinwarp")
 
-#: of ``trainer.precision``; networks alone change theirs, so that the ones of Lightning which convert data are not here
+#: allowed values of ``trainer.precision``; those of Lightning that also convert the data are missing
 PRECISIONS = ("32", "32-true", "bf16-mixed", "16-mixed", "auto")
 
 
@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def train(config: DictConfig) -> float | None:
-    """Train a model; return the best value of the monitored metric, which sweeps optimise."""
+    """Train a model; return the best value of the monitored metric, which searches optimise."""
     import lightning
     from hydra.core.hydra_config import HydraConfig
     from hydra.utils import instantiate
@@ -42,8 +42,8 @@ def train(config: DictConfig) -> float | None:
     app.refuse_parallel_sweep(config, HydraConfig.get())
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)  # its report is what a profiler is for
-    # torch renamed a class that Lightning still asks for
+    logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)  # or the profiler's report would be lost
+    # torch renamed a class that Lightning still uses
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     folder = Path(HydraConfig.get().runtime.output_dir)
@@ -52,19 +52,19 @@ def train(config: DictConfig) -> float | None:
     module = build_module(config)
     if module.whole_images and data.mask is not None:
         raise InputError(
-            f"model={HydraConfig.get().runtime.choices['model']} learns from whole images and knows nothing of masks; "
+            f"model={HydraConfig.get().runtime.choices['model']} learns from whole images, without a mask; "
             f"leave mask= out, and give it when you reconstruct"
         )
     checkpoint = resume.checkpoint_of(config.ckpt_path, folder)
     going_on, used = ([], app.plain(config)) if checkpoint is None else resume.check(checkpoint, module, config)
     if config.ckpt_path == "last":
-        going_on = going_on or [f"no {resume.last_checkpoint(folder)} yet: training starts anew"]
+        going_on = going_on or [f"there is no {resume.last_checkpoint(folder)} yet; training starts from the beginning"]
         warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
     if config.callbacks and processes.is_first():
         _check_disk(folder, module)
     with processes.in_turn():
         data.prepare_data()
-    for split in ("train", "val"):  # one that is missing is better known before training than after
+    for split in ("train", "val"):  # a missing split fails here, not after an epoch
         data.dataset(split)
     module.record = {
         "net": app.plain(config.model.net),
@@ -93,7 +93,7 @@ def train(config: DictConfig) -> float | None:
             _describe(data, module, folder)
             for sentence in going_on:
                 log.info(sentence)
-            for logger in trainer.loggers:  # with fast_dev_run none of ours
+            for logger in trainer.loggers:  # with fast_dev_run these are not ours
                 logger.log_hyperparams(used)
         with processes.together(trainer.world_size, resume.last_checkpoint(folder)):
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
@@ -102,7 +102,7 @@ def train(config: DictConfig) -> float | None:
 
 @contextmanager
 def _sentences(trainer: Any, folder: Path) -> Iterator[None]:
-    """Say in a sentence what ended a training: memory, disk or a signal."""
+    """Turn a lack of memory or disk, or a signal, that ends a training into one sentence."""
     from spinwarp.training.divergence import DivergedError
 
     last = resume.last_checkpoint(folder)
@@ -111,7 +111,7 @@ def _sentences(trainer: Any, folder: Path) -> Iterator[None]:
     except DivergedError as error:
         if trainer.is_global_zero:
             raise
-        raise SystemExit(1) from error  # the first process says it for all
+        raise SystemExit(1) from error  # the first process reports it
     except (MemoryError, RuntimeError) as error:
         if (sentence := _out_of_memory(error)) is None:
             raise
@@ -120,23 +120,23 @@ def _sentences(trainer: Any, folder: Path) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise InputError(
-            f"the disk is full; make room, and go on from the last whole checkpoint with ckpt_path=last "
+            f"the disk is full; make room, and continue from the last whole checkpoint with ckpt_path=last "
             f"hydra.run.dir={folder}"
         ) from error
-    except SystemExit as stop:  # a signal: 128 + its number; 1 is Lightning's answer to a second Ctrl-C
-        way = f"; go on with ckpt_path={last}, in this folder with ckpt_path=last hydra.run.dir={folder}"
+    except SystemExit as stop:  # a signal: 128 + its number; Lightning exits with 1 at a second Ctrl-C
+        way = f"; continue with ckpt_path={last}, or in this folder with ckpt_path=last hydra.run.dir={folder}"
         if trainer.is_global_zero:
             log.info("interrupted%s", way if last.exists() else "; there is no checkpoint yet")
         raise SystemExit(130 if stop.code == 1 else stop.code) from None
 
 
 def _out_of_memory(error: BaseException) -> str | None:
-    """Return what to do about an error if it says that memory ran out."""
+    """Return what to do if an error says that memory ran out, else None."""
     import torch
 
     if isinstance(error, torch.OutOfMemoryError):
         return (
-            "the GPU's memory is too small: lower data.batch_size, or use trainer.precision=bf16-mixed, or trainer=8gb"
+            "the GPU's memory is too small: lower data.batch_size, or use trainer.precision=bf16-mixed or trainer=8gb"
         )
     text = str(error)
     if isinstance(error, MemoryError) or "DefaultCPUAllocator" in text:
@@ -148,7 +148,7 @@ def _out_of_memory(error: BaseException) -> str | None:
 
 @contextmanager
 def _reported(loggers: Sequence[Any]) -> Iterator[None]:
-    """Tell Weights & Biases with which exit code the training ends."""
+    """Report the exit code of the training to Weights & Biases."""
     from spinwarp.training.loggers import finish
 
     code = 1
@@ -166,7 +166,7 @@ def _reported(loggers: Sequence[Any]) -> Iterator[None]:
 
 
 def _begin(loggers: Sequence[Any], goes_on: bool) -> None:
-    """Start the runs at Weights & Biases; those of a sweep are a group."""
+    """Start the runs at Weights & Biases; a sweep forms a group."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
@@ -180,7 +180,7 @@ def _begin(loggers: Sequence[Any], goes_on: bool) -> None:
 
 
 def _best(trainer: Any) -> float | None:
-    """Return the best value of the monitored metric: NaN if it was never finite, None if nothing is monitored."""
+    """Return the best value of the monitored metric; NaN if it was never finite, None if nothing is monitored."""
     best = trainer.checkpoint_callback
     monitor = getattr(best, "monitor", None)
     if monitor is None or monitor not in trainer.callback_metrics or trainer.fast_dev_run:
@@ -194,10 +194,10 @@ def _best(trainer: Any) -> float | None:
 
 
 def _check_disk(folder: Path, module: Any) -> None:
-    """Refuse to train where the disk has no room for the checkpoints.
+    """Check that the disk has room for the checkpoints.
 
-    A checkpoint holds the weights and at most two numbers more for each that is trained (Adam). Beside ``best.ckpt``
-    and ``last.ckpt`` lies the one that is being written.
+    A checkpoint holds the weights and at most two more numbers per trained weight (Adam). While one is written,
+    ``best.ckpt`` and ``last.ckpt`` lie beside it.
 
     Raises
     ------
@@ -216,12 +216,12 @@ def _check_disk(folder: Path, module: Any) -> None:
 
 
 def _is_of(checkpoint: str, folder: Path) -> bool:
-    """Whether a checkpoint lies in a run folder, so that this run goes on and not a new one."""
+    """Whether a checkpoint belongs to a run folder: then that run continues, otherwise a new one begins."""
     return Path(checkpoint).resolve().parent == resume.last_checkpoint(folder).resolve().parent
 
 
 def training_precision(config: DictConfig) -> str:
-    """Return the precision that Lightning trains in: ``auto`` is bf16-mixed where the device has bf16 natively.
+    """Return the precision for Lightning; ``auto`` means bf16-mixed if the device has native bf16.
 
     Raises
     ------
@@ -249,19 +249,19 @@ def training_precision(config: DictConfig) -> str:
 
 
 def build_module(config: DictConfig) -> "SupervisedModule":
-    """Build the module of a training configuration; with ``compile=true`` its network compiles at its first step.
+    """Build the module of a training configuration; with ``compile=true`` its network is compiled at the first step.
 
     Raises
     ------
-    InputError : if ``net.checkpoint`` is asked of a network that has no such option.
+    InputError : if ``net.checkpoint`` is set for a network without that option.
     """
     from hydra.utils import get_class, instantiate
 
     net = config.model.net
     if net.get("checkpoint") and "checkpoint" not in signature(get_class(net._target_)).parameters:
         raise InputError(
-            f"{net._target_.rpartition('.')[2]} has no cascades to compute again (net.checkpoint), which trainer=8gb "
-            f"asks for; train it with trainer=gpu trainer.precision=bf16-mixed"
+            f"{net._target_.rpartition('.')[2]} has no cascades to recompute (net.checkpoint), as trainer=8gb wants; "
+            f"train it with trainer=gpu trainer.precision=bf16-mixed"
         )
     module: Any = instantiate(config.model)
     if config.get("compile"):
@@ -279,7 +279,7 @@ def build_data(config: DictConfig) -> "FastMRIDataModule":
 
 
 def _describe(data: "FastMRIDataModule", module: Any, folder: Path) -> None:
-    """Print what is trained on what, with the acceleration that the mask really gives."""
+    """Log the model, the data and the mask with its realised acceleration."""
     from hydra.core.hydra_config import HydraConfig
 
     from spinwarp.data.patients import warn_of_shared_patients

@@ -1,6 +1,6 @@
-"""Whether the values of a configuration are of the kinds that the classes ask for that are built from them.
+"""Checks the values of a configuration against the annotations of the classes that are built from it.
 
-The annotations of a constructor say what it takes; a word where a number belongs is told before anything is built.
+A word where a number belongs is reported before anything is built.
 """
 
 import importlib
@@ -22,27 +22,27 @@ _PLAIN: Mapping[Any, tuple[str, tuple[type, ...]]] = {
     Path: ("a path", (str,)),
     NoneType: ("null", (NoneType,)),
 }
-#: what train.py takes in place of what the class takes
+#: annotations that train.py narrows
 _OURS: Mapping[str, Mapping[str, Any]] = {
     "lightning.Trainer": {"precision": Literal[32, "32", "32-true", "bf16-mixed", "16-mixed", "auto"] | None}
 }
 
 
 def check_kinds(config: Any, key: str = "", kinds: Mapping[str, Any] | None = None) -> None:
-    """Compare every value of a configuration with the annotation of the argument that it is for.
+    """Check every value of a configuration against the annotation of its argument.
 
     Parameters
     ----------
     config : resolved, of plain dictionaries and lists.
-    key : where it stands.
-    kinds : of those of its keys that no class is built from.
+    key : its place in the whole configuration.
+    kinds : types of its keys if no class is built from it.
 
     Raises
     ------
-    InputError : on the first value of another kind, and on one that is no number.
+    InputError : on the first value of another type, and on NaN.
     """
     if isinstance(config, float) and math.isnan(config):
-        raise InputError(f"{key}=nan is no number; give one, or leave it out")
+        raise InputError(f"{key}=nan is not a number; give one, or leave it out")
     if isinstance(config, list):
         for i, value in enumerate(config):
             check_kinds(value, f"{key}[{i}]")
@@ -58,16 +58,16 @@ def check_kinds(config: Any, key: str = "", kinds: Mapping[str, Any] | None = No
 
 
 def _arguments(target: str) -> dict[str, Any]:
-    """Return the annotations of what a target is called with; nothing of what cannot be imported or tells nothing."""
+    """Return the annotations of the arguments of a target; none if it cannot be imported or has no annotations."""
     module, _, name = target.rpartition(".")
     try:
         called = getattr(importlib.import_module(module), name)
         hints = typing.get_type_hints(called.__init__ if inspect.isclass(called) else called)
         defaults = inspect.signature(called).parameters
-        # older code leaves it to the default to say that it may be null
+        # some code annotates only the type, though the default is None
         kinds = {n: k | None if n in defaults and defaults[n].default is None else k for n, k in hints.items()}
         return {**kinds, **_OURS.get(target, {})}
-    # building it will say what is wrong with it; other people's annotations may not be importable
+    # a wrong target fails when it is built; annotations of other packages may not be importable
     except (ImportError, AttributeError, NameError, TypeError, ValueError):
         return {}
 
@@ -75,7 +75,7 @@ def _arguments(target: str) -> dict[str, Any]:
 def _fits(value: Any, kind: Any) -> bool:
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if isinstance(value, dict) and "_target_" in value:
-        return True  # what is built there may be of any kind, a list made by a function too
+        return True  # it may build anything, and a function even a list
     if origin in (Union, UnionType):
         return any(_fits(value, one) for one in inner)
     if origin is Literal:
@@ -87,7 +87,7 @@ def _fits(value: Any, kind: Any) -> bool:
         if not isinstance(value, list) or (origin is tuple and Ellipsis not in inner and len(value) != len(items)):
             return False
         return all(_fits(v, items[i % len(items)]) for i, v in enumerate(value)) if items else True
-    # an object is built from a dictionary; of kinds that are no classes nothing is asked
+    # an object is built from a dictionary; what is not a class is not checked
     return kind is Any or not inspect.isclass(origin or kind) or isinstance(value, dict)
 
 

@@ -1,4 +1,4 @@
-"""One protocol for every method."""
+"""Evaluation of every method under one protocol."""
 
 from spinwarp.evaluation.evaluate import UNFINISHED, evaluate
 from spinwarp.evaluation.volume import Protocol

@@ -1,4 +1,4 @@
-"""What ``conformal=FOLDER`` does: a method's claims, scaled by the calibration in a result folder of its own."""
+"""``conformal=FOLDER``: scale a method's standard deviation by the calibration in one of its result folders."""
 
 import logging
 from collections.abc import Sequence
@@ -23,20 +23,20 @@ def conformal(
     dataset: str | None = None,
     volumes: Sequence[str] = (),
 ) -> "Reconstructor":
-    """Return the method with deviations that cover ``level`` of the foreground of a volume like those of ``folder``.
+    """Return the method with a standard deviation that covers ``level`` of the foreground of volumes like those there.
 
-    Where the guarantee is lost, a warning says so: on another data set or mask, or on the volumes of calibration.
+    A warning says where the guarantee is lost: on another data set or mask, or on the calibration volumes themselves.
 
     Parameters
     ----------
-    folder : a result folder of evaluate.py with the same method, on a split of its own.
+    folder : of the results of the same method on another split.
     level : the promised coverage.
-    method : the name under which it is run now.
-    mask, dataset, volumes : of what is reconstructed; None or empty where that is not known.
+    method : its present name.
+    mask, dataset, volumes : of the data to reconstruct; None or empty if unknown.
 
     Raises
     ------
-    InputError : if the folder holds no calibration, that of another method, or one that promises no such coverage.
+    InputError : if the folder holds no calibration or that of another method, or it cannot promise this coverage.
     """
     from spinwarp.errors import InputError
     from spinwarp.recon.conformal import Conformal
@@ -54,7 +54,7 @@ def conformal(
     exceedances = [volume.exceedance for volume in curves.volumes if volume.n_pixels]
     factor = conformal_factor(np.array(curves.factors), exceedances, level)
     known = f"{len(exceedances)} volumes of {curves.dataset}, mask {curves.mask}"
-    log.info("conformal: %.4g claimed deviations hold %g %% of the foreground, by %s", factor, 100 * level, known)
+    log.info("conformal: %.4g standard deviations hold %g %% of the foreground, by %s", factor, 100 * level, known)
     if (dataset or curves.dataset, mask or curves.mask) != (curves.dataset, curves.mask):
         log.warning(
             "%s was calibrated on %s; on another data set or mask the conformal intervals promise nothing", path, known

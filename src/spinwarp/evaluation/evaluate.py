@@ -1,9 +1,8 @@
 """One protocol for every method: reconstruct a split volume by volume, measure, and write the result folder.
 
 The protocol is that of fastMRI's ``evaluate.py`` (:mod:`spinwarp.evaluation.volume`): magnitudes at the size of the
-target, cropped to squares, metrics over whole volumes with the volume's maximum as the data range, then the mean over
-volumes. A method that claims a standard deviation is also asked how well it agrees with the errors. Nothing is kept in
-memory but the volumes under way.
+target, cropped to squares; metrics over whole volumes, with the volume's maximum as the data range; then the mean over
+volumes. A predicted standard deviation is compared with the errors. Only unfinished volumes are in memory.
 """
 
 import logging
@@ -24,7 +23,7 @@ log = logging.getLogger("spinwarp")
 
 __all__ = ["UNFINISHED", "Protocol", "evaluate"]
 
-UNFINISHED = "unfinished"  # the folder of what an interrupted run had of its last volume
+UNFINISHED = "unfinished"  # the folder for the unfinished volumes of an interrupted run
 
 
 def evaluate(
@@ -41,26 +40,26 @@ def evaluate(
 ) -> list[Row]:
     """Reconstruct and measure every volume; write ``results.csv``, ``examples.h5`` and ``reconstructions/``.
 
-    A method that claims deviations leaves ``calibration.json`` too.
+    A method that predicts standard deviations also gets a ``calibration.json``.
 
-    ``results.csv`` grows with every finished volume. Where the run is interrupted or fails, it keeps what it has; the
-    finished slices of the volume under way go to ``unfinished/``, a result folder of its own whose row counts them.
+    ``results.csv`` grows with every finished volume. If the run fails or is interrupted, it keeps what it has; the
+    finished slices of unfinished volumes go to ``unfinished/``, a result folder of its own whose rows count them.
 
     Parameters
     ----------
     reconstructor : the method.
-    batches : examples with targets, the slices of a volume near one another.
+    batches : examples with targets; the slices of a volume should come close together.
     protocol : names for the results.
     folder : the result folder.
     n_examples : volumes whose middle slice is kept with its target for the figures.
-    save_reconstructions : write the images of each volume in fastMRI's submission layout, with claimed deviations.
+    save_reconstructions : write the images of each volume, with standard deviations, in fastMRI's submission layout.
     device : where the method computes.
-    seed : of the method's own randomness, with the volume and the slice.
-    advance : called with the number of slices done since the last call, parts of slices where the method reports them.
+    seed : of the method's random numbers, together with the volume and the slice.
+    advance : called with the slices done since the last call, fractions if the method reports them.
 
     Raises
     ------
-    InputError : if there is nothing to evaluate, a target is missing, or a method returns what is not finite.
+    InputError : if there is nothing to evaluate, a target is missing, or the method returns NaN or infinite values.
     """
     method = reconstructor.to(device)
     chosen = _spread(sorted(protocol.n_slices), n_examples)
@@ -91,9 +90,7 @@ def evaluate(
 
 def _reconstruct(method: Reconstructor, example: Example, device: str, seed: int) -> Measured:
     if example.target is None:
-        raise InputError(
-            f"{example.volume[0]} has no reference image, so there is nothing to evaluate against; use reconstruct.py"
-        )
+        raise InputError(f"{example.volume[0]} has no reference image to evaluate against; use reconstruct.py")
     acquisition = example.acquisition.to(device)
     generator = slice_generator(seed, example, device)
     names = [f"{volume}, slice {index}," for volume, index in zip(example.volume, example.slice, strict=True)]
@@ -115,7 +112,7 @@ def _reconstruct(method: Reconstructor, example: Example, device: str, seed: int
 
 
 def _spread(names: Sequence[str], n: int) -> set[str]:
-    """At most ``n`` names, evenly spread."""
+    """Return at most ``n`` names, evenly spread."""
     n = min(n, len(names))
     return {names[i * len(names) // n] for i in range(n)}
 

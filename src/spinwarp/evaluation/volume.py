@@ -1,12 +1,12 @@
-"""The protocol of an evaluation: what is judged, and what it makes of a volume, its row of the results and its files.
+"""The protocol of an evaluation, and what it writes for a volume: its row of the results and its files.
 
-The metrics are those of fastMRI's ``evaluate.py``. It crops target and reconstruction to squares as wide as the target,
-takes the largest value of the cropped target volume as the data range, NMSE and PSNR over the whole volume, and SSIM as
-the mean over its slices. That is ``crop="fastmri"``, for every data set. It can only cut height: a target that is wider
-than tall makes it fail, and is judged whole here. ``crop="none"`` judges every target whole, as fastMRI's validation
-loop does, and ours in training.
+The metrics are those of fastMRI's ``evaluate.py``. It crops target and reconstruction to squares as wide as the target.
+The data range is the largest value of the cropped target volume. NMSE and PSNR are taken over the whole volume, SSIM is
+the mean over its slices. That is ``crop="fastmri"``, for every data set. It can only cut height: fastMRI's script fails
+on a target that is wider than tall, which is judged whole here. ``crop="none"`` judges every target whole, as fastMRI's
+validation loop does, and ours in training.
 
-``reconstructions/`` always holds whole images. Everything else in a result folder is of what was judged.
+``reconstructions/`` always holds whole images. Everything else in a result folder describes the cropped ones.
 """
 
 import hashlib
@@ -47,22 +47,22 @@ Crop = Literal["fastmri", "none"]
 
 
 def judged_size(height: int, width: int, crop: Crop) -> tuple[int, int]:
-    """Return the size at which targets of ``height`` times ``width`` are judged."""
+    """Return the size to which targets of ``height`` times ``width`` are cropped for the metrics."""
     return (min(height, width), width) if crop == "fastmri" else (height, width)
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """What is evaluated on what; part of every row of the results.
+    """What is evaluated and how; part of every row of the results.
 
     Parameters
     ----------
     method, dataset, split, mask : names for the results.
-    acceleration_nominal : of the mask; NaN where it has none.
-    n_slices : volume -> number of slices that are evaluated.
-    level : the coverage that a conformal deviation promises of its Gaussian interval; NaN where it promises none.
+    acceleration_nominal : of the mask; NaN if it has none.
+    n_slices : volume -> number of evaluated slices.
+    level : coverage that a conformal method promises for its Gaussian interval; NaN for other methods.
     crop : ``fastmri`` judges squares, ``none`` whole targets.
-    selection : which volumes and slices of the split are evaluated; empty for all.
+    selection : the evaluated volumes and slices of the split; empty for all.
     """
 
     method: str
@@ -77,17 +77,17 @@ class Protocol:
 
     @property
     def group(self) -> Group:
-        """The group of its rows."""
+        """The group that its rows belong to."""
         split = split_of(self.split, self.selection)
         return Group(self.dataset, split, self.mask, f"{self.acceleration_nominal:g}")
 
     @property
     def origin(self) -> dict[str, str]:
-        """What its files of images say about themselves."""
+        """The attributes of its files of images."""
         return {"method": self.method, "data": str(self.group)}
 
     def calibration(self, volumes: Sequence[VolumeCurves]) -> CalibrationCurves:
-        """Return what ``calibration.json`` holds of these volumes."""
+        """Return the content of ``calibration.json`` for these volumes."""
         return CalibrationCurves(
             method=self.method,
             dataset=self.dataset,
@@ -108,9 +108,9 @@ class Measured:
     Parameters
     ----------
     magnitude : ``(batch, h, w)`` of the image.
-    std : ``(batch, h, w)`` that the method claims, or None.
-    samples : ``(n_samples, batch, h, w)`` magnitudes of its draws, or None.
-    seconds : that the method alone took.
+    std : ``(batch, h, w)`` predicted standard deviation, or None.
+    samples : ``(n_samples, batch, h, w)`` magnitudes of the samples, or None.
+    seconds : run time of the method alone.
     """
 
     magnitude: Tensor
@@ -121,7 +121,7 @@ class Measured:
 
 @dataclass
 class Results:
-    """What the files of a result folder hold of the volumes so far."""
+    """The contents of the files of a result folder, for the volumes so far."""
 
     rows: list[Row] = field(default_factory=list)
     examples: list[ExampleSlice] = field(default_factory=list)
@@ -130,7 +130,7 @@ class Results:
 
 @dataclass(frozen=True)
 class _Slice:
-    """One slice: the whole image and deviation ``(h, w)``, and what it is judged by, at the judged size."""
+    """One slice: the whole image and standard deviation ``(h, w)``; target and ranks are cropped for the metrics."""
 
     image: Tensor
     std: Tensor | None
@@ -141,7 +141,7 @@ class _Slice:
 
 
 class VolumeUnderWay:
-    """A volume whose slices are being reconstructed. It is judged once they are there, for its data range needs all.
+    """Collects the slices of a volume until it can be judged: the data range needs all of them.
 
     Parameters
     ----------
@@ -161,11 +161,11 @@ class VolumeUnderWay:
 
     @property
     def is_complete(self) -> bool:
-        """Whether all its slices have come."""
+        """Whether all its slices have been added."""
         return len(self._slices) == self.protocol.n_slices[self._volume]
 
     def add(self, one: Example, measured: Measured, i: int) -> None:
-        """Add a slice: ``one`` is item ``i`` of the batch that was measured."""
+        """Add a slice: ``one`` is item ``i`` of the measured batch."""
         assert one.target is not None
         h, w = one.target.shape[-2:]
         size = judged_size(h, w, self.protocol.crop)
@@ -187,40 +187,40 @@ class VolumeUnderWay:
         self._digest.update(one.acquisition.kspace.numpy().tobytes())
 
     def write(self, folder: Path, so_far: Results, save_reconstructions: bool) -> None:
-        """Append its row, example and curves to those of the volumes so far, and write the files of the folder."""
+        """Append the row, example and curves of this volume to those so far, and write the files of the folder."""
         data_range = torch.stack([one.target.max() for one in self._slices.values()]).max()[None]
         if not data_range:
-            log.warning("the target of %s is zero in all that is judged, so it has no metrics", self._volume)
+            log.warning("the target of %s is zero after the crop, so it has no metrics", self._volume)
         metrics, calibration = VolumeMetrics(), Calibration()
         for index, one in sorted(self._slices.items()):
             image, std = self._judged(one)
             metrics.update(image, one.target[None], data_range, [self._volume], [index])
             if std is not None:
                 calibration.update(image, std, one.target[None], data_range, one.ranks)
-        claims = any(one.std is not None for one in self._slices.values())
+        has_std = any(one.std is not None for one in self._slices.values())
         if save_reconstructions:
             slices = [one for _, one in sorted(self._slices.items())]
-            # of a slice of which nothing was measured nothing is claimed
+            # an empty slice has no standard deviation
             stds = [torch.zeros_like(one.image) if one.std is None else one.std for one in slices]
             write_reconstruction(
                 folder / RECONSTRUCTIONS,
                 self._volume,
                 torch.stack([one.image for one in slices]).numpy(),
-                torch.stack(stds).numpy() if claims else None,
+                torch.stack(stds).numpy() if has_std else None,
                 origin=self.protocol.origin,
                 slices=sorted(self._slices) if self.protocol.selection else None,
             )
         if self.keep:
             so_far.examples.append(self._example(data_range))
             write_examples(folder / EXAMPLES, so_far.examples)
-        if claims:
+        if has_std:
             so_far.curves.append(VolumeCurves(volume=self._volume, **calibration.curves()))
             write_calibration(folder / CALIBRATION, self.protocol.calibration(so_far.curves))
-        so_far.rows.append(self._row({**(calibration.numbers() if claims else {}), **_numbers(metrics)}))
+        so_far.rows.append(self._row({**(calibration.numbers() if has_std else {}), **_numbers(metrics)}))
         write_rows(folder / RESULTS, so_far.rows)
 
     def _judged(self, one: _Slice) -> tuple[Tensor, Tensor | None]:
-        """Return image and deviation ``(1, h, w)`` at the judged size."""
+        """Return image and standard deviation ``(1, h, w)``, cropped for the metrics."""
         size = (one.target.shape[0], one.target.shape[1])
         return center_crop(one.image[None], size), None if one.std is None else center_crop(one.std[None], size)
 
@@ -249,7 +249,7 @@ class VolumeUnderWay:
         )
 
     def _row(self, numbers: dict[str, Any]) -> Row:
-        """Return the line of ``results.csv`` for the slices that have come."""
+        """Return the line of ``results.csv`` for the slices added so far."""
         n_slices = len(self._slices)
         h, w = next(iter(self._slices.values())).target.shape
         return Row(

@@ -1,7 +1,7 @@
-"""Figures from result files: comparisons with zooms and error maps, panels, distributions, claims. Never a model.
+"""Figures from result files, never from a model: comparisons with error maps, panels, distributions, uncertainty.
 
 ``python -m spinwarp.figures DIR DIR ... --out DIR`` joins result folders into one table and its figures. Matplotlib is
-imported here and nowhere else, and only once something is drawn.
+imported only here, and only when something is drawn.
 """
 
 from spinwarp.figures.comparison import comparison, zoom_region

@@ -1,4 +1,4 @@
-"""The comparison of methods on one slice: images, a zoom, errors, what methods claim of them, numbers."""
+"""The comparison of methods on one slice: images, a zoom, errors, standard deviations and metrics."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -44,30 +44,29 @@ def comparison(
 ) -> "Figure":
     """Show one slice by several methods: images in one grey window, a zoom, and the errors on one scale.
 
-    Where a method claims a standard deviation, twice that is shown below, on the scale of the errors.
-
-    Values that are not finite are drawn in magenta.
+    Twice the predicted standard deviation is shown below on the scale of the errors, for methods that have one. Values
+    that are not finite are magenta.
 
     Parameters
     ----------
-    target : ``(h, w)``; None where there is no truth, which leaves the row of errors out.
-    images : method -> ``(h, w)`` in the units of the target; of complex ones the magnitude is shown.
-    data_range : what the error scale counts as 100 %; None: the top of the grey window.
-    std : method -> ``(h, w)`` claimed standard deviation; a method without one has no picture there.
+    target : ``(h, w)``; None if unknown: then the row of errors is left out.
+    images : method -> ``(h, w)`` in the units of the target; complex images are shown as magnitudes.
+    data_range : 100 % on the error scale; None: the top of the grey window.
+    std : method -> ``(h, w)`` predicted standard deviation; a method without one has no picture there.
     numbers : method -> any of ``psnr``, ``ssim``, ``nmse``, printed below; the best of each is bold.
     notes : method -> a line below its numbers.
     mask : ``(1 or h, w)`` sampling mask on the k-space grid.
-    title : over the whole figure.
+    title : above the whole figure.
 
     Raises
     ------
-    InputError : if there is no image, or shapes differ.
+    InputError : if there is no image, or the shapes differ.
     """
     shown = {name: magnitude(image, name) for name, image in images.items()}
     truth = None if target is None else magnitude(target, "the target")
-    claims = {name: 2 * magnitude(std[name], f"the deviation of {name}") for name in shown if std and name in std}
+    twice = {n: 2 * magnitude(std[n], f"the standard deviation of {n}") for n in shown if std and n in std}
     pictures = [*([] if truth is None else [("target", truth)]), *shown.items()]
-    sizes = [*pictures, *((f"deviation of {name}", claim) for name, claim in claims.items())]
+    sizes = [*pictures, *((f"standard deviation of {name}", values) for name, values in twice.items())]
     if not shown or len({image.shape for _, image in sizes}) > 1:
         listed = ", ".join(f"{name} {image.shape[0]}x{image.shape[1]}" for name, image in sizes) or "none"
         raise InputError(f"a comparison needs images of one shape, got {listed}; crop them alike first")
@@ -79,8 +78,8 @@ def comparison(
     if truth is not None:
         with np.errstate(invalid="ignore"):  # where both are infinite
             colored["error"] = {name: np.abs(image - truth) for name, image in shown.items()}
-    if claims:
-        colored["2 std"] = claims
+    if twice:
+        colored["2 std"] = twice
     scale_width = _SCALE if colored else 0.0
     heading = wrapped(title or "", columns_width + scale_width, TITLE, bold=True)
 
@@ -91,14 +90,14 @@ def comparison(
     for name, note in (notes or {}).items():
         lines[name] += [(line, False) for line in wrapped(note, width, SMALL).split("\n")]
     n_lines = max(map(len, lines.values()))
-    # With a target the mask fills the last cell under it, which is empty; without one it is a strip below everything.
+    # The mask fills the empty last cell under the target; without a target it is a strip below everything.
     strip = (foot + n_lines * _LINE + 2 * GAP, _STRIP) if truth is None else (foot - height - GAP, height)
     under = max(foot + n_lines * _LINE, sum(strip) + 0.06 + _LINE if mask is not None else 0.0)
     sheet = Sheet(left + columns_width + scale_width + EDGE, under + EDGE)
     lefts = [left + i * (width + GAP) for i in range(len(pictures))]
 
     sheet.text(left, EDGE, heading, TITLE, bold=True, align="left")
-    # Methods share the target's window; without one, the median keeps a method that went astray from setting it.
+    # All methods share the target's window. Without a target the median ignores the window of a failed method.
     grey = grey_top(truth) if truth is not None else float(np.median([grey_top(image) for image in shown.values()]))
     zoom = zoom_region(truth if truth is not None else np.mean(list(shown.values()), axis=0))
     for x, (_, image), name in zip(lefts, pictures, names, strict=True):
@@ -109,7 +108,7 @@ def comparison(
         draw(sheet.axes(x, top + height + GAP, width, height), image[zoom], (0, grey))
     labels = ["image", "zoom"]
     if colored:
-        # The errors set the scale, so that a claim out of all proportion shows as one.
+        # The errors set the scale: an exaggerated standard deviation then stands out.
         factor = error_factor([*next(iter(colored.values())).values()], grey)
         labels += [f"error × {factor}" if label == "error" else label for label in colored]
         columns = dict(zip(shown, lefts[-len(shown) :], strict=True))
@@ -132,9 +131,9 @@ def comparison(
 
 
 def zoom_region(image: np.ndarray) -> tuple[slice, slice]:
-    """Return the third of the height and width with the most structure, the middle preferred to the rim.
+    """Return the window, a third of height and width, with the most structure; the middle is preferred to the rim.
 
-    Structure is the gradient of the square root, clipped, so that bright fat does not outweigh dim tissue.
+    Structure is the clipped gradient of the square root, in which bright fat does not outweigh dim tissue.
     """
     h, w = image.shape
     rows, columns = max(h // 3, min(h, 8)), max(w // 3, min(w, 8))
@@ -145,7 +144,7 @@ def zoom_region(image: np.ndarray) -> tuple[slice, slice]:
     if edges.any():
         edges = np.minimum(edges, np.percentile(edges[edges > 0], 75))
     total = np.pad(edges, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
-    # Sum of every window by four corners of the summed-area table.
+    # Sum over every window, from four corners of the summed-area table.
     sums = total[rows:, columns:] - total[:-rows, columns:] - total[rows:, :-columns] + total[:-rows, :-columns]
     taper = [0.4 + 0.6 * np.sin(np.pi * (np.arange(n) + 0.5) / n) for n in sums.shape]
     row, column = np.unravel_index(int(np.argmax(sums * np.outer(*taper))), sums.shape)
@@ -162,14 +161,14 @@ def _outline(axes: "Axes", region: tuple[slice, slice]) -> None:
 
 
 def error_factor(errors: Sequence[np.ndarray], top: float) -> int:
-    """Return how much brighter than images the errors of the typical method may be shown without saturating."""
+    """Return the factor by which errors can be brightened before those of the typical method saturate."""
     finite = [error[np.isfinite(error)] for error in errors]
     high = float(np.median([np.percentile(f, 99) for f in finite if f.size] or [top]))
     return max((factor for factor in (1, 2, 5, 10, 20, 50) if top / factor >= high), default=1)
 
 
 def color_bar(sheet: Sheet, axes: "Axes", place: tuple[float, float, float, float], whole: float) -> None:
-    """Draw the scale of a map in per cent of ``whole``."""
+    """Draw the colour scale of a map in per cent of ``whole``."""
     from matplotlib.ticker import MaxNLocator
 
     top = 100 * axes.images[0].get_clim()[1] / whole
@@ -192,7 +191,7 @@ def _draw_mask(sheet: Sheet, place: tuple[float, float, float, float], mask: np.
 
 
 def _number_lines(name: str, numbers: Mapping[str, Mapping[str, float]]) -> list[tuple[str, bool]]:
-    """Return the lines under a method and whether each is the best of its kind."""
+    """Return the lines under a method, each with whether its number is the best."""
     lines = []
     for metric, form in _FORMATS.items():
         if metric in numbers.get(name, {}):

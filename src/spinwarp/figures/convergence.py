@@ -1,4 +1,4 @@
-"""The error of a fit against its iterations, and where it stopped by itself."""
+"""The error of a fit over its iterations, and where it stopped by itself."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ _COLORS = ("#4477aa", "#ee6677", "#228833", "#aa3377", "#66ccee", "#ccbb44")
 
 
 def convergence(rows: Sequence[TraceRow], title: str | None = None) -> "Figure":
-    """Show the NMSE in dB against the iteration, a line a method: a diamond where it stops, a dot at its best.
+    """Plot the NMSE in dB over the iterations, a line per method: a diamond where it stops, a dot at its best.
 
     Raises
     ------
@@ -25,7 +25,7 @@ def convergence(rows: Sequence[TraceRow], title: str | None = None) -> "Figure":
     from matplotlib.figure import Figure
 
     if not rows:
-        raise InputError("there is no iteration to show; give the rows of a trace.csv that holds some")
+        raise InputError("there are no iterations to show; give the rows of a trace.csv")
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axes = figure.subplots()
     for i, method in enumerate(dict.fromkeys(row.method for row in rows)):

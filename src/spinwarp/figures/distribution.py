@@ -1,4 +1,4 @@
-"""Every volume of every method, since a mean hides the volumes that went wrong."""
+"""Every volume of every method, because a mean hides the volumes that went wrong."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -13,22 +13,22 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_PANEL, _BETWEEN, _AXIS = 2.6, 0.25, 0.5  # inches: width, gap, what tick labels and the metric's name take
+_PANEL, _BETWEEN, _AXIS = 2.6, 0.25, 0.5  # inches: width, gap, height of tick labels and the metric's name
 _LABELS = {"ssim": "SSIM (more is better)", "psnr": "PSNR / dB (more is better)", "nmse": "NMSE (less is better)"}
 _NOTE = "dot: a volume; diamond: mean ± standard error"
 
 
 def distribution(rows: Sequence[Row]) -> "Figure":
-    """Show SSIM, PSNR and NMSE of every volume, a line a method, with mean and standard error.
+    """Show SSIM, PSNR and NMSE of every volume, a line per method, with mean and standard error.
 
-    Rows of different groups (data set, split, mask) stand under each other, each group with its own axes.
+    Groups (data set, split, mask) are stacked, each with its own axes.
 
     Raises
     ------
     InputError : if there is no row.
     """
     if not rows:
-        raise InputError("there is no volume to show; give the rows of a results.csv that holds some")
+        raise InputError("there are no volumes to show; give the rows of a results.csv")
     groups: dict[Group, list[Summary]] = {}
     for summary in summarise(rows):
         groups.setdefault(summary.group, []).append(summary)
@@ -61,7 +61,7 @@ def _strips(axes: "Axes", metric: str, summaries: Sequence[Summary], rows: Seque
 
     for line, summary in enumerate(summaries):
         values = np.array([getattr(row, metric) for row in rows if row.method == summary.method])
-        # Jitter parts dots that coincide; its fixed seed draws the same figure from the same results.
+        # Jitter separates coinciding dots; with its fixed seed the same results give the same figure.
         offsets = np.random.default_rng(0).uniform(-0.2, 0.2, len(values))
         finite = np.isfinite(values)
         axes.scatter(values[finite], line + offsets[finite], s=14, color="#4477aa", alpha=0.55, linewidths=0)

@@ -16,23 +16,24 @@ if TYPE_CHECKING:
 
 
 def draw(joined: Comparison, folder: Path, n_slices: int = 8) -> list[Path]:
-    """Draw one figure a slice that all methods share, ``n_slices`` at most, and one of all volumes.
+    """Draw one figure for each of at most ``n_slices`` slices that all methods share, and one of all volumes.
 
-    Where methods claim deviations, a slice has a second figure with these, and each group one of their calibration.
+    If methods predict standard deviations, each slice has a second figure with these, and each group one of their
+    calibration.
 
     Returns
     -------
-    paths : of the PNG files, the distribution of the volumes last.
+    paths : of the PNG files; the distribution of the volumes is the last.
     """
     paths = []
     for picture in joined.pictures[:n_slices]:
         name = _slug(f"{picture.group} {picture.volume.removesuffix('.h5')} {picture.slice:03d}")
         paths.append(folder / f"{name}.png")
         save(_figure(picture), paths[-1])
-        claims = {method: example for method, example in picture.examples.items() if example.std is not None}
-        if claims:
+        with_std = {method: example for method, example in picture.examples.items() if example.std is not None}
+        if with_std:
             paths.append(folder / f"{name}_uncertainty.png")
-            save(uncertainty(claims, _title(picture)), paths[-1])
+            save(uncertainty(with_std, _title(picture)), paths[-1])
     for group, methods in joined.calibrations.items():
         paths.append(folder / f"reliability_{_slug(str(group))}.png")
         save(reliability(methods, str(group)), paths[-1])

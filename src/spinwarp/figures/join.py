@@ -1,4 +1,4 @@
-"""Result folders joined: the table on the terminal and in files, the figures beside them."""
+"""Joins result folders into one table, on the terminal and in files, and its figures."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,13 +10,13 @@ from spinwarp.results.combine import combine
 
 
 def join(folders: Sequence[Path], out: Path, n_slices: int = 8, by: By = None) -> None:
-    """Print one table of all methods and write it to ``out`` with figures of at most ``n_slices`` slices.
+    """Print one table of all methods; write it to ``out`` with figures of at most ``n_slices`` slices.
 
     ``by`` splits the table, see :func:`spinwarp.results.table`.
 
     Raises
     ------
-    InputError : if a folder holds no results, or the methods followed different protocols.
+    InputError : if a folder has no results, or the methods' protocols differ.
     """
     from rich.console import Console
 

@@ -1,4 +1,4 @@
-"""A grid of images, as callbacks log them while a network trains."""
+"""A grid of images, which callbacks log during training."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -13,28 +13,28 @@ if TYPE_CHECKING:
 
 
 def panel(images: np.ndarray | Sequence[np.ndarray], titles: Sequence[str] = (), *, columns: int = 3) -> "Figure":
-    """Show images in a grid; every row has one grey window, that of its first image.
+    """Show images in a grid; every row has the grey window of its first image.
 
-    So a row of target, reconstruction and error needs no scale: the error is as bright as it is large, and may be
-    multiplied beforehand by what its title says.
+    In a row of target, reconstruction and error the brightness of the error is therefore its size. Its title may name
+    a factor that it was multiplied by beforehand.
 
     Parameters
     ----------
-    images : ``(n, h, w)``, or a list of ``(h, w)`` of any shapes; of complex ones the magnitude is shown.
-    titles : one an image, or one a column; none: no titles.
-    columns : images side by side.
+    images : ``(n, h, w)``, or a list of ``(h, w)`` of any shapes; complex images are shown as magnitudes.
+    titles : one per image, one per column, or none.
+    columns : number of images side by side.
 
     Raises
     ------
-    InputError : if there is no image, or the titles fit neither the images nor the columns.
+    InputError : if there is no image, or the number of titles fits neither the images nor the columns.
     """
     pictures = [magnitude(image, f"image {i}") for i, image in enumerate(images)]
     columns = min(columns, len(pictures))
     if columns < 1:
-        raise InputError("a panel needs one image or more and one column or more; got none")
+        raise InputError("a panel needs at least one image and one column")
     if len(titles) not in (0, columns, len(pictures)):
         counts = f"{len(titles)} titles for {len(pictures)} images in {columns} columns"
-        raise InputError(f"{counts}; give one title an image, one a column, or none")
+        raise InputError(f"{counts}; give one title per image, one per column, or none")
     rows = [pictures[i : i + columns] for i in range(0, len(pictures), columns)]
     sizes = [cell(*image.shape) for image in pictures]
     width, height = max(w for w, _ in sizes), max(h for _, h in sizes)

@@ -1,4 +1,4 @@
-"""Whether claimed deviations are those of the errors: coverage, sparsification and rank histograms of methods."""
+"""How well standard deviations predict the errors: coverage, sparsification and rank histograms of methods."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
@@ -14,29 +14,29 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _COLORS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#000000")
-_PANEL, _AXIS, _FOOT = 3.0, 0.62, 0.5  # inches: a panel's side, what its tick labels and names take left and below
-_KEY = 2.3  # inches: what the names of methods take
+_PANEL, _AXIS, _FOOT = 3.0, 0.62, 0.5  # inches: a panel's side, room for its labels left and below
+_KEY = 2.3  # inches: room for the names of methods
 _NOTE = "means over volumes"
 
 
 def reliability(methods: Mapping[str, CalibrationCurves], title: str | None = None) -> "Figure":
-    """Show observed against nominal coverage, sparsification and, where there are samples, their rank histograms.
+    """Plot observed over nominal coverage, sparsification and, for methods with samples, their rank histograms.
 
-    A method that claims the truth lies on the diagonal of the first panel and is flat in the last. In the second, its
-    curve falls towards that of the oracle, which leaves out the largest errors themselves. Dotted is what a deviation
-    proportional to the local intensity, scaled to the true error, would reach.
+    A well calibrated method lies on the diagonal of the first panel and is flat in the last. In the second, its curve
+    falls towards that of the oracle, which leaves out the largest errors themselves. Dotted lines show a standard
+    deviation proportional to the local intensity, scaled to the true error.
 
     Parameters
     ----------
-    methods : name -> its curves; shown are means over the volumes where there is something to measure.
-    title : over the whole figure.
+    methods : name -> its curves; the figure shows means over the volumes that have a foreground.
+    title : above the whole figure.
 
     Raises
     ------
     InputError : if there is no method.
     """
     if not methods:
-        raise InputError("there is no claim to show; give the calibration.json of a method that claims a deviation")
+        raise InputError("there is nothing to show; give the calibration.json of a method with a standard deviation")
     colors = {name: _COLORS[i % len(_COLORS)] for i, name in enumerate(methods)}
     ranks = {name: histogram for name, curves in methods.items() if (histogram := _ranks(curves)) is not None}
     n_panels = 3 if ranks else 2
@@ -76,9 +76,9 @@ def _coverage(axes: "Axes", methods: Mapping[str, CalibrationCurves], colors: Ma
         axes.plot(levels, [0, *baseline], color=colors[name], linewidth=1.2, linestyle=":")
         observed = _mean([volume.coverage for volume in curves.volumes])
         axes.plot(levels, [0, *observed], color=colors[name], linewidth=1.6)
-    paper = {"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 1}  # curves may pass behind the words
-    axes.text(0.04, 0.95, "claims too\nlarge errors", fontsize=SMALL, color="0.4", va="top", bbox=paper)
-    axes.text(0.96, 0.05, "too sure\nof itself", fontsize=SMALL, color="0.4", ha="right", bbox=paper)
+    paper = {"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 1}  # curves may pass behind the text
+    axes.text(0.04, 0.95, "std too large", fontsize=SMALL, color="0.4", va="top", bbox=paper)
+    axes.text(0.96, 0.05, "std too small", fontsize=SMALL, color="0.4", ha="right", bbox=paper)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
     _dress(axes, "nominal coverage", "observed coverage")
@@ -97,7 +97,7 @@ def _sparsification(axes: "Axes", methods: Mapping[str, CalibrationCurves], colo
             top = max(top, float(np.nanmax([top, *values])))
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.05 * top)
-    _dress(axes, "share of pixels left out", "RMSE of the rest / RMSE of all")
+    _dress(axes, "fraction of pixels left out", "RMSE of the rest / RMSE of all")
 
 
 def _histograms(axes: "Axes", ranks: Mapping[str, np.ndarray], colors: Mapping[str, str]) -> None:
@@ -110,7 +110,7 @@ def _histograms(axes: "Axes", ranks: Mapping[str, np.ndarray], colors: Mapping[s
 
 
 def _ranks(curves: CalibrationCurves) -> np.ndarray | None:
-    """Return the mean histogram relative to a flat one; None where volumes have none or differ in their samples."""
+    """Return the mean histogram relative to a flat one; None without samples or if their number varies."""
     counts = [volume.ranks for volume in curves.volumes if volume.n_pixels and volume.ranks]
     if not counts or len({len(c) for c in counts}) > 1:
         return None
@@ -119,7 +119,7 @@ def _ranks(curves: CalibrationCurves) -> np.ndarray | None:
 
 
 def _mean(curves: Sequence[Sequence[float]]) -> np.ndarray:
-    """Mean over the volumes that have something to measure; nan if none has."""
+    """Return the mean over the volumes without NaN; NaN if there is none."""
     measured = [curve for curve in curves if not np.isnan(curve).any()]
     return np.mean(measured, axis=0) if measured else np.full(len(curves[0]), np.nan)
 

@@ -1,4 +1,4 @@
-"""A blank figure measured in inches, and what every figure draws alike."""
+"""A blank figure measured in inches, and the drawing functions that all figures share."""
 
 import re
 from pathlib import Path
@@ -20,9 +20,9 @@ _BAD_COLOR = "#ff00ff"
 
 
 class Sheet:
-    """A figure laid out in inches from its top left corner, so that nothing overlaps whatever the shapes.
+    """A figure laid out in inches from its top left corner; nothing overlaps, whatever the shapes.
 
-    It holds its own canvas: pyplot and its global state stay out, so threads and machines without a display may draw.
+    It has its own canvas instead of pyplot's global state: threads and machines without a display can draw.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ class Sheet:
         upright: bool = False,
         color: str = "black",
     ) -> None:
-        """Write a text; ``align`` and ``anchor`` say which of its points lies at ``(x, y)``."""
+        """Write a text; ``align`` and ``anchor`` choose its point at ``(x, y)``."""
         self.figure.text(
             x / self.width,
             1 - y / self.height,
@@ -66,12 +66,12 @@ class Sheet:
             va=anchor,
             rotation=90 if upright else 0,
             color=color,
-            parse_math=False,  # a method may be called by dollar signs
+            parse_math=False,  # the name of a method may contain dollar signs
         )
 
 
 def draw(axes: "Axes", image: np.ndarray, window: tuple[float, float], *, cmap: str = "gray") -> None:
-    """Fill axes with an image without ticks; what is not finite is magenta."""
+    """Fill axes with an image without ticks; values that are not finite are magenta."""
     from matplotlib import colormaps
 
     colors = colormaps[cmap].with_extremes(bad=_BAD_COLOR)
@@ -80,11 +80,11 @@ def draw(axes: "Axes", image: np.ndarray, window: tuple[float, float], *, cmap: 
 
 
 def magnitude(image: np.ndarray, name: str) -> np.ndarray:
-    """Return a real ``(h, w)`` image, the magnitude of a complex one.
+    """Return a real ``(h, w)`` image: the magnitude if it is complex.
 
     Raises
     ------
-    InputError : if it has other than two dimensions, or no pixel.
+    InputError : if it does not have two dimensions, or has no pixel.
     """
     array = np.asarray(image)
     if array.ndim != 2 or array.size == 0:
@@ -93,21 +93,21 @@ def magnitude(image: np.ndarray, name: str) -> np.ndarray:
 
 
 def grey_top(image: np.ndarray) -> float:
-    """Return the upper end of the grey window: the brightest 0.2 % saturate. One where there is nothing to see."""
+    """Return the upper end of the grey window, where the brightest 0.2 % saturate; 1 for an empty image."""
     finite = image[np.isfinite(image)]
-    # The largest value serves where only a few pixels shine, as in a test image of one point.
+    # Use the largest value if only a few pixels are bright, as in a test image of one point.
     top = max(float(np.percentile(finite, 99.8)), 0.0) or float(finite.max()) if finite.size else 0.0
     return top if top > 0 else 1.0
 
 
 def cell(h: int, w: int, wide: float = 2.1, tall: float = 2.7) -> tuple[float, float]:
-    """Return the width and height in inches of a picture's place; room for a caption stays whatever the shape."""
+    """Return the width and height in inches of a picture's cell, which has room for a caption whatever the shape."""
     scale = min(wide / w, tall / h)
     return max(scale * w, 1.3), max(scale * h, 0.75)
 
 
 def text_width(text: str, size: float, *, bold: bool = False) -> float:
-    """Return the inches that one line of text takes, with a little to spare for hinting."""
+    """Return the width of one line of text in inches, with a little to spare for hinting."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import text_to_path
 
@@ -118,7 +118,7 @@ def text_width(text: str, size: float, *, bold: bool = False) -> float:
 def wrapped(text: str, width: float, size: float, *, bold: bool = False) -> str:
     """Break a text into lines that fit ``width`` inches, after spaces and the joints of names, else anywhere.
 
-    The point within a number is no joint.
+    The point in a number is not a joint.
     """
     lines = [""]
     for token in re.findall(r"(?:[^\s_/.-]|(?<=\d)\.(?=\d))*[\s_/.-]*", " ".join(text.split())):
@@ -132,11 +132,11 @@ def wrapped(text: str, width: float, size: float, *, bold: bool = False) -> str:
 
 
 def text_height(text: str, size: float) -> float:
-    """Return the inches that the lines of a text take; an empty text takes none."""
+    """Return the height of a text of several lines in inches; 0 if it is empty."""
     return (text.count("\n") + 1) * size / 72 * 1.25 if text else 0.0
 
 
 def save(figure: "Figure", path: Path) -> None:
-    """Write a figure as PNG; the file appears whole or not at all."""
+    """Write a figure as PNG; the file is written whole or not at all."""
     with whole_file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=DPI)

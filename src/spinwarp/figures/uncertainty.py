@@ -1,4 +1,4 @@
-"""Reconstruction, error and claimed uncertainty side by side, the last two on one scale."""
+"""Reconstruction, error and predicted uncertainty side by side, the last two on one scale."""
 
 import math
 from collections.abc import Mapping
@@ -15,24 +15,24 @@ from spinwarp.results import ExampleSlice
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_NAMES, _SCALE = 1.55, 0.66  # inches: the names of methods, the colour bar with its text
-_MISS = (1.0, 0.15, 0.1)  # colour of what lies outside
+_NAMES, _SCALE = 1.55, 0.66  # inches: room for the names of methods, and for the colour bar
+_MISS = (1.0, 0.15, 0.1)  # colour of the pixels outside
 
 
 def half_width(example: ExampleSlice) -> tuple[np.ndarray, str]:
-    """Return by how much the image may err by its own claim, and what that is called.
+    """Return the half width of the predicted interval, and its name.
 
-    Two standard deviations; of a conformal deviation as many as its level takes.
+    Two standard deviations; for a conformal method, as many as its level needs.
     """
     if example.std is None:
-        raise InputError(f"{example.method} claims no standard deviation of {example.volume}, so it has no interval")
+        raise InputError(f"{example.method} predicts no standard deviation for {example.volume}, so it has no interval")
     if math.isnan(example.level):
         return 2 * example.std, "2 std"
     return NormalDist().inv_cdf((1 + example.level) / 2) * example.std, f"the {100 * example.level:g} % interval"
 
 
 def outside(example: ExampleSlice) -> np.ndarray | None:
-    """Return the foreground pixels whose error exceeds the claim, bool ``(h, w)``; None where none is known."""
+    """Return the foreground pixels whose error exceeds the half width, bool ``(h, w)``; None if either is missing."""
     if example.std is None or example.foreground is None or not example.foreground.any():
         return None
     width, _ = half_width(example)
@@ -41,7 +41,7 @@ def outside(example: ExampleSlice) -> np.ndarray | None:
 
 
 def share_outside(example: ExampleSlice) -> str | None:
-    """Return the line ``4.6 % outside 2 std``, or None where there is no claim."""
+    """Return a note such as ``4.6 % outside 2 std``; None without standard deviation or foreground."""
     missed = outside(example)
     if missed is None or example.foreground is None:
         return None
@@ -49,26 +49,26 @@ def share_outside(example: ExampleSlice) -> str | None:
 
 
 def uncertainty(examples: Mapping[str, ExampleSlice], title: str | None = None) -> "Figure":
-    """Show, a row a method, its image, its error, its claim on the scale of the error, and the pixels outside in red.
+    """Show a row per method: image, error, half width on the scale of the error, and the pixels outside it in red.
 
     Parameters
     ----------
-    examples : method -> one slice with a claimed deviation, all of the same target.
-    title : over the whole figure.
+    examples : method -> one slice with a standard deviation, all of the same target.
+    title : above the whole figure.
 
     Raises
     ------
-    InputError : if there is no method, or one that claims nothing.
+    InputError : if there is no method, or one without a standard deviation.
     """
     if not examples:
-        raise InputError("there is no claim to show; give a slice of a method that claims a standard deviation")
+        raise InputError("there is nothing to show; give a slice of a method with a standard deviation")
     widths = {name: half_width(example) for name, example in examples.items()}
     first = next(iter(examples.values()))
     errors = {name: np.abs(e.reconstruction - e.target) for name, e in examples.items()}
     grey = grey_top(first.target)
     factor = error_factor([*errors.values()], grey)
     width, height = cell(first.target.shape[0], first.target.shape[1], 1.9, 2.0)
-    columns = ["reconstruction", f"error × {factor}", f"claim × {factor}", "outside the claim"]
+    columns = ["reconstruction", f"error × {factor}", f"half width × {factor}", "outside the interval"]
     names = {name: wrapped(name, _NAMES - 0.1, NAME, bold=True) for name in examples}
     notes = {name: wrapped(_note(e), _NAMES - 0.1, SMALL) for name, e in examples.items()}
     left = EDGE + _NAMES
@@ -92,7 +92,7 @@ def uncertainty(examples: Mapping[str, ExampleSlice], title: str | None = None) 
             axes = sheet.axes(x, y, width, height)
             draw(axes, values, (0, grey / factor), cmap="inferno")
         marked = sheet.axes(lefts[3], y, width, height)
-        draw(marked, example.reconstruction, (0, 1.6 * grey))  # dimmed, so that the marks stand out
+        draw(marked, example.reconstruction, (0, 1.6 * grey))  # dimmed to make the marks stand out
         missed = outside(example)
         if missed is not None:
             marked.imshow(np.dstack([np.broadcast_to(_MISS, (*missed.shape, 3)), missed.astype(float)]))
@@ -102,4 +102,4 @@ def uncertainty(examples: Mapping[str, ExampleSlice], title: str | None = None) 
 
 
 def _note(example: ExampleSlice) -> str:
-    return share_outside(example) or f"claim: {half_width(example)[1]}"
+    return share_outside(example) or f"interval: {half_width(example)[1]}"

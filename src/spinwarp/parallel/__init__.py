@@ -1,1 +1,1 @@
-"""Processes of one job on one machine: which of them this is, and how they are started, watched and ended."""
+"""Jobs on several processes: the place of this process among them, and how they are started, watched and ended."""

@@ -1,4 +1,4 @@
-"""Processes of one command on one machine: started, watched, and ended together."""
+"""Processes of one command on one machine, started, watched and ended together."""
 
 import multiprocessing
 import os
@@ -11,7 +11,7 @@ from typing import Any
 from spinwarp.errors import InputError
 from spinwarp.parallel import processes
 
-#: seconds that a process has to put away what it is at
+#: seconds that a process has to save its work
 GRACE = 20.0
 Advance = Callable[[float], None]
 
@@ -19,41 +19,41 @@ Advance = Callable[[float], None]
 def run(task: Callable[[Any, Advance], None], arguments: Sequence[Any], advance: Advance) -> None:
     """Call ``task(argument, advance)`` for each argument in a process of its own, and wait for all of them.
 
-    The first that fails ends the others, and so does Ctrl-C: they see a KeyboardInterrupt.
+    The first failure ends the others, as does Ctrl-C: they receive a KeyboardInterrupt.
 
     Parameters
     ----------
-    task : a function of a module.
-    arguments : what can be pickled.
-    advance : told what the processes tell theirs.
+    task : a function at the top level of a module.
+    arguments : must be picklable.
+    advance : receives what the processes pass to theirs.
 
     Raises
     ------
     InputError : if a process was killed.
-    SystemExit : if one failed, which has said why.
+    SystemExit : if one failed; it has printed why.
     """
     context = multiprocessing.get_context("spawn")
-    done = context.RawArray("d", len(arguments))  # no lock, which a killed process would keep
+    done = context.RawArray("d", len(arguments))  # without a lock, which a killed process would never release
     workers = [
         context.Process(target=_work, args=(task, argument, done, i, os.getpid()))
         for i, argument in enumerate(arguments)
     ]
-    told = 0.0
+    reported = 0.0
     try:
         for worker in workers:
             worker.start()
         while any(worker.is_alive() for worker in workers):
             time.sleep(0.1)
-            told += _tell(done, told, advance)
+            reported += _report(done, reported, advance)
             _check(workers)
         _check(workers)
-        _tell(done, told, advance)
+        _report(done, reported, advance)
     finally:
         _end(workers)
 
 
-def _tell(done: Sequence[float], told: float, advance: Advance) -> float:
-    new = sum(done) - told
+def _report(done: Sequence[float], reported: float, advance: Advance) -> float:
+    new = sum(done) - reported
     advance(new)
     return new
 
@@ -63,15 +63,15 @@ def _check(workers: Sequence[Any]) -> None:
         if worker.exitcode and worker.exitcode < 0:
             name = signal.Signals(-worker.exitcode).name
             raise InputError(
-                f"process {i} of {len(workers)} was killed ({name}; perhaps memory is short), which ends the run; what "
-                f"was finished is in the result folder"
+                f"process {i} of {len(workers)} was killed ({name}; perhaps memory ran out), which ends the run; "
+                f"finished volumes are in the result folder"
             )
         if worker.exitcode:
             raise SystemExit(1)
 
 
 def _end(workers: Sequence[Any]) -> None:
-    """End what still runs, first by asking."""
+    """End the processes that still run: terminate, wait, kill."""
     begun = [worker for worker in workers if worker.pid is not None]
     for worker in begun:
         worker.terminate()
@@ -84,7 +84,7 @@ def _end(workers: Sequence[Any]) -> None:
 
 def _work(task: Callable[[Any, Advance], None], argument: Any, done: Any, index: int, parent: int) -> None:
     processes.end_with(parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the first process tells the others
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the parent ends the others
     signal.signal(signal.SIGTERM, _interrupt)
 
     def advance(n: float) -> None:

@@ -1,6 +1,6 @@
-"""A job on several processes: which of them this is, that they agree on one folder, and that none outlives the rest.
+"""A job on several processes: which one this is, how they agree on one folder, and how they end together.
 
-Lightning starts the processes of a training itself; torchrun or srun may start them for any command.
+Lightning starts the processes of a training itself; torchrun or srun can start them for any command.
 """
 
 import logging
@@ -18,14 +18,14 @@ from pathlib import Path
 
 from spinwarp.errors import InputError
 
-STAMP = "SPINWARP_STAMP"  # the date and time of the run, which names its folder
-PARENT = "SPINWARP_PARENT"  # of spinwarp.training.ddp, which is too heavy to import here
+STAMP = "SPINWARP_STAMP"  # date and time of the run, in the name of its folder
+PARENT = "SPINWARP_PARENT"  # set by spinwarp.training.ddp, which is too heavy to import here
 _STORE_SECONDS = 60
 
 
 @dataclass(frozen=True)
 class Place:
-    """Number of this process in the job and on its machine, and how many processes the job has."""
+    """Number of this process in the job and on its machine, and number of processes of the job."""
 
     rank: int = 0
     local_rank: int = 0
@@ -33,7 +33,7 @@ class Place:
 
 
 def place() -> Place:
-    """Return where torchrun or srun put this process; one that was started alone is the first of one."""
+    """Return the place that torchrun or srun gave this process; a process started alone is the first of one."""
     env = os.environ
     if "TORCHELASTIC_RUN_ID" in env:
         return Place(int(env["RANK"]), int(env["LOCAL_RANK"]), int(env["WORLD_SIZE"]))
@@ -43,18 +43,18 @@ def place() -> Place:
 
 
 def is_first() -> bool:
-    """Say whether this process speaks and writes for the job."""
+    """Whether this process prints and writes for the job."""
     return place().rank == 0 and _parent() is None
 
 
 def _parent() -> int | None:
-    """Return the process that started this one for its training, or None."""
+    """Return the process whose training started this one, or None."""
     parent = int(os.environ.get(PARENT, os.getpid()))
     return None if parent == os.getpid() else parent
 
 
 def stamp() -> str:
-    """Return the date and time at which the run began; all processes of a job agree on it, and so on its folder."""
+    """Return the date and time at which the run began; all processes of a job agree on it and on its folder."""
     if STAMP not in os.environ:
         now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S") + f"_{os.getpid() % 10000:04d}"
         os.environ[STAMP] = agreed(now)
@@ -62,11 +62,11 @@ def stamp() -> str:
 
 
 def agreed(stamp: str) -> str:
-    """Return the stamp of the job that this process belongs to; ``stamp`` if it is alone, or the first to ask.
+    """Return the stamp of the job: ``stamp`` if this process is alone or the first to ask.
 
     Raises
     ------
-    InputError : if torchrun gives its processes nothing through which they could agree.
+    InputError : if torchrun provides no store through which its processes can agree.
     """
     env = os.environ
     if place().world == 1:
@@ -80,14 +80,14 @@ def agreed(stamp: str) -> str:
     store = TCPStore(
         env["MASTER_ADDR"], int(env["MASTER_PORT"]), is_master=False, timeout=timedelta(seconds=_STORE_SECONDS)
     )
-    # whoever comes first sets it, the others are told what it is
+    # the first process sets it, the others read it
     return store.compare_set("spinwarp/stamp", "", stamp).decode()
 
 
 def prepare_process() -> None:
-    """Make a process that is not the first quiet, and let it end when what started it has ended.
+    """Silence a process that is not the first, and let it end with the process that started it.
 
-    Without the latter the processes of a killed training would wait for it.
+    Otherwise the processes of a killed training would wait for it forever.
     """
     if not is_first():
         root = logging.getLogger()
@@ -100,12 +100,12 @@ def prepare_process() -> None:
 
 
 def end_with(parent: int) -> None:
-    """End this process, whatever it is doing, once ``parent`` is no longer what started it."""
+    """End this process, whatever it is doing, once ``parent`` is no longer its parent."""
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(1)
-        print(f"error: process {parent}, which started this one, has ended, and so does this one", file=sys.stderr)
+        print(f"error: process {parent}, which started this one, has ended; this one ends too", file=sys.stderr)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True, name="end with parent").start()
@@ -113,9 +113,9 @@ def end_with(parent: int) -> None:
 
 @contextmanager
 def in_turn() -> Iterator[None]:
-    """Let the processes of a job on one machine do something one after another: the first does it, the others find it.
+    """Let the processes of a job on one machine run the block one after another.
 
-    So no two of them make the same data at once.
+    The first then makes the data, and the others find them.
     """
     if place().world == 1:
         yield
@@ -129,25 +129,25 @@ def in_turn() -> Iterator[None]:
 
 
 def is_last(folder: Path, stamp: str) -> bool:
-    """Note in a folder that this process is done; say whether it is the last one of the job that ``stamp`` names."""
+    """Mark in a folder that this process is done; return whether it is the last one of the job named ``stamp``."""
     here = place()
     (folder / f"{here.rank}.done").write_text(stamp)
     try:
         if any((folder / f"{rank}.done").read_text() != stamp for rank in range(here.world)):
             return False
         (folder / f"{stamp}.last").touch(exist_ok=False)
-    except (FileNotFoundError, FileExistsError):  # of one that is not done yet; another was done at the same moment
+    except (FileNotFoundError, FileExistsError):  # one is not done yet; another finished at the same moment
         return False
     return True
 
 
 @contextmanager
 def together(world: int, resume: Path) -> Iterator[None]:
-    """Turn the error of a process whose peer was lost into a sentence.
+    """Turn the error that follows the loss of another process into one sentence.
 
     Raises
     ------
-    InputError : instead of the error of gloo or NCCL; ``resume`` is the checkpoint to go on from.
+    InputError : instead of the error of gloo or NCCL; ``resume`` is the checkpoint to continue from.
     """
     try:
         yield
@@ -157,9 +157,9 @@ def together(world: int, resume: Path) -> Iterator[None]:
         lost = isinstance(error, DistError) or "gloo" in str(error) or "NCCL" in str(error)
         if world == 1 or not lost:
             raise
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Lightning's handler would talk to the lost one
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Lightning's handler would wait for the lost one
         if not is_first():
-            raise SystemExit(1) from error  # the first says it for all
-        time.sleep(1)  # whoever watches the processes says which one it was
-        hint = f"; go on with ckpt_path={resume}" if resume.exists() else ""
+            raise SystemExit(1) from error  # the first reports it
+        time.sleep(1)  # the launcher's message about the lost process comes first
+        hint = f"; continue with ckpt_path={resume}" if resume.exists() else ""
         raise InputError(f"another process of this training was lost, so it ends{hint}") from error

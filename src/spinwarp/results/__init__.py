@@ -1,8 +1,8 @@
-"""The files of a result folder, written by evaluation and read by the figures, and the table made of them.
+"""The files of a result folder, written by evaluation and read by the figures, and the table of results.
 
-``results.csv`` holds one line a volume, ``examples.h5`` a few slices with their targets, ``calibration.json`` how the
-claimed deviations agree with the errors, and ``reconstructions/`` one ``<volume>.h5`` each in the layout that fastMRI
-takes submissions in. Every file appears whole or not at all.
+``results.csv`` holds one line per volume, ``examples.h5`` a few slices with their targets, ``calibration.json`` how
+well the predicted standard deviations agree with the errors, and ``reconstructions/`` one ``<volume>.h5`` each in
+fastMRI's submission layout. Every file is written whole or not at all.
 """
 
 from spinwarp.results.calibration import (

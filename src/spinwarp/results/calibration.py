@@ -1,6 +1,6 @@
-"""``calibration.json``: how the deviations that a method claims agree with its errors, volume by volume.
+"""``calibration.json``: how well predicted standard deviations agree with the errors, volume by volume.
 
-Plain JSON, numbers that there are none of are null::
+Plain JSON, with null for NaN::
 
     {"method": ..., "dataset": ..., "split": ..., "mask": ..., "acceleration_nominal": ..., "version": ...,
      "levels": [...], "shares": [...], "factors": [...],
@@ -22,23 +22,23 @@ from spinwarp.errors import InputError
 from spinwarp.files import whole_file
 
 CALIBRATION = "calibration.json"
-_DIGITS = 7  # of what is neither a count nor a factor: more than any volume can tell
+_DIGITS = 7  # of curves: more than any volume determines
 
 
 @dataclass(frozen=True)
 class VolumeCurves:
-    """The foreground of one volume. What cannot be measured, as without foreground or error, is nan.
+    """The foreground of one volume. What cannot be measured, for lack of foreground or error, is NaN.
 
     Parameters
     ----------
     volume, n_pixels : its name, and the number of foreground pixels.
-    coverage, intensity_coverage : share of them within the Gaussian interval of each level, of the claimed deviation
-        and of one proportional to the local intensity.
-    sparsification, sparsification_oracle, intensity_sparsification : relative RMSE of the pixels left at each share
-        left out, those of largest claimed deviation, error, or local intensity first.
-    ranks : how often the target was larger than 0, 1, ... of the method's samples; None where there are none.
-    ratios : number of pixels whose error, in claimed deviations, is at most the first factor, between the first and
-        the second, ..., above the last.
+    coverage, intensity_coverage : fraction of them within the Gaussian interval of each level, for the predicted
+        standard deviation and for one proportional to the local intensity.
+    sparsification, sparsification_oracle, intensity_sparsification : relative RMSE of the remaining pixels when each
+        fraction is left out, those of largest predicted standard deviation, error, or local intensity first.
+    ranks : how often the target was larger than 0, 1, ... of the method's samples; None without samples.
+    ratios : histogram of error / predicted standard deviation: number of pixels up to the first factor, between the
+        first and the second, ..., above the last.
     """
 
     volume: str
@@ -53,7 +53,7 @@ class VolumeCurves:
 
     @property
     def exceedance(self) -> np.ndarray:
-        """Share of the foreground whose error exceeds each factor of the claimed deviation."""
+        """Fraction of the foreground whose error exceeds each factor times the predicted standard deviation."""
         if self.n_pixels == 0:
             return np.full(len(self.ratios) - 1, np.nan)
         return 1 - np.cumsum(self.ratios[:-1]) / self.n_pixels
@@ -67,8 +67,8 @@ class CalibrationCurves:
     ----------
     method, dataset, split, mask, acceleration_nominal : as in :class:`spinwarp.results.Row`.
     levels : nominal coverages.
-    shares : of pixels left out.
-    factors : of the claimed deviation, increasing.
+    shares : fractions of pixels that are left out.
+    factors : of the predicted standard deviation, increasing.
     volumes : at least one.
     """
 
@@ -89,11 +89,11 @@ _ALONG = {
     "sparsification": "shares",
     "sparsification_oracle": "shares",
     "intensity_sparsification": "shares",
-}  # what each curve is sampled at
+}  # the grid of each curve
 
 
 def write_calibration(path: Path, curves: CalibrationCurves) -> None:
-    """Write ``calibration.json``, a line a volume."""
+    """Write ``calibration.json``, one line per volume."""
     head = {f.name: _plain(getattr(curves, f.name), None) for f in dataclasses.fields(curves) if f.name != "volumes"}
     lines = [
         json.dumps({f.name: _plain(getattr(v, f.name), _DIGITS) for f in dataclasses.fields(v)}) for v in curves.volumes
@@ -105,17 +105,17 @@ def write_calibration(path: Path, curves: CalibrationCurves) -> None:
 
 
 def read_calibration(path: Path) -> CalibrationCurves:
-    """Read what :func:`write_calibration` wrote; names it does not know are left out.
+    """Read a file of :func:`write_calibration`; unknown names are ignored.
 
     Raises
     ------
-    InputError : if the file is missing, no such JSON, or its numbers contradict one another.
+    InputError : if the file is missing, is not such JSON, or contradicts itself.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(
-            f"{path} does not exist; evaluate.py writes it for a method that claims a standard deviation"
+            f"{path} does not exist; evaluate.py writes it for a method that predicts a standard deviation"
         ) from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read as JSON ({error}); evaluate again") from error
@@ -123,7 +123,7 @@ def read_calibration(path: Path) -> CalibrationCurves:
         return _curves(content)
     except (KeyError, TypeError, ValueError) as error:
         what = f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
-        raise InputError(f"{path} is not what evaluate.py writes ({what}); evaluate again") from error
+        raise InputError(f"{path} was not written by evaluate.py ({what}); evaluate again") from error
 
 
 def _curves(content: Any) -> CalibrationCurves:
@@ -132,7 +132,7 @@ def _curves(content: Any) -> CalibrationCurves:
     grids: dict[str, Any] = {name: _numbers(content[name], name) for name in ("levels", "shares", "factors")}
     for name, grid in grids.items():
         if not grid or not (np.diff(grid) > 0).all():
-            raise ValueError(f"{name} do not increase")
+            raise ValueError(f"{name} must increase")
     names = {name: content[name] for name in ("method", "dataset", "split", "mask")}
     for name, text in names.items():
         if not isinstance(text, str):
@@ -165,18 +165,18 @@ def _volume(entry: dict[str, Any], grids: dict[str, list[float]]) -> VolumeCurve
 
 def _numbers(values: Any, name: str) -> list[float]:
     if not isinstance(values, list) or not all(v is None or type(v) in (int, float) for v in values):
-        raise ValueError(f"{name} are no numbers")
+        raise ValueError(f"{name} must be numbers")
     return [math.nan if v is None else float(v) for v in values]
 
 
 def _counts(values: Any, name: str) -> list[int]:
     if not isinstance(values, list) or not all(type(v) is int and v >= 0 for v in values):
-        raise ValueError(f"{name} are no counts")
+        raise ValueError(f"{name} must be counts")
     return values
 
 
 def _plain(value: Any, digits: int | None) -> Any:
-    """Return what JSON can hold: null for nan, numbers with so many significant digits, lists for sequences."""
+    """Return a value that JSON can hold: null for NaN, lists for sequences, numbers rounded to significant digits."""
     if isinstance(value, str | int | None):
         return value
     if isinstance(value, Sequence):

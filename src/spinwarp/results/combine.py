@@ -1,4 +1,4 @@
-"""Joins result folders into one comparison, and refuses what must not be compared."""
+"""Joins result folders into one comparison, and refuses results that must not be compared."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -13,13 +13,13 @@ from spinwarp.results.images import EXAMPLES, ExampleSlice, read_examples
 from spinwarp.results.rows import RESULTS, Row, read_rows
 from spinwarp.results.table import Group, group_of
 
-# Per volume, what methods must agree in, and what to say where they do not.
+# What methods must agree in for each volume, and its name in the error.
 _PROTOCOL = {"target_type": "target type", "crop": "crop", "n_slices": "number of slices", "input_sha256": "input hash"}
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One slice as every method of a group shows it: method -> example."""
+    """One slice by every method of a group: method -> example."""
 
     group: Group
     volume: str
@@ -33,10 +33,10 @@ class Comparison:
 
     Parameters
     ----------
-    rows : of all folders; a method that occurs twice in a group carries the name of its folder.
-    pictures : the slices that all methods of a group have, in the order of group, volume and slice.
-    warnings : what a reader should know, a sentence each.
-    calibrations : group -> method -> how its claims agree with its errors, of the methods that claim deviations.
+    rows : of all folders; a method that occurs twice in a group has its folder's name appended.
+    pictures : the slices that all methods of a group have, sorted by group, volume and slice.
+    warnings : sentences for the reader.
+    calibrations : group -> method -> calibration of its standard deviation, for methods that predict one.
     """
 
     rows: list[Row]
@@ -56,12 +56,12 @@ class _Folder:
 def combine(folders: Sequence[Path]) -> Comparison:
     """Read result folders and join them.
 
-    Rows may be compared within a :class:`Group` (data set, split, mask, nominal acceleration). There, all methods must
-    have seen the same volumes, with the same inputs, and been measured in the same way.
+    Rows are compared within a :class:`Group` (data set, split, mask, nominal acceleration). All its methods must have
+    reconstructed the same volumes from the same inputs, and been measured in the same way.
 
     Raises
     ------
-    InputError : if a folder is given twice or holds no results, or methods of a group followed different protocols.
+    InputError : if a folder is given twice or has no results, or the protocols of methods in a group differ.
     """
     warnings: list[str] = []
     loaded = _unique_methods([_load(folder, name, warnings) for folder, name in _short_names(folders).items()])
@@ -83,7 +83,7 @@ def combine(folders: Sequence[Path]) -> Comparison:
 
 
 def _short_names(folders: Sequence[Path]) -> dict[Path, str]:
-    """Return for every folder as many of the last parts of its path as tell it from the others."""
+    """Return for every folder the shortest end of its path that distinguishes it from the others."""
     resolved = [folder.resolve() for folder in folders]
     for folder, full in zip(folders, resolved, strict=True):
         if resolved.count(full) > 1:
@@ -110,7 +110,7 @@ def _load(folder: Path, name: str, warnings: list[str]) -> _Folder:
 
 
 def _unique_methods(folders: Sequence[_Folder]) -> list[_Folder]:
-    """Append the folder's name to every method that another folder has in the same group."""
+    """Append the folder's name to a method that several folders have in the same group."""
     owners: dict[tuple[Group, str], set[str]] = {}
     for folder in folders:
         for row in folder.rows:
@@ -135,7 +135,7 @@ def _check_protocol(group: Group, methods: dict[str, dict[str, Row]], origin: di
         remedy = f"on {group}; evaluate both with the same data, mask and crop settings"
         if unpaired := sorted(methods[first].keys() ^ methods[other].keys()):
             raise InputError(
-                f"{pair} cover different volumes, {unpaired[0]} is in one only ({len(unpaired)} such) {remedy}"
+                f"{pair} cover different volumes, such as {unpaired[0]} ({len(unpaired)} are in one only) {remedy}"
             )
         for volume, row in methods[first].items():
             for field, words in _PROTOCOL.items():
@@ -151,14 +151,14 @@ def _calibrations(folders: Sequence[_Folder]) -> dict[Group, dict[str, Calibrati
             continue
         group = Group(curves.dataset, curves.split, curves.mask, f"{curves.acceleration_nominal:g}")
         if (group, curves.method) not in {(group_of(row), row.method) for row in folder.rows}:
-            found = f"{curves.method} on {group}, which its results.csv does not know"
+            found = f"{curves.method} on {group}, which its results.csv lacks"
             raise InputError(f"calibration.json of {folder.name} is of {found}; evaluate into an empty folder")
         result.setdefault(group, {})[curves.method] = curves
     return result
 
 
 def _pictures(folders: Sequence[_Folder], warnings: list[str]) -> list[Picture]:
-    """Sort the examples into pictures and keep those that every method with examples in the group has."""
+    """Gather the examples of each slice; keep the slices for which all methods of the group with examples have one."""
     pictures: dict[tuple[Group, str, int], dict[str, ExampleSlice]] = {}
     methods: dict[Group, set[str]] = {}
     for folder in folders:
@@ -166,14 +166,14 @@ def _pictures(folders: Sequence[_Folder], warnings: list[str]) -> list[Picture]:
         for example in folder.examples:
             group = groups.get((example.method, example.volume))
             if group is None:
-                found = f"{example.method} on {example.volume}, which its results.csv does not know"
+                found = f"{example.method} on {example.volume}, which its results.csv lacks"
                 raise InputError(f"examples.h5 of {folder.name} shows {found}; evaluate into an empty folder")
             methods.setdefault(group, set()).add(example.method)
             pictures.setdefault((group, example.volume, example.slice), {})[example.method] = example
     common = {key: examples for key, examples in pictures.items() if len(examples) == len(methods[key[0]])}
     for group in methods:
         if not any(key[0] == group for key in common):
-            warnings.append(f"the folders of {group} have no example slice in common, so there is no picture of it")
+            warnings.append(f"the folders of {group} have no example slice in common, so no picture is drawn")
     for (_, volume, index), examples in common.items():
         first, *others = examples.values()
         for other in others:

@@ -1,6 +1,6 @@
-"""The images of a result folder: whole reconstructions, and a few example slices with what they are judged by.
+"""The images of a result folder: whole reconstructions, and a few example slices with their targets.
 
-Every file appears whole or not at all.
+Every file is written whole or not at all.
 """
 
 import io
@@ -20,19 +20,19 @@ from spinwarp.files import reading, whole_file
 
 @dataclass(frozen=True, eq=False)
 class ExampleSlice:
-    """One slice of a result, with what it is judged by.
+    """One slice of a result, with its target and metrics.
 
     Parameters
     ----------
-    volume, slice, method : which slice, reconstructed by what.
+    volume, slice, method : the slice and the method that reconstructed it.
     target, reconstruction : ``(h, w)`` float32 magnitudes.
     data_range : the largest value of the target volume.
-    nmse, psnr, ssim : as evaluation wants them printed beside the picture.
+    nmse, psnr, ssim : of this slice, to print beside the picture.
     provenance, acceleration : as in :class:`Row`.
-    std : ``(h, w)`` pixelwise standard deviation that the method claims, or None.
+    std : ``(h, w)`` pixelwise standard deviation that the method predicts, or None.
     mask : ``(1 or h, w)`` bool on the k-space grid, which may be wider than the image, or None.
-    foreground : ``(h, w)`` bool, where errors are compared with claims, or None.
-    level : the coverage that ``std`` was scaled to promise of its Gaussian interval; nan where it was not.
+    foreground : ``(h, w)`` bool, where errors are compared with ``std``, or None.
+    level : coverage of the Gaussian interval that ``std`` was scaled to promise; NaN if it was not scaled.
     """
 
     volume: str
@@ -73,16 +73,16 @@ def write_reconstruction(
     folder : where ``<volume>.h5`` goes.
     volume_name : with or without ``.h5``.
     images : ``(slice, h, w)`` real magnitudes.
-    std : their claimed standard deviations, of that shape; a data set ``std`` beside ``reconstruction``, which readers
-        of submissions do not look at. None: no such data set.
-    interval : (factor, level): a data set ``half_width`` holds factor times the deviation, by which the images may err
-        to either side with the promised coverage ``level``, its attribute. None: no such data set.
-    origin : what made the images of what, as attributes, see :func:`read_origin`.
-    slices : the indices of the images in the measured volume, an attribute of the images. None: not said.
+    std : their predicted standard deviations, same shape, written to the data set ``std`` beside ``reconstruction``;
+        readers of submissions ignore it. None: no such data set.
+    interval : (factor, level); the data set ``half_width`` holds factor times ``std``, the half width of an interval
+        that promises the coverage ``level``, its attribute. None: no such data set.
+    origin : attributes of the file that say what made the images from what, see :func:`read_origin`.
+    slices : indices of the images in the measured volume, an attribute of the images. None: no such attribute.
 
     Raises
     ------
-    InputError : if the images have another shape or are complex, ``std`` differs, or the name leads out of the folder.
+    InputError : if shapes or types are wrong, or the name leads out of the folder.
     """
     name = Path(volume_name if volume_name.endswith(".h5") else f"{volume_name}.h5")
     if images.ndim != 3 or np.iscomplexobj(images):
@@ -90,7 +90,9 @@ def write_reconstruction(
         raise InputError(f"the reconstruction of {volume_name} is {found}; expected magnitudes (slice, h, w)")
     if std is not None and (std.shape != images.shape or np.iscomplexobj(std)):
         found = f"{std.dtype} of shape {std.shape}"
-        raise InputError(f"the deviation of {volume_name} is {found}; expected real numbers of shape {images.shape}")
+        raise InputError(
+            f"the standard deviation of {volume_name} is {found}; expected real numbers of shape {images.shape}"
+        )
     if name.is_absolute() or ".." in name.parts:
         raise InputError(f"volume {volume_name} names a file outside {folder}; rename it to a plain name")
     with _new_file(folder / name) as file:
@@ -109,7 +111,7 @@ def write_reconstruction(
 
 @contextmanager
 def _new_file(path: Path) -> Iterator[h5py.File]:
-    """Yield an HDF5 file in memory, which becomes ``path`` in one go: HDF5 crashes the process on a full disk."""
+    """Yield an HDF5 file in memory and write it to ``path`` at once: HDF5 itself crashes the process on a full disk."""
     content = io.BytesIO()
     with h5py.File(content, "w") as file:
         yield file
@@ -118,7 +120,7 @@ def _new_file(path: Path) -> Iterator[h5py.File]:
 
 
 def read_origin(path: Path) -> dict[str, str]:
-    """Return the text attributes of a file of reconstructions, none if it has none or is no HDF5 file."""
+    """Return the text attributes of a file of reconstructions; none if it is not an HDF5 file."""
     try:
         with h5py.File(path, "r") as file:
             return {name: value for name, value in file.attrs.items() if isinstance(value, str)}
@@ -127,7 +129,7 @@ def read_origin(path: Path) -> dict[str, str]:
 
 
 def write_examples(path: Path, examples: Sequence[ExampleSlice]) -> None:
-    """Write slices to ``examples.h5``, a group ``<volume>/<slice>`` each; of a slice given twice the last stays."""
+    """Write slices to ``examples.h5``, one group ``<volume>/<slice>`` each; of duplicates the last is kept."""
     with _new_file(path) as file:
         for (volume, index), example in {(e.volume, e.slice): e for e in examples}.items():
             group = file.create_group(f"{volume}/{index}")
@@ -145,11 +147,11 @@ def write_examples(path: Path, examples: Sequence[ExampleSlice]) -> None:
 
 
 def read_examples(path: Path) -> list[ExampleSlice]:
-    """Read what :func:`write_examples` wrote, in the order of volume and slice.
+    """Read a file of :func:`write_examples`, sorted by volume and slice.
 
     Raises
     ------
-    InputError : if the file is missing, no HDF5 file, or lacks a part of an example.
+    InputError : if the file is missing, is not HDF5, or lacks a part of an example.
     """
     if not path.is_file():
         raise InputError(f"{path} does not exist; evaluate.py writes it, give the folder of a finished run")
@@ -177,7 +179,7 @@ def _read_example(group: h5py.Group) -> ExampleSlice:
 
 
 def _plane(dataset: h5py.Dataset) -> np.ndarray:
-    # deflate packs a thousandfold at most, so that more was never written
+    # deflate compresses a thousandfold at most: a larger claim would fill the memory
     if dataset.ndim != 2 or dataset.dtype.kind not in "bf" or dataset.nbytes > 1100 * dataset.id.get_storage_size():
         raise ValueError(f"{dataset.name} is {dataset.dtype} of shape {dataset.shape}")
     return np.asarray(dataset[()])

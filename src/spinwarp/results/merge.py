@@ -1,4 +1,4 @@
-"""Makes one result folder of the parts that several processes left."""
+"""Merges the result folders of several processes into one."""
 
 import shutil
 from collections.abc import Sequence
@@ -14,17 +14,17 @@ _FILES = (RESULTS, EXAMPLES, CALIBRATION)
 
 
 def merge(parts: Sequence[Path], folder: Path, order: Sequence[str]) -> list[Row]:
-    """Move the volumes of result folders into one; return their rows.
+    """Move the volumes of several result folders into one; return their rows.
 
     Parameters
     ----------
-    parts : folders that evaluation wrote; one without a finished volume is left out. They are emptied.
-    folder : where the volumes go.
+    parts : folders written by evaluation, which are emptied; those without a finished volume are skipped.
+    folder : to move the volumes to.
     order : names of volumes, in the order of the rows.
 
     Raises
     ------
-    NotImplementedError : if a part holds a file of a kind that is not merged here.
+    NotImplementedError : if a part holds a file that this function does not know.
     """
     rows: dict[str, Row] = {}
     examples, curves = [], []

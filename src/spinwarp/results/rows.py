@@ -1,4 +1,4 @@
-"""``results.csv``: one line a volume, numbers in full precision."""
+"""``results.csv``: one line per volume, numbers in full precision."""
 
 import csv
 import dataclasses
@@ -21,31 +21,30 @@ class Row:
 
     Parameters
     ----------
-    method, dataset, split, mask : the names under which they were configured.
+    method, dataset, split, mask : their names in the configuration.
     provenance : ``scanner``, ``simulated``, ``phantom`` or ``unknown``.
-    acceleration_nominal : what the mask was asked for; nan where it was not asked for a number.
-    acceleration : what the mask of this volume realised.
-    volume, n_slices : its name, and the slices that the metrics were taken over.
+    acceleration_nominal : that the mask was configured with; NaN if it has none.
+    acceleration : that the mask realised for this volume.
+    volume, n_slices : its name, and the number of slices in the metrics.
     target_type : ``rss``, ``esc`` or ``magnitude``.
-    crop : the size at which the metrics were taken, such as ``320x320``: what was judged of the target.
-    nmse, psnr, ssim : over the whole volume; nan where its target is zero.
+    crop : the size of the images in the metrics, such as ``320x320``.
+    nmse, psnr, ssim : over the whole volume; NaN if its target is zero.
     seconds_per_slice : wall-clock time of the method alone.
-    input_sha256 : the first 16 hexadecimal digits of the hash of what the method was given.
+    input_sha256 : the first 16 hexadecimal digits of the hash of the method's input.
     version : of spinwarp.
-    coverage : share of the foreground whose error lies within two claimed standard deviations; nan where the method
-        claims none. See :class:`spinwarp.uncertainty.Calibration`, also for what follows.
-    error_correlation : Pearson correlation of absolute error and claimed deviation over the foreground, or nan.
-    coverage_50, coverage_80, coverage_90, coverage_95 : share within the Gaussian interval of that level, or nan.
-    calibration_error : mean of the difference of observed and nominal coverage over levels from 1
-        to 99 %, or nan.
-    sparsification, sparsification_oracle : mean relative RMSE of the foreground left when the pixels of largest
-        claimed deviation (or, the least possible, of largest error) are left out, over shares up to 95 %, or nan.
-    intensity_calibration_error, intensity_sparsification, intensity_correlation : the same for a deviation
+    coverage : fraction of the foreground whose error is within two predicted standard deviations. This and what
+        follows, see :class:`spinwarp.uncertainty.Calibration`, is NaN if the method predicts none.
+    error_correlation : Pearson correlation of absolute error and predicted standard deviation over the foreground.
+    coverage_50, coverage_80, coverage_90, coverage_95 : fraction within the Gaussian interval of that level.
+    calibration_error : mean absolute difference of observed and nominal coverage over levels from 1 to 99 %.
+    sparsification, sparsification_oracle : mean relative RMSE of the remaining foreground when up to 95 % are left
+        out, the pixels of largest predicted standard deviation (or of largest error: the least possible) first.
+    intensity_calibration_error, intensity_sparsification, intensity_correlation : the same for a standard deviation
         proportional to the local intensity, scaled to the volume's error.
     ssim_foreground : mean of the SSIM map over the pixels of the volume where the target is above 5 % of its maximum;
-        nan where there are none, or in the file of an older version.
-    contrast : the sequence in the words of the source, such as ``AXFLAIR``; empty where it does not say.
-    selection : which volumes and slices of the split were evaluated, such as ``2 of 10 volumes``; empty for all.
+        NaN if there are none, or in a file of an older version.
+    contrast : the sequence as the source names it, such as ``AXFLAIR``; empty if unknown.
+    selection : the evaluated volumes and slices of the split, such as ``2 of 10 volumes``; empty for all.
     """
 
     method: str
@@ -83,7 +82,7 @@ class Row:
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
-    """Write rows as a table with one named column a field."""
+    """Write rows as a table with one named column per field."""
     fields = dataclasses.fields(Row)
     with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
@@ -92,15 +91,15 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Read what :func:`write_rows` wrote; columns it does not know are left out.
+    """Read a file of :func:`write_rows`; unknown columns are ignored.
 
-    A file of an older version may lack the columns that came later: those with a default. An empty cell is nan where a
-    number belongs, as pandas writes it, and a spreadsheet's byte order mark does no harm.
+    A file of an older version may lack the columns with a default, which were added later. An empty cell means NaN in
+    a column of numbers, as pandas writes it, and the byte order mark of a spreadsheet is skipped.
 
     Raises
     ------
-    InputError : if the file is missing or no such table, lacks a column or has it twice, has a line with more cells
-        than the header, or a word where a number belongs.
+    InputError : if the file is missing or not such a table, lacks a column or has it twice, has a line with more
+        cells than the header, or a word where a number belongs.
     """
     fields = dataclasses.fields(Row)
     try:

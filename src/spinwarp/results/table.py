@@ -1,4 +1,4 @@
-"""The table of a comparison: means over volumes per method, in groups that may be compared."""
+"""The table of a comparison: the mean over volumes for every method, in comparable groups."""
 
 import math
 import re
@@ -13,33 +13,33 @@ from spinwarp.results.rows import Row
 if TYPE_CHECKING:
     from rich.table import Table
 
-# Digits after the point, and whether more is better.
+# Decimal places, and whether higher is better.
 _METRICS = {"psnr": (2, True), "ssim": (4, True), "nmse": (4, False), "ssim_foreground": (4, True)}
 _HEADER = ["method", "R", "PSNR / dB", "SSIM", "NMSE", "s/slice"]
 _CAPTION = "mean ± standard error over volumes; best mean in bold"
 _INSIDE = "SSIM fg"
 _INSIDE_CAPTION = "SSIM fg: in the foreground, where the target is above 5 % of its maximum"
-_ABSENT_CAPTION = "a volume without a value, its target zero or without foreground, is in no mean"
-# Shown once a method claims a deviation, never bold: the best coverage is that which was claimed, not the most.
+_ABSENT_CAPTION = "means leave out volumes without a value, whose target is zero or has no foreground"
+# Shown if a method predicts a standard deviation; never bold, for the best coverage is the nominal, not the highest.
 _CLAIMS = {
     "coverage": "cov.",
     "calibration_error": "ECE",
     "sparsification": "spars",
 }
-# What a std that knows nothing but the local intensity would reach, a line below: a claim should be worth more.
+# A line below: a standard deviation made of the local intensity alone, which a method should surpass.
 _BASELINE = "by intensity"
 _BASELINES = {
     "calibration_error": "intensity_calibration_error",
     "sparsification": "intensity_sparsification",
 }
 _CLAIMS_CAPTION = (
-    "cov.: share of errors within 2 std; ECE: mean |observed - nominal coverage|;\n"
-    "spars: share of the RMSE left when the largest std go first, less is better;\n"
+    "cov.: fraction of errors within 2 std; ECE: mean |observed - nominal coverage|;\n"
+    "spars: fraction of the RMSE left when the largest std go first, less is better;\n"
     f"{_BASELINE}: of the local intensity, scaled to the true error, as std"
 )
 #: what a table can be split by, beside data set, split and mask
 By = Literal["contrast"] | None
-# Lines of 12 letters at most, broken after spaces and the joints of names if there are any, else anywhere.
+# Lines of at most 12 letters, broken after spaces and the joints of names if possible, else anywhere.
 _FOLDED = re.compile(r".{1,12}$|.{0,11}[\s_/-]|.{1,12}")
 
 
@@ -57,13 +57,13 @@ class Group(NamedTuple):
     contrast: str = ""
 
     def __str__(self) -> str:
-        # A mask called equispaced_4x has said its number already.
+        # The name equispaced_4x already holds the number.
         rate = "" if self.nominal in ("nan", "") or f"{self.nominal}x" in self.mask else f"{self.nominal}x"
         return " ".join(part for part in (self.dataset, self.split, self.mask, rate, self.contrast) if part)
 
 
 def split_of(split: str, selection: str) -> str:
-    """Return the name of what was evaluated of a split, such as ``val (2 of 10 volumes)``."""
+    """Return the name of a split with its selection, such as ``val (2 of 10 volumes)``."""
     return f"{split} ({selection})" if selection else split
 
 
@@ -81,7 +81,7 @@ class Estimate(NamedTuple):
     error: float | None
 
     def text(self, digits: int) -> str:
-        """Return ``mean ± error`` with that many digits after the point."""
+        """Return ``mean ± error`` with that many decimal places."""
         return f"{self.mean:.{digits}f} ± " + ("-" if self.error is None else f"{self.error:.{digits}f}")
 
 
@@ -89,7 +89,7 @@ class Estimate(NamedTuple):
 class Summary:
     """One method on one group of volumes: a line of the table.
 
-    ``has_absent`` says that some but not all of its volumes lack a metric, which is then the mean of the others.
+    ``has_absent``: some, but not all, of its volumes lack a metric; its mean is then over the others.
     """
 
     group: Group
@@ -133,9 +133,9 @@ def summarise(rows: Sequence[Row], by: By = None) -> list[Summary]:
 
 
 def table(rows: Sequence[Row], by: By = None) -> "Table":
-    """Return the comparison for a terminal: what all rows share in the title, the best mean of a group in bold.
+    """Return the comparison for a terminal: the title holds what all rows share, the best mean of a group is bold.
 
-    ``by="contrast"`` makes a group of each contrast.
+    With ``by="contrast"`` each contrast is a group.
     """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
@@ -143,7 +143,7 @@ def table(rows: Sequence[Row], by: By = None) -> "Table":
 
     title, header, caption, lines = _lines(summarise(rows, by))
     result = Table(title=Text(title), caption=caption, box=SIMPLE_HEAD, pad_edge=False, padding=0)
-    # A narrow terminal folds long names. Claims leave too little for that: names fold early, numbers break at their ±.
+    # A narrow terminal folds long names. With all columns there is less room: names fold early, numbers break at ±.
     claims = "cov." in header
     for i, name in enumerate(header):
         fixed = name not in ("PSNR / dB", "SSIM", "NMSE") if claims else i > 0
@@ -174,9 +174,10 @@ def markdown_table(rows: Sequence[Row], by: By = None) -> str:
 
 
 def _lines(summaries: Sequence[Summary]) -> tuple[str, list[str], str, list[tuple[str, list[tuple[str, bool]]]]]:
-    """Return what all lines share, the header, the caption, and the lines.
+    """Return title, header, caption and lines.
 
-    Of each line that is what it does not share, and its cells (text, is it the best).
+    The title holds what all lines share. Each line is a heading of what it does not share, and its cells (text, is it
+    the best).
     """
     context = [
         {
@@ -193,7 +194,7 @@ def _lines(summaries: Sequence[Summary]) -> tuple[str, list[str], str, list[tupl
     shared = {name for name in (context or [{}])[0] if len({c[name] for c in context}) == 1}
     title = ", ".join(f"{name} {value}" for name, value in (context or [{}])[0].items() if name in shared and value)
     claims = {} if all(math.isnan(s.coverage.mean) for s in summaries) else _CLAIMS
-    # results of older versions have no such column
+    # results of older versions lack this column
     inside = not all(math.isnan(s.ssim_foreground.mean) for s in summaries)
     lines = []
     for s, values in zip(summaries, context, strict=True):
@@ -223,7 +224,7 @@ def _claim(summary: Summary, name: str | None) -> tuple[str, bool]:
 
 
 def _is_best(summary: Summary, rivals: Sequence[Summary], metric: str) -> bool:
-    """Say whether no rival shows a better number; two that print alike are both best, one alone is not."""
+    """Whether no rival has a better number: equal printed numbers are all best, a single method never is."""
     digits, more_is_better = _METRICS[metric]
     means = [round(getattr(r, metric).mean, digits) for r in rivals]
     means = [m if more_is_better else -m for m in means if not math.isnan(m)]
@@ -239,7 +240,7 @@ def _estimate(values: Sequence[float]) -> Estimate:
 
 
 def _measured(values: Iterable[float]) -> list[float]:
-    """Leave out volumes where there was nothing to measure, such as one without foreground; nan if that is all."""
+    """Return the values that are not NaN (a volume without foreground has none); [NaN] if none is left."""
     return [value for value in values if not math.isnan(value)] or [math.nan]
 
 

@@ -1,4 +1,4 @@
-"""``trace.csv``: how a fit went, one line an iteration."""
+"""``trace.csv``: the course of a fit, one line per iteration."""
 
 import csv
 import dataclasses
@@ -14,16 +14,16 @@ TRACE = "trace.csv"
 
 @dataclass(frozen=True)
 class TraceRow:
-    """One iteration of a fit, seen with the truth beside it.
+    """One iteration of a fit, compared with the truth.
 
     Parameters
     ----------
-    method : whose fit it is.
-    iteration : from one.
-    nmse : of the image that the fit would return if it ended here.
-    loss : what is minimised.
+    method : that is fitted.
+    iteration : counted from one.
+    nmse : of the image that the fit would return here.
+    loss : that is minimised.
     held_out : mean squared error of the samples that were not fitted.
-    stop : 1 where the fit stops by itself, which is the image it returns; else 0.
+    stop : 1 where the fit stops by itself and returns its image; else 0.
     """
 
     method: str
@@ -35,7 +35,7 @@ class TraceRow:
 
 
 def write_trace(path: Path, rows: Iterable[TraceRow]) -> None:
-    """Write rows as a table with one named column a field."""
+    """Write rows as a table with one named column per field."""
     with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow([f.name for f in dataclasses.fields(TraceRow)])
@@ -43,11 +43,11 @@ def write_trace(path: Path, rows: Iterable[TraceRow]) -> None:
 
 
 def read_trace(path: Path) -> list[TraceRow]:
-    """Read what :func:`write_trace` wrote.
+    """Read a file of :func:`write_trace`.
 
     Raises
     ------
-    InputError : if the file is missing or no such table.
+    InputError : if the file is missing or not such a table.
     """
     kinds = {f.name: f.type for f in dataclasses.fields(TraceRow)}
     try:
@@ -56,5 +56,5 @@ def read_trace(path: Path) -> list[TraceRow]:
             return [TraceRow(**{name: kind(line[name]) for name, kind in kinds.items()}) for line in lines]  # type: ignore[operator]
     except (OSError, UnicodeDecodeError, csv.Error, KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"{path} is no table of iterations ({str(error)[:200]}); expected what write_trace wrote"
+            f"{path} is not a table of iterations ({str(error)[:200]}); expected a trace.csv of write_trace"
         ) from error

@@ -1,4 +1,4 @@
-"""What a sweep searches: Hydra's own ways to write several values, as the distributions of Optuna."""
+"""The search space: sweeps in the syntax of Hydra as distributions of Optuna."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,14 +12,15 @@ if TYPE_CHECKING:
 
 
 def split(overrides: Sequence[Override]) -> tuple[list[str], dict[str, "BaseDistribution"]]:
-    """Part what is the same in every trial from what is searched.
+    """Separate the overrides that all trials share from the searched parameters.
 
-    ``a=1,2`` and ``choice(...)`` are unordered choices, ``range(start,stop,step)`` a grid without ``stop``, as Hydra
-    has it, ``interval(a,b)`` real numbers, ``int(interval(a,b))`` whole ones; ``tag(log,...)`` searches the logarithm.
+    ``a=1,2`` and ``choice(...)`` are unordered choices, ``range(start,stop,step)`` a grid without ``stop``, as in
+    Hydra, ``interval(a,b)`` real numbers, ``int(interval(a,b))`` whole numbers; ``tag(log,...)`` searches the
+    logarithm.
 
     Raises
     ------
-    InputError : if nothing is searched, or an interval or a range cannot be.
+    InputError : if nothing is searched, or an interval or range is invalid.
     """
     searched = {o.get_key_element(): distribution(o) for o in overrides if o.is_sweep_override()}
     if not searched:
@@ -38,7 +39,7 @@ def distribution(override: Override) -> "BaseDistribution":
 
     Raises
     ------
-    InputError : if it is empty, or has a step and a logarithm.
+    InputError : if it is empty, or has both a step and a logarithm.
     """
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
@@ -48,7 +49,7 @@ def distribution(override: Override) -> "BaseDistribution":
         if isinstance(sweep, IntervalSweep):
             low: Any = sweep.start
             high: Any = sweep.end
-            whole = isinstance(low, int) and isinstance(high, int)  # what int(interval(a,b)) makes of them
+            whole = isinstance(low, int) and isinstance(high, int)  # int(interval(a,b))
             return IntDistribution(low, high, log=log) if whole else FloatDistribution(low, high, log=log)
         if isinstance(sweep, RangeSweep):
             values = sorted(sweep.range())

@@ -1,4 +1,4 @@
-"""A study of Optuna in a file, whose trials several workers share out among them, and which survives their death."""
+"""An Optuna study in a file, shared by several workers; it survives their death."""
 
 import logging
 import sqlite3
@@ -19,29 +19,29 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("spinwarp")
 
-# so often are parameters tried whose process is killed
+# number of tries for parameters whose process is killed
 ATTEMPTS = 3
 
 
 class SharedStudy:
-    """Hands out trials, never more than ``n_trials`` over all workers and restarts.
+    """Hands out trials, at most ``n_trials`` over all workers and restarts.
 
-    A trial that fails counts; one whose process was killed does not, and its parameters are tried again. Optuna's own
-    heartbeat is not used: it works with ``Study.optimize`` only, and misses what dies before its first beat.
+    A failed trial counts. One whose process was killed does not, and its parameters are tried again. Optuna's own
+    heartbeat works only with ``Study.optimize``, and misses a process that dies before its first beat.
 
     Parameters
     ----------
     path : the SQLite file.
     sampler : of Optuna.
     direction : ``maximize`` or ``minimize``.
-    search : plain Python that says what is searched; a study of something else is refused.
+    search : plain Python that describes the search; a study of another search is refused.
     n_trials : see above.
-    heartbeat_s : so often a running trial says that it is alive.
-    grace_s : a trial that was silent for so long was killed.
+    heartbeat_s : interval at which a running trial reports that it is alive.
+    grace_s : a trial that is silent for this long counts as killed.
 
     Raises
     ------
-    InputError : if the study's trials were of another search, so that their values cannot be compared.
+    InputError : if the study is of another search, whose values cannot be compared.
     """
 
     def __init__(
@@ -98,11 +98,11 @@ class SharedStudy:
         return self._in_state("COMPLETE")
 
     def failed(self) -> "list[FrozenTrial]":
-        """Return the trials that failed by themselves; each has its ``error`` among its attributes."""
+        """Return the trials that failed with an error; it is among their attributes as ``error``."""
         return [trial for trial in self._in_state("FAIL") if "error" in trial.user_attrs]
 
     def end(self, trial: "Trial", value: float | None, attributes: dict[str, str]) -> None:
-        """End a trial with its value, or with None if it failed by itself: its ``error`` is among the attributes."""
+        """End a trial with its value, or with None and an ``error`` among the attributes if it failed."""
         with self._alone():
             if trial.number not in self.running():
                 log.warning("trial %d was silent for too long and is tried again elsewhere", trial.number)
@@ -119,13 +119,13 @@ class SharedStudy:
 
     @contextmanager
     def alive(self, trial: "Trial") -> Iterator[None]:
-        """Say now and then that the trial is alive, for as long as it is."""
+        """Report regularly that the trial is alive while the block runs."""
         from optuna.exceptions import UpdateFinishedTrialError
 
         stop = threading.Event()
 
         def beat() -> None:
-            with suppress(UpdateFinishedTrialError):  # another worker may have thought it dead
+            with suppress(UpdateFinishedTrialError):  # another worker may have declared it dead
                 while not stop.wait(self.heartbeat_s):
                     trial.set_user_attr("alive", time.time())
 
@@ -156,7 +156,7 @@ class SharedStudy:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Let one worker at a time in; the lock falls with the process that holds it."""
+        """Let one worker in at a time; the lock is released when its process dies."""
         connection = sqlite3.connect(self.path.with_name(f".{self.path.name}.lock"), timeout=300, isolation_level=None)
         try:
             connection.execute("BEGIN EXCLUSIVE")

@@ -1,7 +1,7 @@
 """``hydra/sweeper=optuna``: search the hyperparameters with Optuna (arXiv 1907.10902).
 
-One study lies in ``study.db`` of the sweep's folder. The same command started again goes on with it, and started
-several times at once it is as many workers, which share its trials out among them.
+The study is in ``study.db`` in the sweep's folder. Starting the same command again continues it; starting it several
+times at once gives several workers that share the trials.
 """
 
 import logging
@@ -35,13 +35,13 @@ BEST = "best.yaml"
 
 
 class OptunaSweeper(Sweeper):
-    """Asks for the parameters of a trial, launches it as one job, tells its metric, until ``n_trials`` have ended.
+    """Asks Optuna for the parameters of a trial, runs it as one job and reports its metric, ``n_trials`` times.
 
     Parameters
     ----------
-    n_trials : of the study, over all its workers and restarts; those that fail count, those that are killed do not.
-    params : searched or fixed parameters, written as on the command line, which overrules them.
-    direction : ``maximize`` or ``minimize``; null: that of the monitored metric, ``callbacks.best.mode``.
+    n_trials : over all workers and restarts; failed trials count, killed ones do not.
+    params : searched or fixed parameters, written as on the command line, which takes precedence.
+    direction : ``maximize`` or ``minimize``; null: as ``callbacks.best.mode`` says.
     sampler : configuration of the Optuna sampler.
     heartbeat_s, grace_s : see :class:`~spinwarp.cli.sweep.study.SharedStudy`.
     """
@@ -66,7 +66,7 @@ class OptunaSweeper(Sweeper):
         self.launcher: Launcher | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Take what Hydra gives before the sweep."""
+        """Keep what Hydra passes before the sweep."""
         from hydra.core.plugins import Plugins
 
         self.config, self.hydra_context = config, hydra_context
@@ -82,11 +82,11 @@ class OptunaSweeper(Sweeper):
             app.end(error)
 
     def _search(self, arguments: list[str]) -> float:
-        """Run this worker's share of the trials, wait for those of others, write down the best.
+        """Run trials, wait for those of other workers, and write the best to a file.
 
         Raises
         ------
-        InputError : if the search cannot be, or all its trials failed.
+        InputError : if the search is invalid, or all trials failed.
         """
         assert self.hydra_context is not None
         try:
@@ -119,23 +119,23 @@ class OptunaSweeper(Sweeper):
                 self._run(study, trial, fixed, goal)
             elif running := study.running():
                 if running != waited_for:
-                    log.info("waiting for what other workers run: trials %s", ", ".join(map(str, running)))
+                    log.info("waiting for trials of other workers: %s", ", ".join(map(str, running)))
                 waited_for = running
                 time.sleep(min(self.heartbeat_s, 5.0))
             else:
                 return self._conclude(study, fixed, goal)
 
     def _run(self, study: SharedStudy, trial: "Trial", fixed: list[str], goal: tuple[str, Direction]) -> None:
-        """Launch one trial; whatever it raises makes it a failed one, with the reason in the log and in the study."""
+        """Run one trial; an exception makes it a failed one, with the reason in the log and in the study."""
         assert self.launcher is not None
         overrides = fixed + space.as_overrides(trial.params)
         try:
             with study.alive(trial):
                 if self._goal(overrides) != goal:
-                    raise InputError(f"what this model monitors is not what the study does ({goal[1]} {goal[0]})")
+                    raise InputError(f"the study is to {goal[1]} {goal[0]}, and this model monitors something else")
                 (job,) = self.launcher.launch([overrides], initial_job_idx=trial.number)
                 value = _value(job)
-                assert job.hydra_cfg is not None  # of a job that has ended well
+                assert job.hydra_cfg is not None  # set by a job that succeeded
         except Exception as error:
             reason = app.said(error)
             log.error("trial %d failed: %s", trial.number, reason)
@@ -152,7 +152,7 @@ class OptunaSweeper(Sweeper):
 
         Raises
         ------
-        InputError : if no direction is known, or such a job would start the search again.
+        InputError : if the direction is unknown, or a job would start the search again.
         """
         assert self.hydra_context is not None
         job = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
@@ -166,7 +166,7 @@ class OptunaSweeper(Sweeper):
         return best.get("monitor", "the returned value"), direction
 
     def _conclude(self, study: SharedStudy, fixed: list[str], goal: tuple[str, Direction]) -> float:
-        """Print the best trial, and write it down with the command that trains it again.
+        """Print the best trial, and write it to a file with the command that trains it again.
 
         Raises
         ------
@@ -174,7 +174,7 @@ class OptunaSweeper(Sweeper):
         """
         complete, failed = study.complete(), study.failed()
         if not complete:
-            raise InputError(f"all {len(failed)} trials failed, the last one so: {failed[-1].user_attrs['error']}")
+            raise InputError(f"all {len(failed)} trials failed, the last one with: {failed[-1].user_attrs['error']}")
         best = study.study.best_trial
         overrides = fixed + space.as_overrides(best.params)
         result: dict[str, Any] = {
@@ -205,5 +205,5 @@ def _value(job: JobReturn) -> float:
     if value is None:
         raise InputError("the job returned no metric; a sweep needs callbacks.best, which keeps the best checkpoint")
     if not math.isfinite(value):
-        raise InputError(f"training diverged: the monitored metric was never a number (the best is {value})")
+        raise InputError(f"training diverged: the monitored metric was never finite (the best is {value})")
     return float(value)

@@ -1,0 +1,68 @@
+"""The method that a configuration describes, as ``evaluate.py`` and ``reconstruct.py`` run it."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from spinwarp.evaluation.conformal import conformal
+from spinwarp.masks import Mask
+from spinwarp.recon.base import Reconstructor
+
+
+@dataclass(frozen=True)
+class Method:
+    """A reconstructor and what is known about it.
+
+    Parameters
+    ----------
+    reconstructor : computes the images.
+    name : in the results.
+    record : of the training, from its checkpoint; empty for a method that was not trained.
+    level : coverage that its conformal intervals promise; NaN without ``conformal``.
+    """
+
+    reconstructor: Reconstructor
+    name: str
+    record: dict[str, Any]
+    level: float = math.nan
+
+    def calibrated(
+        self, config: DictConfig, mask: str | None, dataset: str | None = None, volumes: Sequence[str] = ()
+    ) -> "Method":
+        """Return the method with its standard deviation scaled as ``conformal`` asks; itself without ``conformal``.
+
+        Parameters
+        ----------
+        config : of the command.
+        mask, dataset, volumes : see :func:`spinwarp.evaluation.conformal.conformal`.
+        """
+        if config.conformal is None:
+            return self
+        level = config.conformal_level
+        scaled = conformal(
+            self.reconstructor, config.conformal, level, method=self.name, mask=mask, dataset=dataset, volumes=volumes
+        )
+        # a name of its own, or its calibration.json would pass for that of the plain method
+        return replace(self, reconstructor=scaled, name=f"{self.name} conformal", level=level)
+
+
+def build_method(config: DictConfig, choices: dict[str, str], mask: Mask | None = None) -> Method:
+    """Build the method of ``recon``, with the standard deviation of ``uncertainty`` if the command has one.
+
+    Parameters
+    ----------
+    config : of the command.
+    choices : the chosen options of the groups ``recon`` and ``uncertainty``.
+    mask : that the data are undersampled with.
+    """
+    reconstructor = instantiate(config.recon)
+    record = getattr(reconstructor, "record", {})
+    name = record.get("name") or choices["recon"]
+    if config.get("uncertainty"):
+        reconstructor = instantiate(config.uncertainty)(reconstructor, mask=mask)
+        name = f"{name} {choices['uncertainty']}"  # this standard deviation is not the method's own
+    return Method(reconstructor, config.get("method") or name, record)
