@@ -68,7 +68,7 @@ class EvaluationJob:
         self.choices = choices
         self.data = build_data(config)
         self.reconstructor: Reconstructor = instantiate(config.recon)
-        self.record: dict[str, Any] = getattr(self.reconstructor, "record", {})
+        self.record = self.reconstructor.record
         name = config.method or self.record.get("name") or choices["recon"]
         if config.uncertainty:
             self.reconstructor = instantiate(config.uncertainty)(self.reconstructor, mask=self.data.eval_mask)

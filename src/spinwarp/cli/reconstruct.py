@@ -55,7 +55,7 @@ def reconstruct(config: DictConfig) -> None:
     from spinwarp.masks import seed_of
     from spinwarp.models.unet import reconstruction_size
     from spinwarp.progress import steps
-    from spinwarp.recon.base import reconstruct_batch
+    from spinwarp.recon.base import Reconstructor, reconstruct_batch
     from spinwarp.uncertainty import gaussian_factor
 
     if config.input is None:
@@ -69,8 +69,8 @@ def reconstruct(config: DictConfig) -> None:
     measurement = Measurement(config.input)
     source = measurement.path.name
     indices = _indices(config, source, measurement.n_slices)
-    method = instantiate(config.recon)
-    name = getattr(method, "record", {}).get("name") or choices["recon"]
+    method: Reconstructor = instantiate(config.recon)
+    name = method.record.get("name") or choices["recon"]
     width = None
     if config.conformal is not None:
         mask = choices["mask"] if config.mask else None  # that of the scanner has no name

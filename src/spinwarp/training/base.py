@@ -15,8 +15,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from spinwarp import __version__
 from spinwarp.errors import InputError
+from spinwarp.lightning_internals import settle
 from spinwarp.metrics import BatchMean, VolumeMetrics
-from spinwarp.training.checkpoints import settle
 from spinwarp.training.divergence import CHECK_EVERY, DivergenceCheck, check_weights, diverged, loss_scaler
 from spinwarp.training.schedule import Constant
 

@@ -16,7 +16,6 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
-from spinwarp.data.batches import next_batch
 from spinwarp.files import whole_file
 from spinwarp.models.loading import load_plain
 from spinwarp.training.loggers import MetricsTable
@@ -194,37 +193,3 @@ class LastCheckpoint(Checkpoint):
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if self._says:  # past Python's buffers, which the signal may have found in use
             os.write(2, b"\nafter this step the run is saved and ends; a second signal ends it at once\n")
-
-
-def settle(checkpoint: dict[str, Any], trainer: Trainer) -> None:
-    """Write into a checkpoint that training is about to begin its next batch, wherever in the loop it was written.
-
-    Lightning stores its counters as they stand, and reads some states otherwise than they were meant: a validation is
-    left out if the checkpoint was written before it, and an epoch that ``max_steps`` cut short counts as over.
-    """
-    epoch, batch = next_batch(trainer)
-    loops = checkpoint["loops"]["fit_loop"]
-    epochs, batches = loops["epoch_progress"], loops["epoch_loop.batch_progress"]
-    for counts, done in (
-        (epochs["total"], epoch),
-        (epochs["current"], epoch),
-        (batches["total"], batches["total"]["processed"]),
-        (batches["current"], batch),
-    ):
-        counts.update(ready=done + 1, started=done, processed=done, completed=done)
-    for counts in (epochs["total"], epochs["current"]):
-        counts["started"] = epoch + 1
-    batches["is_last_batch"] = False
-    validated = loops["epoch_loop.val_loop.batch_progress"]  # none is under way
-    validated["is_last_batch"] = False
-    cleared = [validated["total"], validated["current"]]
-    if batch == 0:  # what is counted within an epoch begins anew
-        optimizer = loops["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]
-        within = (loops["epoch_loop.scheduler_progress"], optimizer["step"], optimizer["zero_grad"])
-        cleared += [counts["current"] for counts in within]
-    for counts in cleared:
-        counts.update(dict.fromkeys(counts, 0))
-    # the number of the row in the loggers: one is added on the way back, but for a batch that only collects gradients
-    collects = (batch + 1) % trainer.accumulate_grad_batches and batch + 1 < trainer.num_training_batches
-    loops["epoch_loop.state_dict"]["_batches_that_stepped"] = trainer.global_step - (0 if collects else 1)
-    checkpoint["epoch"] = epoch
