@@ -21,7 +21,7 @@ LAYERS = (
     {"recon"},
     {"samplers", "models", "uncertainty", "preparation"},
     {"solvers", "coils"},
-    {"operators", "masks", "metrics", "losses"},
+    {"operators", "masks", "metrics", "losses", "lightning_internals"},
     {"acquisition", "fourier", "channels", "parallel"},
     {"errors", "files", "hardware", "progress"},
 )
@@ -38,7 +38,7 @@ ONLY = {
 ROOMS = {
     "hydra": ("cli/",),
     "omegaconf": ("cli/",),
-    "lightning": ("training/", "data/module.py", "cli/"),
+    "lightning": ("training/", "data/module.py", "cli/", "lightning_internals.py"),
     "pytorch_lightning": (),
     "h5py": ("data/", "results/"),
     "matplotlib": ("figures/",),

@@ -76,8 +76,8 @@ def test_the_gradient_is_finite_where_both_images_are_flat(loss) -> None:
 
 
 @pytest.mark.parametrize("weight", [-0.1, 1.1, float("nan")])
-def test_a_weight_that_is_no_share_is_refused(weight: float) -> None:
-    with pytest.raises(InputError, match=f"a share between 0 and 1; got {weight}"):
+def test_a_weight_that_is_no_fraction_is_refused(weight: float) -> None:
+    with pytest.raises(InputError, match=f"a fraction between 0 and 1; got {weight}"):
         MixedLoss(weight)
 
 
@@ -142,6 +142,6 @@ def test_the_right_deviation_has_no_gradient_whatever_beta(kind: type, beta: flo
 
 @pytest.mark.parametrize("kind", [GaussianNLL, LaplaceNLL])
 @pytest.mark.parametrize("beta", [-0.1, 1.1, float("nan")])
-def test_a_beta_that_is_no_share_is_refused(kind: type, beta: float) -> None:
-    with pytest.raises(InputError, match=f"beta is a share between 0 and 1; got {beta}"):
+def test_a_beta_that_is_no_fraction_is_refused(kind: type, beta: float) -> None:
+    with pytest.raises(InputError, match=f"beta is a fraction between 0 and 1; got {beta}"):
         kind(beta)

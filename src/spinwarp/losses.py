@@ -1,6 +1,6 @@
-"""Training losses on magnitude images: ``loss(image, target, data_range)``, a scalar.
+"""Training losses on magnitude images: ``loss(image, target, data_range)`` returns a scalar.
 
-The likelihoods take the standard deviation of each pixel in place of the data range.
+The likelihoods take the standard deviation of each pixel instead of the data range.
 """
 
 import math
@@ -13,7 +13,7 @@ from spinwarp.metrics.functional import ssim
 
 
 class L1Loss(nn.Module):
-    """Mean absolute error in units of the data range, so that its value does not depend on the scanner's scale."""
+    """Mean absolute error divided by the data range; its value does not depend on the scanner's scale."""
 
     def forward(self, image: Tensor, target: Tensor, data_range: Tensor) -> Tensor:
         """``(batch, h, w)`` against ``(batch, h, w)``, data range ``(batch,)``."""
@@ -39,7 +39,7 @@ class MixedLoss(nn.Module):
 
     def __init__(self, ssim_weight: float = 0.84) -> None:
         super().__init__()
-        self.ssim_weight = _share(ssim_weight, "ssim_weight")
+        self.ssim_weight = _fraction(ssim_weight, "ssim_weight")
         self.ssim = SSIMLoss()
         self.l1 = L1Loss()
 
@@ -54,12 +54,12 @@ class GaussianNLL(nn.Module):
 
     log(std) + (image - target)^2 / (2 std^2) + log(2 pi) / 2
 
-    Its gradient gives the image's worst pixels the least weight, and they stay bad. In training each pixel's share is
-    therefore multiplied by std^(2 beta), through which no gradient flows.
+    Its gradient gives the worst pixels the least weight, and they stay bad. In training each pixel is therefore
+    weighted by std^(2 beta), through which no gradient flows.
 
     Parameters
     ----------
-    beta : 0: the likelihood; 1: the image learns as by the mean squared error.
+    beta : 0 is the likelihood; with 1 the image learns as with the mean squared error.
 
     Raises
     ------
@@ -73,24 +73,24 @@ class GaussianNLL(nn.Module):
 
     def __init__(self, beta: float = 0.0) -> None:
         super().__init__()
-        self.beta = _share(beta, "beta")
+        self.beta = _fraction(beta, "beta")
 
     def forward(self, image: Tensor, target: Tensor, std: Tensor) -> Tensor:
-        """All of one shape; ``std`` above 0."""
+        """Return the scalar loss; all three have one shape, ``std`` is above 0."""
         nll = std.log() + 0.5 * ((image - target) / std).square() + 0.5 * math.log(2 * math.pi)
         return (nll * std.detach() ** (2 * self.beta)).mean() if self.training else nll.mean()
 
 
 class LaplaceNLL(nn.Module):
-    """Negative log likelihood of errors from a Laplace distribution, mean over pixels: L1, each pixel weighed.
+    """Negative log likelihood of errors from a Laplace distribution, mean over pixels: a weighted L1.
 
     log(2 b) + |image - target| / b    with the scale b = std / sqrt(2)
 
-    In training each pixel's share is multiplied by b^beta, as in :class:`GaussianNLL`.
+    In training each pixel is weighted by b^beta, as in :class:`GaussianNLL`.
 
     Parameters
     ----------
-    beta : 0: the likelihood; 1: the image learns as by the mean absolute error.
+    beta : 0 is the likelihood; with 1 the image learns as with the mean absolute error.
 
     Raises
     ------
@@ -99,16 +99,16 @@ class LaplaceNLL(nn.Module):
 
     def __init__(self, beta: float = 0.0) -> None:
         super().__init__()
-        self.beta = _share(beta, "beta")
+        self.beta = _fraction(beta, "beta")
 
     def forward(self, image: Tensor, target: Tensor, std: Tensor) -> Tensor:
-        """All of one shape; ``std`` above 0."""
+        """Return the scalar loss; all three have one shape, ``std`` is above 0."""
         scale = std / math.sqrt(2)
         nll = (2 * scale).log() + (image - target).abs() / scale
         return (nll * scale.detach() ** self.beta).mean() if self.training else nll.mean()
 
 
-def _share(value: float, name: str) -> float:
+def _fraction(value: float, name: str) -> float:
     if not 0 <= value <= 1:
-        raise InputError(f"{name} is a share between 0 and 1; got {value}")
+        raise InputError(f"{name} is a fraction between 0 and 1; got {value}")
     return value

@@ -402,9 +402,6 @@ def test_the_table_goes_on_at_the_step_of_the_checkpoint_with_columns_old_and_ne
     path = tmp_path / "metrics.csv"
     path.write_text(path.read_text() + "0.5,1")  # the beginning of row 17, which a kill has cut
     second = MetricsTable(str(tmp_path))
-    second.drop_from(3)  # nothing is open yet
-    assert len(path.read_text().splitlines()) == 7
-    assert second.experiment is second.experiment
     second.drop_from(3)
     second.log_metrics({"loss": 0.25, "ssim": 0.9}, 3)
     second.save()
@@ -419,7 +416,6 @@ def test_the_table_goes_on_at_the_step_of_the_checkpoint_with_columns_old_and_ne
 def test_a_new_run_begins_a_new_table(tmp_path: Path) -> None:
     for _ in range(2):
         logger = MetricsTable(str(tmp_path))
-        assert logger.experiment
         logger.drop_from(0)
         logger.log_metrics({"loss": 0.5}, 0)
         logger.save()

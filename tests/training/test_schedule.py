@@ -51,6 +51,6 @@ def test_training_that_runs_over_stays_at_the_end(schedule) -> None:
 
 
 @pytest.mark.parametrize("warmup", [-0.1, 1.0, 5.0, float("nan")])
-def test_a_warmup_that_is_no_share_is_refused(warmup: float) -> None:
-    with pytest.raises(InputError, match=r"warmup is a share of training in \[0, 1\)"):
+def test_a_warmup_that_is_no_fraction_is_refused(warmup: float) -> None:
+    with pytest.raises(InputError, match=r"warmup is a fraction of training in \[0, 1\)"):
         Cosine(warmup=warmup)

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from spinwarp.cli import app
 
 if TYPE_CHECKING:
-    from spinwarp.training import SupervisedModule
+    from spinwarp.training.base import NetworkModule
 
 #: parts of the configuration that determine a run, and keys in them that do not matter
 PARTS = ("model", "data", "mask", "trainer", "callbacks", "seed")
@@ -39,7 +39,7 @@ def checkpoint_of(path: str | None, folder: Path) -> str | None:
     return str(last) if last.is_file() else None
 
 
-def check(path: str, module: "SupervisedModule", config: DictConfig) -> tuple[list[str], dict[str, Any]]:
+def check(path: str, module: "NetworkModule", config: DictConfig) -> tuple[list[str], dict[str, Any]]:
     """Check, before anything is written, that a file is a checkpoint from which this model can continue.
 
     Parameters

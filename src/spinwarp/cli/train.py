@@ -18,7 +18,7 @@ from spinwarp.parallel import processes
 
 if TYPE_CHECKING:
     from spinwarp.data.module import FastMRIDataModule
-    from spinwarp.training import SupervisedModule
+    from spinwarp.training.base import NetworkModule
 
 log = logging.getLogger("spinwarp")
 
@@ -248,7 +248,7 @@ def training_precision(config: DictConfig) -> str:
     return precision
 
 
-def build_module(config: DictConfig) -> "SupervisedModule":
+def build_module(config: DictConfig) -> "NetworkModule":
     """Build the module of a training configuration; with ``compile=true`` its network is compiled at the first step.
 
     Raises
@@ -263,7 +263,7 @@ def build_module(config: DictConfig) -> "SupervisedModule":
             f"{net._target_.rpartition('.')[2]} has no cascades to recompute (net.checkpoint), as trainer=8gb wants; "
             f"train it with trainer=gpu trainer.precision=bf16-mixed"
         )
-    module: Any = instantiate(config.model)
+    module: NetworkModule = instantiate(config.model)
     if config.get("compile"):
         module.net.compile()
     return module

@@ -1,7 +1,6 @@
 """Which slices make a batch, on which process, and where a run goes on."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch.distributed as dist
@@ -122,17 +121,6 @@ def finished_order(batches: Sequence[Batch], volume_of: Callable[[int], str]) ->
     """Return the names of the volumes in the order in which one process finishes them."""
     seen = [volume_of(index) for batch in batches for _, index in batch]
     return list(dict.fromkeys(reversed(seen)))[::-1]
-
-
-def next_batch(trainer: Any) -> tuple[int, int]:
-    """Epoch and batch of it that a Lightning trainer trains next; batches are counted on each process.
-
-    Batches count as soon as they have been trained, whatever the workers of the loader have prepared, and an epoch
-    that ``max_steps`` cut short is not over.
-    """
-    epoch = max(trainer.fit_loop.epoch_progress.current.started - 1, 0)
-    batch = trainer.fit_loop.epoch_loop.batch_progress.current.processed
-    return (epoch + 1, 0) if batch >= trainer.num_training_batches else (epoch, batch)
 
 
 def _world() -> tuple[int, int]:

@@ -15,10 +15,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from spinwarp.acquisition import Example, collate
 from spinwarp.coils import low_resolution_maps
-from spinwarp.data.batches import Batch, InOrder, Item, ShapeBatchSampler, next_batch
+from spinwarp.data.batches import Batch, InOrder, Item, ShapeBatchSampler
 from spinwarp.data.source import SPLITS, DrawingSource, Source, Volume
 from spinwarp.data.undersample import Undersample
 from spinwarp.errors import InputError
+from spinwarp.lightning_internals import next_batch
 from spinwarp.masks.base import Mask, seed_of
 
 Augmentation = Callable[[Example, RandomState], Example]

@@ -19,7 +19,7 @@ from pathlib import Path
 from spinwarp.errors import InputError
 
 STAMP = "SPINWARP_STAMP"  # date and time of the run, in the name of its folder
-PARENT = "SPINWARP_PARENT"  # set by spinwarp.training.ddp, which is too heavy to import here
+PARENT = "SPINWARP_PARENT"  # the process that started this one for its training
 _STORE_SECONDS = 60
 
 

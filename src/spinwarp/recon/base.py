@@ -3,8 +3,9 @@
 import dataclasses
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Self
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Self
 
 import torch
 from torch import Generator, Tensor, nn
@@ -21,6 +22,9 @@ class Reconstructor(ABC):
     that two calls with equal generators agree. One that takes long says how far it is by
     :func:`spinwarp.progress.report`.
     """
+
+    #: what its checkpoint says of the network: ``name``, ``trained_on``; empty without a checkpoint
+    record: Mapping[str, Any] = MappingProxyType({})
 
     @abstractmethod
     def __call__(self, acquisition: Acquisition, *, generator: Generator | None = None) -> Reconstruction:

@@ -15,8 +15,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from spinwarp import __version__
 from spinwarp.errors import InputError
+from spinwarp.lightning_internals import settle
 from spinwarp.metrics import BatchMean, VolumeMetrics
-from spinwarp.training.checkpoints import settle
 from spinwarp.training.divergence import CHECK_EVERY, DivergenceCheck, check_weights, diverged, loss_scaler
 from spinwarp.training.schedule import Constant
 
@@ -28,23 +28,26 @@ CHECKPOINT_KEY = "spinwarp"
 class NetworkModule(LightningModule):
     """A network in training.
 
-    A subclass fills ``validation_loss`` and ``metrics`` in its validation; they are logged as ``val/...``, and are
-    those of one process however many there are.
+    A subclass updates ``validation_loss`` and ``metrics`` in its validation step. They are logged as ``val/...``; their
+    values do not depend on the number of processes.
 
-    Of ``W`` processes, each step of training sees the batches of ``W`` steps of one process, and their mean gradient:
-    that of one process with ``accumulate_grad_batches`` of ``W``. Only in the last step of an epoch may batches repeat,
-    to fill it up.
+    A training step on ``W`` processes equals a step on one process with ``accumulate_grad_batches=W``: the same batches
+    and their mean gradient. Only the last step of an epoch may repeat batches, to give each process one.
 
     Parameters
     ----------
     net : the network.
     optimizer : makes the optimizer of the parameters.
     schedule : factor on the learning rate as a function of training progress; None: constant.
-    reference_batch : slices a step, over all devices, for which the optimizer's learning rate was chosen; with other
-        numbers of them it is scaled in proportion (Goyal et al. 2017, arXiv 1706.02677). None: it is taken as it is.
+    reference_batch : slices per step, over all devices, for which the optimizer's learning rate was chosen. With
+        another number the rate is scaled in proportion (Goyal et al. 2017, arXiv 1706.02677). None: it is not scaled.
+
+    Raises
+    ------
+    InputError : if ``reference_batch`` is below 1.
     """
 
-    #: whether it learns from whole images, whatever the mask
+    #: whether it learns from fully sampled images, and takes no mask
     whole_images: ClassVar[bool] = False
 
     def __init__(
@@ -61,24 +64,24 @@ class NetworkModule(LightningModule):
         self.net = net
         self.make_optimizer = optimizer
         self.schedule = schedule or Constant()
-        #: plain Python that a checkpoint carries so that it can be rebuilt without any other file
+        #: plain Python in the checkpoint, from which the network is rebuilt without any other file
         self.record: dict[str, Any] = {}
         self._seed: int | None = None
         self._divergence = DivergenceCheck()
-        self._new_rate: float | None = None  # the learning rate, unless a checkpoint restores another
+        self._new_rate: float | None = None  # the learning rate before a checkpoint restores its own
         self.validation_loss = BatchMean()
         self.metrics = VolumeMetrics()
 
     def trained_parameters(self) -> Iterable[nn.Parameter]:
-        """Return what the optimizer gets: the weights of the network."""
+        """Return the weights that the optimizer gets: those of the network."""
         return self.net.parameters()
 
     def rate_factor(self, slices: int) -> float:
-        """Return the factor on the optimizer's learning rate where so many slices make a step."""
+        """Return the factor on the optimizer's learning rate for a number of slices per step."""
         return 1.0 if self.reference_batch is None else slices / self.reference_batch
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Make the optimizer, its learning rate following the schedule step by step."""
+        """Make the optimizer; its learning rate follows the schedule step by step."""
         optimizer = self.make_optimizer(self.trained_parameters())
         if self.reference_batch is not None:
             for group in optimizer.param_groups:
@@ -91,15 +94,15 @@ class NetworkModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_fit_start(self) -> None:
-        """Take over the seed that the process was given, unless a checkpoint brought that of its run."""
+        """Use the seed of the process, unless a checkpoint has restored the seed of its run."""
         self._divergence = DivergenceCheck()
         if self._seed is None:
             self._seed = torch.initial_seed()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
-        """Seed what the step draws (noise, dropout) from run, epoch, batch and process.
+        """Seed the random numbers of the step (noise, dropout) by run, epoch, batch and process.
 
-        So a resumed run draws what it would have drawn, and no process has a random state that a checkpoint misses.
+        A resumed run therefore draws the same numbers, and checkpoints need no random state.
         """
         key = (self._seed, self.current_epoch, batch_idx, self.global_rank)
         state = np.random.SeedSequence([int(k or 0) for k in key]).generate_state(4)
@@ -108,11 +111,11 @@ class NetworkModule(LightningModule):
         random.seed(int(state[3]))
 
     def _slices_a_step(self) -> int:
-        trainer: Any = self.trainer  # the data module is not among the attributes that it declares
+        trainer: Any = self.trainer  # Any, as it does not declare the data module
         return int(trainer.datamodule.batch_size * trainer.accumulate_grad_batches * trainer.world_size)
 
     def on_train_start(self) -> None:
-        """Say how many slices make a step, and the learning rate; by now a checkpoint has restored its own."""
+        """Log the slices per step and the learning rate, which a checkpoint has restored by now."""
         trainer: Any = self.trainer
         if trainer.datamodule is None or not trainer.is_global_zero:
             return
@@ -133,7 +136,7 @@ class NetworkModule(LightningModule):
         )
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
-        """Stop now and then if the loss is not finite."""
+        """Stop if the loss is not finite; checked every few batches."""
         if outputs:
             self._divergence.see(outputs["loss"] if isinstance(outputs, dict) else outputs)
         if (batch_idx + 1) % CHECK_EVERY == 0:
@@ -144,12 +147,12 @@ class NetworkModule(LightningModule):
         self._divergence.check(self.trainer)
 
     def on_validation_start(self) -> None:
-        """Stop if the loss is not finite: there is nothing to validate then."""
+        """Stop if the loss is not finite, before a pointless validation."""
         if self.trainer.state.fn == "fit":
             self._divergence.check(self.trainer)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the mean loss and the means over volumes, which all processes have gathered.
+        """Log the mean loss and the means over volumes, gathered from all processes.
 
         Raises
         ------
@@ -166,18 +169,18 @@ class NetworkModule(LightningModule):
         self.metrics.reset()
 
     def _log_validated(self, name: str, value: Tensor) -> None:
-        # on the device, for NCCL exchanges nothing else; a device may have no float64
+        # on the device, as NCCL needs it there; in float32, as a device may have no float64
         value = value.to(torch.float32).to(self.device)
         self.log(f"val/{name}", value, prog_bar=name in ("loss", "ssim"), sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store what rebuilds the network, as plain Python, and where training goes on."""
+        """Store the record of the network, the seed, and where training goes on."""
         checkpoint[CHECKPOINT_KEY] = {"version": __version__, **self.record}
-        if self._seed is not None:  # it has been trained
+        if self._seed is not None:  # the network has been trained
             checkpoint[CHECKPOINT_KEY]["seed"] = self._seed
             check_weights(self.trainer, checkpoint)
             settle(checkpoint, self.trainer)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on with the seed of the run."""
+        """Restore the seed of the run."""
         self._seed = checkpoint.get(CHECKPOINT_KEY, {}).get("seed")

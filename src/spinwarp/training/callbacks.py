@@ -1,4 +1,4 @@
-"""What happens beside training: pictures of the validation set, the learning rate."""
+"""Callbacks: pictures of the validation set and of samples, and the learning rate."""
 
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -15,14 +15,14 @@ from spinwarp.figures import panel, save
 
 
 class ExamplePanel(Callback):
-    """After each validation, draws target, reconstruction and error of a few slices.
+    """Draws target, reconstruction and error of a few slices after each validation.
 
     The picture goes to ``folder`` and to the loggers that take pictures (TensorBoard, Weights & Biases).
 
     Parameters
     ----------
     folder : where the PNG files go.
-    n_examples : slices a picture, evenly spread over the validation set.
+    n_examples : slices per picture, evenly spread over the validation set.
     """
 
     def __init__(self, folder: str, n_examples: int = 4) -> None:
@@ -44,12 +44,12 @@ class ExamplePanel(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,  # noqa: ARG002
     ) -> None:
-        """Keep the first slice of the batches that are to be shown."""
+        """Keep the first slice of a few batches."""
         n_batches = int(trainer.num_val_batches[0])
         shown = {(2 * i + 1) * n_batches // (2 * self.n_examples) for i in range(self.n_examples)}
         if batch_idx not in shown or not trainer.is_global_zero or not isinstance(outputs, Tensor):
             return
-        if batch.target is None:  # a prior can be trained without
+        if batch.target is None:  # a prior needs no target
             return
         target, image = batch.target[0].float().cpu().numpy(), outputs[0].float().cpu().numpy()
         self._rows += [target, image, np.abs(target - image)]
@@ -64,14 +64,14 @@ class ExamplePanel(Callback):
 
 
 class SamplePanel(Callback):
-    """After each validation, draws what a prior makes of nothing but noise; of other models it draws nothing.
+    """Draws samples of a prior after each validation; does nothing for other models.
 
-    The noise is the same every time, so that the pictures show how one image grows.
+    The noise is the same every time: the pictures show how the same images develop.
 
     Parameters
     ----------
     folder : where the PNG files go.
-    n_samples : images a picture.
+    n_samples : images per picture.
     """
 
     def __init__(self, folder: str, n_samples: int = 4) -> None:
@@ -108,7 +108,7 @@ def _publish(trainer: Trainer, figure: Any, name: str, folder: Path) -> None:
 
 
 class LearningRateWhenLogged(LearningRateMonitor):
-    """Logs the learning rate; with ``logger=none`` it has nothing to do, where Lightning's own raises an error."""
+    """Logs the learning rate. With ``logger=none`` it does nothing; Lightning's own raises an error."""
 
     def on_train_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         """Find the optimizers' names."""

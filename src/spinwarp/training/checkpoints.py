@@ -1,4 +1,4 @@
-"""Checkpoints that a run can be taken up from, whenever and however it ended."""
+"""Checkpoints from which a run can go on, whenever and however it ended."""
 
 import logging
 import os
@@ -16,7 +16,6 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
-from spinwarp.data.batches import next_batch
 from spinwarp.files import whole_file
 from spinwarp.models.loading import load_plain
 from spinwarp.training.loggers import MetricsTable
@@ -25,9 +24,9 @@ log = logging.getLogger("spinwarp")
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Writes checkpoints whole or not at all, and loads nothing but tensors and plain Python.
+    """Writes a checkpoint whole or not at all, and loads only tensors and plain Python.
 
-    The file is on the disk before it takes its name, so that at any moment the name stands for a whole checkpoint.
+    The file is on the disk before it gets its name: a file of that name is always a whole checkpoint.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:  # noqa: ARG002
@@ -35,9 +34,9 @@ class WholeCheckpoints(TorchCheckpointIO):
 
         Raises
         ------
-        OSError : if it cannot be written, as when the disk is full; the file before it is left as it was.
+        OSError : if it cannot be written, for example to a full disk; the previous file stays as it is.
         """
-        content = BytesIO()  # written by torch itself, a full disk would be an error without its reason
+        content = BytesIO()  # if torch wrote the file itself, its error would not say that the disk is full
         torch.save(checkpoint, content)
         with whole_file(Path(path)) as temporary, temporary.open("wb") as file:
             file.write(content.getbuffer())
@@ -49,7 +48,7 @@ class WholeCheckpoints(TorchCheckpointIO):
 
         Raises
         ------
-        InputError : if it is damaged or holds anything else.
+        InputError : if it is damaged or holds other objects.
         """
         return load_plain(str(path))
 
@@ -57,24 +56,24 @@ class WholeCheckpoints(TorchCheckpointIO):
 class BestCheckpoint(ModelCheckpoint):
     """Keeps the weights of the best validation; takes the arguments of Lightning's ``ModelCheckpoint``.
 
-    A metric that is not finite is never the best. A run that goes on compares with the checkpoints that are in its own
-    folder, also when the folder was moved or copied; where there is none, the next validation is the best so far.
+    A metric that is not finite is never the best. A resumed run compares with the checkpoints in its own folder, which
+    may have been moved or copied. If the folder has none, the next validation is the best so far.
     """
 
     @property
     def state_key(self) -> str:
-        """The name of its state in a checkpoint, where Lightning's own class wrote it in earlier versions."""
+        """The key of its state in a checkpoint: that of ``ModelCheckpoint``, which earlier versions used."""
         return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
 
     def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
-        """Whether a value of the metric is good enough to be kept."""
+        """Whether a value of the metric is among the best."""
         if current is not None and not current.isfinite():
             log.warning("%s is %g at step %d, so best.ckpt stays as it is", self.monitor, current, trainer.global_step)
             return False
         return super().check_monitor_top_k(trainer, current)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the scores of those checkpoints that are in the folder."""
+        """Restore the scores of the checkpoints that are in the folder."""
         folder = Path(str(self.dirpath))
         scores = {str(folder / Path(path).name): s for path, s in state_dict.get("best_k_models", {}).items()}
         found = {path: score for path, score in scores.items() if Path(path).is_file()}
@@ -95,30 +94,29 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps ``last.ckpt``: after each validation, every few minutes, at the end, and when the process is told to stop.
+    """Writes ``last.ckpt`` after each validation, every few minutes, at the end, and on SIGTERM or Ctrl-C.
 
-    It is written between two steps of the optimizer, when all that belongs to the first is done (its validation and
-    its rows in the loggers too), so that a run that goes on from it is the run that would have been. SIGTERM and
-    Ctrl-C let the step, or the validation, that is under way end, write it, and leave with 128 + the signal's number
-    (143 and 130); a second one leaves at once.
+    It is written between two steps of the optimizer, after the validation and the log rows of the first. A run resumed
+    from it is therefore the same as one that was never stopped. SIGTERM and Ctrl-C wait for the current step or
+    validation, write the file, and exit with 128 + the signal's number (143 and 130). A second signal exits at once.
 
     Parameters
     ----------
     folder : where ``last.ckpt`` goes.
-    minutes : between two writings; 0 writes after every step.
+    minutes : between two checkpoints; 0 writes one after every step.
     """
 
     def __init__(self, folder: str, minutes: float = 5.0) -> None:
         self.path = Path(folder) / "last.ckpt"
         self.minutes = minutes
-        self._written = (0, 0.0)  # at which step, when
+        self._written = (0, 0.0)  # step and time of the last checkpoint
         self._due = False
         self._signal: int | None = None
         self._says = False
         self._handlers: dict[int, Any] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
-        """Remove what a killed run had begun to write."""
+        """Remove the unfinished files of a killed run."""
         if trainer.is_global_zero:
             for temporary in self.path.parent.glob(".*.ckpt.*.part"):
                 temporary.unlink(missing_ok=True)
@@ -128,7 +126,7 @@ class LastCheckpoint(Checkpoint):
         self._listen(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        """Take up what Lightning's checkpoints leave out: the table of metrics, and that the run had stopped early."""
+        """Restore what Lightning's checkpoints leave out: the table of metrics, and an early stop."""
         self._listen(trainer)
         self._written = trainer.global_step, time.monotonic()
         for logger in trainer.loggers:
@@ -149,9 +147,9 @@ class LastCheckpoint(Checkpoint):
         batch: Any,  # noqa: ARG002
         batch_idx: int,
     ) -> None:
-        """Write if it is time, and leave if a signal said so; all processes together."""
+        """Write if it is time, and exit after a signal; all processes together."""
         if batch_idx % trainer.accumulate_grad_batches:
-            return  # gradients that have been collected are in no checkpoint
+            return  # a checkpoint holds no accumulated gradients
         step, moment = self._written
         late = time.monotonic() - moment >= 60 * self.minutes and trainer.global_step > step
         asked = self._due or late or self._signal is not None
@@ -162,18 +160,18 @@ class LastCheckpoint(Checkpoint):
             raise SystemExit(128 + (self._signal or signal.SIGTERM))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        """Write the end of the run."""
+        """Write the last checkpoint of the run."""
         self._write(trainer)
         self._unlisten()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
-        """Leave signals to others. Nothing is written: an error may have come in the middle of a step."""
+        """Restore the signal handlers. Write nothing: the error may have come in the middle of a step."""
         self._unlisten()
 
     def _write(self, trainer: Trainer) -> None:
         if trainer.global_step > self._written[0] and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             for logger in trainer.loggers:
-                logger.save()  # what comes before the checkpoint is not trained again
+                logger.save()  # a resumed run does not write the rows before the checkpoint again
             trainer.save_checkpoint(self.path)
         self._written = trainer.global_step, time.monotonic()
         self._due = False
@@ -192,39 +190,5 @@ class LastCheckpoint(Checkpoint):
         self._signal = number
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        if self._says:  # past Python's buffers, which the signal may have found in use
+        if self._says:  # not by print: the signal may have interrupted a write to Python's buffer
             os.write(2, b"\nafter this step the run is saved and ends; a second signal ends it at once\n")
-
-
-def settle(checkpoint: dict[str, Any], trainer: Trainer) -> None:
-    """Write into a checkpoint that training is about to begin its next batch, wherever in the loop it was written.
-
-    Lightning stores its counters as they stand, and reads some states otherwise than they were meant: a validation is
-    left out if the checkpoint was written before it, and an epoch that ``max_steps`` cut short counts as over.
-    """
-    epoch, batch = next_batch(trainer)
-    loops = checkpoint["loops"]["fit_loop"]
-    epochs, batches = loops["epoch_progress"], loops["epoch_loop.batch_progress"]
-    for counts, done in (
-        (epochs["total"], epoch),
-        (epochs["current"], epoch),
-        (batches["total"], batches["total"]["processed"]),
-        (batches["current"], batch),
-    ):
-        counts.update(ready=done + 1, started=done, processed=done, completed=done)
-    for counts in (epochs["total"], epochs["current"]):
-        counts["started"] = epoch + 1
-    batches["is_last_batch"] = False
-    validated = loops["epoch_loop.val_loop.batch_progress"]  # none is under way
-    validated["is_last_batch"] = False
-    cleared = [validated["total"], validated["current"]]
-    if batch == 0:  # what is counted within an epoch begins anew
-        optimizer = loops["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]
-        within = (loops["epoch_loop.scheduler_progress"], optimizer["step"], optimizer["zero_grad"])
-        cleared += [counts["current"] for counts in within]
-    for counts in cleared:
-        counts.update(dict.fromkeys(counts, 0))
-    # the number of the row in the loggers: one is added on the way back, but for a batch that only collects gradients
-    collects = (batch + 1) % trainer.accumulate_grad_batches and batch + 1 < trainer.num_training_batches
-    loops["epoch_loop.state_dict"]["_batches_that_stepped"] = trainer.global_step - (0 if collects else 1)
-    checkpoint["epoch"] = epoch

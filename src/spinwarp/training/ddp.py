@@ -4,70 +4,44 @@ import logging
 import os
 import signal
 import subprocess
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
 
-from lightning import Trainer
-from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
-from lightning.pytorch.strategies import DDPStrategy
-from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+from spinwarp.lightning_internals import LaunchingDDP
 
-#: environment variable with the number of the process that started this one
-PARENT = "SPINWARP_PARENT"
-#: seconds that the first process has to end by itself, its last checkpoint written
+#: seconds that the first process has to write its last checkpoint and end by itself
 GRACE = 20.0
 
 log = logging.getLogger("spinwarp")
 
 
-class EndTogether(DDPStrategy):
-    """Lightning's DDP, whose launcher says which process was lost instead of killing the first one without a word.
+class EndTogether(LaunchingDDP):
+    """Lightning's DDP; if a process is lost it says which one, where Lightning kills the first without a word.
 
     Parameters
     ----------
-    timeout : seconds that a process waits for the others in an exchange; the longest validation of the first process
-        alone, such as its pictures, has to fit in. One that is killed is noticed at once.
-    find_unused_parameters : of :class:`torch.nn.parallel.DistributedDataParallel`; True for networks that leave some of
-        their weights out of a step.
+    timeout : seconds that a process waits for the others in an exchange. What the first process does alone, such as
+        drawing pictures after a validation, must not take longer. A killed process is noticed at once.
+    find_unused_parameters : of :class:`torch.nn.parallel.DistributedDataParallel`; True for networks that do not use
+        all of their weights in every step.
     """
 
     def __init__(self, timeout: float = 600.0, find_unused_parameters: bool = False) -> None:
         super().__init__(timeout=timedelta(seconds=timeout), find_unused_parameters=find_unused_parameters)
 
-    def _configure_launcher(self) -> None:
-        assert self.cluster_environment is not None
-        self._launcher = _Launcher(self.cluster_environment, self.num_processes, self.num_nodes)
-
-
-class _Launcher(_SubprocessScriptLauncher):
-    """Starts the other processes of this machine and watches them."""
-
-    def launch(self, function: Callable, *args: Any, trainer: Trainer | None = None, **kwargs: Any) -> Any:  # noqa: ARG002
-        """Start the processes, then call the function here."""
-        self.cluster_environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
-        if not self.cluster_environment.creates_processes_externally:
-            os.environ[PARENT] = str(os.getpid())
-            self._call_children_scripts()
-            threading.Thread(target=_watch, args=(self.procs,), daemon=True, name="watch").start()
-        _set_num_threads_if_needed(num_processes=self.num_processes)
-        return function(*args, **kwargs)
-
-
-def _watch(processes: Sequence[subprocess.Popen]) -> None:
-    """Wait until a process fails; say so, and see to it that this one and the others end too."""
-    while not any(process.poll() for process in processes):
-        if all(process.returncode == 0 for process in processes):
-            return
-        time.sleep(0.25)
-    number, process = next((i, p) for i, p in enumerate(processes, start=1) if p.returncode)
-    code = process.returncode
-    how = f"was killed ({signal.Signals(-code).name})" if code < 0 else f"failed (exit code {code})"
-    log.error("process %d of this training %s, so all of them end", number, how)
-    # gloo finds out by itself and raises an error in the main thread; NCCL would wait
-    time.sleep(GRACE)
-    for process in processes:
-        process.kill()
-    os._exit(1)
+    def watch(self, processes: Sequence[subprocess.Popen]) -> None:
+        """Wait until a process fails; say so, then end this one and the others."""
+        while not any(process.poll() for process in processes):
+            if all(process.returncode == 0 for process in processes):
+                return
+            time.sleep(0.25)
+        number, process = next((i, p) for i, p in enumerate(processes, start=1) if p.returncode)
+        code = process.returncode
+        how = f"was killed ({signal.Signals(-code).name})" if code < 0 else f"failed (exit code {code})"
+        log.error("process %d of this training %s, so all of them end", number, how)
+        # gloo finds out by itself and raises an error in the main thread; NCCL would wait
+        time.sleep(GRACE)
+        for process in processes:
+            process.kill()
+        os._exit(1)

@@ -1,4 +1,4 @@
-"""Training that has diverged ends with a sentence, and its weights are never written."""
+"""Stops a training that has diverged, and never writes its weights."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,27 +9,27 @@ from torch import Tensor
 from spinwarp.errors import InputError
 from spinwarp.models.loading import not_finite
 
-#: batches between two checks of the loss; at each one a GPU has to be waited for
+#: batches between two checks of the loss; each check waits for the GPU
 CHECK_EVERY = 10
-#: batches in a row without a finite loss that end a training with a loss scale, which skips single ones
+#: batches in a row without a finite loss that end a training with a loss scale, which skips a few by design
 SCALED_BATCHES = 20
-#: a loss scale below this has been halved dozens of times in a row, and no step was taken meanwhile
+#: a loss scale below this was halved dozens of times in a row, without a step of the optimizer between
 LEAST_SCALE = 2.0**-20
 
 
 class DivergedError(InputError):
-    """Training has diverged; all of its processes raise this together."""
+    """Training has diverged; all processes raise this together."""
 
 
 class DivergenceCheck:
-    """Ends a training whose loss is not finite, on all of its processes together.
+    """Stops a training whose loss is not finite, on all processes together.
 
-    The losses are counted on their device, so that no step waits for them. A NaN loss makes all weights NaN at once,
-    but for 16-mixed: there the loss scale skips such steps, and only a long row of them is a fault.
+    The losses are counted on their device, and no step waits for them. A NaN loss makes all weights NaN at once. In
+    16-mixed the loss scale skips such steps, and only many in a row are a fault.
     """
 
     def __init__(self) -> None:
-        self._in_a_row: Tensor | None = None  # losses, up to the last one, that were not finite
+        self._in_a_row: Tensor | None = None  # how many of the latest losses were not finite
 
     def see(self, loss: Tensor) -> None:
         """Count the loss of a batch."""
@@ -37,13 +37,13 @@ class DivergenceCheck:
         self._in_a_row = torch.where(loss.detach().isfinite().all(), 0, before + 1)
 
     def check(self, trainer: Any) -> None:
-        """Stop if the last losses were not finite; all processes have to call this together.
+        """Stop if the latest losses were not finite; all processes must call this together.
 
         Raises
         ------
-        DivergedError : if they were not.
+        DivergedError : if they were not finite.
         """
-        # a process without a loss so far takes part all the same, or the others would wait for it
+        # a process without a loss takes part too, or the others would wait for it
         none = torch.zeros((), dtype=torch.int64, device=trainer.strategy.root_device)
         in_a_row = none if self._in_a_row is None else self._in_a_row
         batches = int(trainer.strategy.reduce(in_a_row, reduce_op="max"))
@@ -62,7 +62,7 @@ def check_weights(trainer: Any, checkpoint: Mapping[str, Any]) -> None:
 
     Raises
     ------
-    DivergedError : if there is a NaN or infinite number among its weights or in the state of its optimizers.
+    DivergedError : if its weights or the state of its optimizers hold NaN or infinity.
     """
     if (name := not_finite(checkpoint)) is not None:
         raise diverged(trainer, f"the weights are not finite at step {trainer.global_step} ({name})")
@@ -77,11 +77,11 @@ def diverged(trainer: Any, finding: str) -> DivergedError:
     if not trainer.precision.startswith("32"):
         remedies.append("trainer.precision=32-true")
     return DivergedError(
-        f"{finding}, so training stopped; nothing of it was written to the checkpoints. Try {' or '.join(remedies)}; "
+        f"{finding}, so training stopped; the checkpoints hold only finite weights. Try {' or '.join(remedies)}; "
         f"trainer.detect_anomaly=true shows the operation that fails"
     )
 
 
 def loss_scaler(trainer: Any) -> Any:
-    """Return what scales the loss of a trainer with 16-mixed; None with any other precision."""
+    """Return the loss scaler of a trainer in 16-mixed; None in any other precision."""
     return getattr(trainer.precision_plugin, "scaler", None)

@@ -1,4 +1,4 @@
-"""Training of generators: networks that make an image of a latent, learned from images alone."""
+"""Training of generators: networks that turn a latent into an image, learned from images alone."""
 
 import math
 from abc import abstractmethod
@@ -25,13 +25,13 @@ MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 
 class GeneratorModule(NetworkModule):
-    """Trains a generator on whole complex images, as :func:`spinwarp.preparation.generator_units` has them.
+    """Trains a generator on whole complex images in the units of :func:`spinwarp.preparation.generator_units`.
 
-    Their phase at low resolution is taken out: it is measured in every scan and says nothing about the head. What is
-    left of the phase is learned.
+    Their low-resolution phase is removed, because every scan measures it and it says nothing about the head. The
+    generator learns the rest of the phase.
 
-    Validation asks how well the generator speaks for images that it has not seen: a subclass says what it makes of
-    them, and ``val/ssim`` is the similarity of that to the target.
+    Validation measures how well the generator represents unseen images: ``val/ssim`` compares the target with what
+    ``restore`` of a subclass makes of the image.
 
     Parameters
     ----------
@@ -41,11 +41,11 @@ class GeneratorModule(NetworkModule):
 
     Raises
     ------
-    InputError : if ``net`` is no generator of the kind that the module trains.
+    InputError : if ``net`` is not of the type ``kind``.
     """
 
     whole_images = True
-    #: what ``net`` has to be
+    #: the type that ``net`` must have
     kind: ClassVar[type] = ImageGenerator
     net: ImageGenerator
 
@@ -60,14 +60,14 @@ class GeneratorModule(NetworkModule):
 
     @abstractmethod
     def training_loss(self, images: Tensor, generator: Generator | None = None) -> Tensor:
-        """Loss of normalised complex images ``(batch, h, w)``; what is random comes from the generator."""
+        """Return the loss of normalised complex images ``(batch, h, w)``; ``generator`` draws the random numbers."""
 
     @abstractmethod
     def restore(self, images: Tensor) -> Tensor:
-        """What the prior makes of images ``(batch, h, w)``: what validation compares with them."""
+        """Return what the prior makes of images ``(batch, h, w)``, for validation to compare with them."""
 
     def images(self, example: Example) -> tuple[Tensor, Tensor]:
-        """Images ``(batch, h, w)`` in the units of the generator, and by what to multiply them to undo that."""
+        """Return images ``(batch, h, w)`` in the units of the generator, and the factor back to those of the data."""
         check_whole(example)
         acquisition, unit = generator_units(example.acquisition)
         return combine(ifftc(acquisition.kspace), acquisition.maps), unit
@@ -79,7 +79,7 @@ class GeneratorModule(NetworkModule):
         return loss
 
     def validation_step(self, example: Example, batch_idx: int) -> Tensor:  # noqa: ARG002
-        """Collect the metrics of the batch, its randomness always the same; returns magnitudes to draw."""
+        """Collect the metrics of the batch, with the same random numbers every time; return magnitudes to draw."""
         (images, unit), target = self.images(example), target_of(example)
         generator = slice_generator(0, example, str(images.device))
         self.validation_loss.update(self.training_loss(images, generator), example.volume, example.slice)
@@ -89,19 +89,19 @@ class GeneratorModule(NetworkModule):
 
     @torch.no_grad()
     def sample(self, n: int, generator: Generator | None = None) -> Tensor:
-        """Draw ``n`` images ``(n, h, w)`` complex of the generator's own size, in the units of the prior."""
+        """Draw ``n`` complex images ``(n, h, w)`` of the generator's own size, in the units of the prior."""
         device = next(self.net.parameters()).device
         z = torch.randn(n, *self.net.latent_shape(), generator=generator, device=device)
         return self.net.generate(z)
 
 
 class VAEModule(GeneratorModule):
-    """Maximises the evidence lower bound, the noise of the decoder being what is left of the images.
+    """Maximises the evidence lower bound; the decoder's noise level is the residual of the batch.
 
-    The loss, in nats for each real number of the image, is ``1/2 log(2 pi e mse) + KL / n``: that of a Gaussian whose
-    variance, one for all pixels, is at its best value for the batch. So nobody has to weigh the two terms.
+    The loss, in nats per real number of the image, is ``1/2 log(2 pi e mse) + KL / n``: the decoder is a Gaussian with
+    one variance for all pixels, at its best value for the batch. The two terms therefore need no weight.
 
-    ``val/ssim`` compares the target with the decoded mean of its latent: how much of an unseen image is in the range.
+    ``val/ssim`` compares the target with the decoded mean of its latent: how well the range covers an unseen image.
 
     References
     ----------
@@ -112,7 +112,7 @@ class VAEModule(GeneratorModule):
     net: VAE
 
     def training_loss(self, images: Tensor, generator: Generator | None = None) -> Tensor:
-        """Negative evidence lower bound in nats a real number."""
+        """Return the negative evidence lower bound in nats per real number."""
         mean, log_variance = self.net.encode(images)
         noise = torch.randn(mean.shape, generator=generator, device=mean.device)
         made = self.net.generate(mean + (log_variance / 2).exp() * noise, size_of(images))
@@ -127,13 +127,13 @@ class VAEModule(GeneratorModule):
 
 
 class FlowModule(GeneratorModule):
-    """Maximises the likelihood of images with a little noise, without which a density has no bound.
+    """Maximises the likelihood of images with a little noise; without noise the density has no bound.
 
-    The loss is the negative log-likelihood in nats for each real number of the image.
+    The loss is the negative log-likelihood in nats per real number of the image.
 
-    ``val/ssim`` compares the target with what the flow makes of images of that noise level: as ``p`` is the density of
-    noisy images, ``x + sigma^2 grad log p(x)`` is the mean of all images behind ``x`` (Tweedie). An invertible network
-    gives every image back, so its inverse would say nothing.
+    ``val/ssim`` compares the target with a noisy image that the flow has denoised. As ``p`` is the density of noisy
+    images, ``x + sigma^2 grad log p(x)`` is the mean of the clean images given ``x`` (Tweedie). The inverse would tell
+    nothing: an invertible network returns every image exactly.
 
     Parameters
     ----------
@@ -162,23 +162,23 @@ class FlowModule(GeneratorModule):
         self.noise_std = noise_std
 
     def log_density(self, images: Tensor) -> Tensor:
-        """``log p`` of images ``(batch, h, w)``, in nats ``(batch,)``."""
+        """Return ``log p`` of images ``(batch, h, w)``, in nats ``(batch,)``."""
         z, log_det = self.net.encode(images)
         return log_det - 0.5 * (z.square() + math.log(2 * math.pi)).sum(1)
 
     def training_loss(self, images: Tensor, generator: Generator | None = None) -> Tensor:
-        """Negative log-likelihood in nats a real number."""
+        """Return the negative log-likelihood in nats per real number."""
         return -self.log_density(self.noisy(images, generator)).mean() / (2 * images[0].numel())
 
     def restore(self, images: Tensor) -> Tensor:
-        """Denoise the images with noise on them, always the same."""
+        """Add noise to the images, the same every time, and denoise them."""
         with torch.inference_mode(False), torch.enable_grad():  # Lightning validates without gradients
             noisy = self.noisy(images, torch.Generator(images.device).manual_seed(0)).clone().requires_grad_()
             (score,) = torch.autograd.grad(self.log_density(noisy).sum(), noisy)
-        # torch's gradient has d/dx and i d/dy of the real and imaginary part, each with noise of variance sigma^2/2
+        # torch's gradient is d/dx + i d/dy; the noise of each part has variance sigma^2/2
         return (noisy + self.noise_std**2 / 2 * score).detach()
 
     def noisy(self, images: Tensor, generator: Generator | None = None) -> Tensor:
-        """Images with noise."""
+        """Add noise to images."""
         noise = torch.randn(images.shape, dtype=images.dtype, device=images.device, generator=generator)
         return images + self.noise_std * noise

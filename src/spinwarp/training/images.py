@@ -1,4 +1,4 @@
-"""What a prior is trained on: whole images, in the units that reconstruction will give it."""
+"""The images that a prior is trained on, in the units in which reconstruction uses it."""
 
 import torch
 from torch import Tensor
@@ -9,15 +9,15 @@ from spinwarp.errors import InputError
 from spinwarp.fourier import ifftc
 from spinwarp.preparation import prior_scale
 
-#: central lines that coil maps are made of, as of an accelerated scan
+#: central lines from which coil maps are computed, as in an accelerated scan
 MAP_LINES = 12
 
 
 def full_images(example: Example) -> Tensor:
-    """Complex images ``(batch, h, w)`` of fully sampled examples, divided by :func:`prior_scale`.
+    """Return complex images ``(batch, h, w)`` of fully sampled examples, divided by :func:`prior_scale`.
 
-    The phase of an image of several coils is relative to their maps, and those of a full scan hold all of it. An
-    accelerated scan has maps from a few central lines, which leave some phase to the image: so do those taken here.
+    Coil maps from a full scan would take up all of the phase. In an accelerated scan they come from a few central lines
+    and leave some phase to the image. Here, too, they are computed from a few lines.
 
     Raises
     ------
@@ -34,7 +34,7 @@ def full_images(example: Example) -> Tensor:
 
 
 def check_whole(example: Example) -> None:
-    """Check that examples are fully sampled; a prior knows nothing of masks.
+    """Check that examples are fully sampled, as the training of a prior needs.
 
     Raises
     ------
@@ -47,11 +47,11 @@ def check_whole(example: Example) -> None:
         acquired = mask if columns is None else mask[..., columns[0] : columns[1]]
         if not acquired.all():
             raise InputError(
-                f"a prior is trained on whole images, and {example.volume[i]} is undersampled; train with "
+                f"a prior is trained on fully sampled images, and {example.volume[i]} is undersampled; train with "
                 f"mask=none on fully sampled scans"
             )
 
 
 def size_of(images: Tensor) -> tuple[int, int]:
-    """``(h, w)`` of images."""
+    """Return ``(h, w)`` of images."""
     return images.shape[-2], images.shape[-1]

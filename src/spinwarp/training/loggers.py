@@ -1,4 +1,4 @@
-"""Loggers that a resumed run goes on with: the table of metrics, and a run at Weights & Biases."""
+"""Loggers that a resumed run continues: the table of metrics, and a run at Weights & Biases."""
 
 import csv
 import logging
@@ -9,79 +9,101 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning.fabric.loggers.logger import rank_zero_experiment
-from lightning.pytorch.loggers import CSVLogger, WandbLogger
-from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+from lightning.pytorch.core.saving import save_hparams_to_yaml
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
 
 from spinwarp.errors import InputError
 from spinwarp.files import whole_file
+from spinwarp.lightning_internals import wandb_run, wandb_settings
 
 log = logging.getLogger("spinwarp")
 
-#: seconds that the end of a run waits for Weights & Biases to take what is left, unless the user says otherwise
+#: steps between two writes of the table of metrics
+SAVE_EVERY = 100
+#: seconds that the end of a run waits until Weights & Biases has everything, unless the user says otherwise
 FINISH_SECONDS = "300"
 
 
-class MetricsTable(CSVLogger):
-    """``folder/metrics.csv``, one table for a run however often it was stopped.
+class MetricsTable(Logger):
+    """``folder/metrics.csv``: one table for a run, however often it is stopped.
 
     Parameters
     ----------
     folder : where the table and ``hparams.yaml`` go.
     """
 
+    name = version = ""
+
     def __init__(self, folder: str) -> None:
-        super().__init__(folder, name="", version="")
+        super().__init__()
+        self.path = Path(folder) / "metrics.csv"
+        self._columns: list[str] = []
+        self._new: list[dict[str, Any]] = []  # the rows that are not in the file yet
 
     @property
-    @rank_zero_experiment
-    def experiment(self) -> ExperimentWriter:
-        """What writes the table."""
-        writer = self._experiment
-        if not isinstance(writer, _Writer):
-            self._experiment = writer = _Writer(self.log_dir)
-        return writer
+    def save_dir(self) -> str:
+        """The folder."""
+        return str(self.path.parent)
 
+    @rank_zero_only
+    def log_hyperparams(self, params: Any) -> None:
+        """Write the configuration to ``hparams.yaml``."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        save_hparams_to_yaml(self.path.with_name("hparams.yaml"), params)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Add a row."""
+        step = len(self._new) if step is None else step
+        row = {name: value.item() if isinstance(value, Tensor) else value for name, value in metrics.items()}
+        self._new.append({**row, "step": step})
+        if (step + 1) % SAVE_EVERY == 0:
+            self.save()
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Write the new rows to the file."""
+        columns = sorted({*self._columns, *(name for row in self._new for name in row)})
+        if columns != self._columns:
+            self._rewrite(self._rows(), columns)
+        if self._new:
+            with self.path.open("a", newline="", encoding="utf-8") as file:
+                csv.DictWriter(file, columns).writerows(self._new)
+        self._new = []
+
+    def finalize(self, status: str) -> None:  # noqa: ARG002
+        """Write what is left."""
+        self.save()
+
+    @rank_zero_only
     def drop_from(self, step: int) -> None:
-        """Forget the rows from a step on: training goes on there and writes them again. At step 0 that is all."""
-        if isinstance(self._experiment, _Writer):  # on the first process
-            self._experiment.drop_from(step)
+        """Remove the rows from a step on, all of them if it is 0: training writes them again."""
+        rows = [row for row in self._rows() if int(row["step"]) < step]
+        self._rewrite(rows, list(rows[0]) if rows else [])
 
+    def _rows(self) -> list[dict[str, str]]:
+        if not self.path.is_file():
+            return []
+        # a killed run may have written a part of the last line
+        lines = self.path.read_text(encoding="utf-8").rpartition("\n")[0].splitlines()
+        return list(csv.DictReader(lines))
 
-class _Writer(ExperimentWriter):
-    def _check_log_dir_exists(self) -> None:
-        """Let be what is there; Lightning's own deletes it."""
-
-    def drop_from(self, step: int) -> None:
-        path = Path(self.metrics_file_path)
-        if not path.is_file():
+    def _rewrite(self, rows: list[dict[str, str]], columns: list[str]) -> None:
+        self._columns = columns
+        if not columns:
+            self.path.unlink(missing_ok=True)
             return
-        # of the last line a killed run may have written a part
-        whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
-        table = csv.DictReader(whole.splitlines())
-        rows = [row for row in table if int(row["step"]) < step]
-        self.metrics_keys = list(table.fieldnames or []) if rows else []
-        self._rewrite(rows)
-
-    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
-        with Path(self.metrics_file_path).open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        self.metrics_keys = fieldnames
-        self._rewrite(rows)
-
-    def _rewrite(self, rows: list[dict[str, str]]) -> None:
-        path = Path(self.metrics_file_path)
-        if not rows:
-            path.unlink(missing_ok=True)
-            return
-        with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=self.metrics_keys)
+        with whole_file(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(rows)
 
 
 class WandbRun(WandbLogger):
-    """A run at Weights & Biases. Whatever fails there is said once in the log and never costs the training.
+    """A run at Weights & Biases. The log reports the first failure there; no failure stops the training.
 
     Parameters
     ----------
@@ -108,7 +130,8 @@ class WandbRun(WandbLogger):
             name=name, save_dir=save_dir, offline=offline, id=id, project=project, log_model=log_model,
             group=group, entity=entity, tags=tags,
         )  # fmt: skip
-        self._wandb_init.pop("anonymous")  # of which newer versions warn
+        wandb_settings(self).pop("anonymous")  # newer versions warn of it
+        self.offline = offline
         self._failed = False
 
     def begin(self, goes_on: bool, group: str | None = None) -> None:
@@ -116,25 +139,24 @@ class WandbRun(WandbLogger):
 
         Parameters
         ----------
-        goes_on : whether the run in the folder goes on, which then keeps its id.
-        group : of the run unless it has one.
+        goes_on : whether the run of the folder goes on; it then keeps its id.
+        group : of the run, unless it has one.
 
         Raises
         ------
-        InputError : if Weights & Biases does not know who is asking.
+        InputError : if Weights & Biases does not know the user.
         """
         import wandb
 
-        kept = Path(str(self.save_dir)) / "wandb" / "run_id.txt"
-        if self._id is None:
-            self._id = kept.read_text().strip() if goes_on and kept.is_file() else secrets.token_hex(4)
+        kept, settings = Path(str(self.save_dir)) / "wandb" / "run_id.txt", wandb_settings(self)
+        if settings["id"] is None:
+            settings["id"] = run_id = kept.read_text().strip() if goes_on and kept.is_file() else secrets.token_hex(4)
             with whole_file(kept) as temporary:
-                temporary.write_text(self._id)
-        self._wandb_init["id"] = self._id
-        self._wandb_init["group"] = self._wandb_init["group"] or group
+                temporary.write_text(run_id)
+        settings["group"] = settings["group"] or group
         os.environ.setdefault("WANDB_FINISH_TIMEOUT", FINISH_SECONDS)
-        if self._offline:
-            self._wandb_init["mode"] = "offline"
+        if self.offline:
+            settings["mode"] = "offline"
         try:
             _ = self.experiment
         except (wandb.errors.UsageError, wandb.errors.AuthenticationError) as error:
@@ -148,14 +170,14 @@ class WandbRun(WandbLogger):
                 " ".join(str(error).split())[:200],
                 kept.parent,
             )
-            self._wandb_init["mode"] = "offline"
+            settings["mode"] = "offline"
             with self._spared():
-                wandb.teardown()  # what failed to start still holds the id
+                wandb.teardown()  # the run that failed to start still holds the id
                 _ = self.experiment
 
     @contextmanager
     def _spared(self) -> Iterator[None]:
-        """Let the training go on whatever fails in the block; only the first failure is said."""
+        """Let the training go on whatever fails in the block; log the first failure only."""
         try:
             yield
         except Exception as error:
@@ -179,12 +201,12 @@ class WandbRun(WandbLogger):
             super().log_image(key, images, step, **kwargs)
 
     def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
-        """Send the checkpoint if ``log_model`` asks for it."""
+        """Send the checkpoint if ``log_model`` is on."""
         with self._spared():
             super().after_save_checkpoint(checkpoint_callback)
 
     def finalize(self, status: str) -> None:
-        """Send the checkpoints if ``log_model`` asks for it."""
+        """Send the checkpoints if ``log_model`` is on."""
         with self._spared():
             super().finalize(status)
 
@@ -192,11 +214,11 @@ class WandbRun(WandbLogger):
 def finish(loggers: Iterable[Any], exit_code: int) -> None:
     """End the runs at Weights & Biases, as failed ones unless ``exit_code`` is 0.
 
-    So the next job of a sweep, in the same process, begins a run of its own.
+    The next job of a sweep runs in the same process and then begins a run of its own.
     """
     for logger in loggers:
-        if isinstance(logger, WandbLogger) and logger._experiment is not None:
+        if isinstance(logger, WandbLogger) and (run := wandb_run(logger)) is not None:
             try:
-                logger._experiment.finish(exit_code=exit_code)
+                run.finish(exit_code=exit_code)
             except Exception as error:
                 log.warning("Weights & Biases did not take the end of the run (%s)", " ".join(str(error).split())[:200])

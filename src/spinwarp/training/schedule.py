@@ -14,7 +14,7 @@ class Constant:
 
 
 class Step:
-    """Drop by ``gamma`` after the share ``at`` of training; fastMRI: 0.1 after 40 of 50 epochs."""
+    """Drop by ``gamma`` after the fraction ``at`` of training; fastMRI: 0.1 after 40 of 50 epochs."""
 
     def __init__(self, at: float = 0.8, gamma: float = 0.1) -> None:
         self.at = at
@@ -26,7 +26,7 @@ class Step:
 
 
 class Cosine:
-    """Rise linearly over the share ``warmup`` of training, then fall along a cosine to ``floor``.
+    """Rise linearly over the fraction ``warmup`` of training, then fall along a cosine to ``floor``.
 
     Raises
     ------
@@ -35,7 +35,7 @@ class Cosine:
 
     def __init__(self, warmup: float = 0.05, floor: float = 0.01) -> None:
         if not 0 <= warmup < 1:
-            raise InputError(f"warmup is a share of training in [0, 1); got {warmup}")
+            raise InputError(f"warmup is a fraction of training in [0, 1); got {warmup}")
         self.warmup = warmup
         self.floor = floor
 

@@ -12,6 +12,7 @@ from spinwarp.errors import InputError
 from spinwarp.fourier import ifftc
 from spinwarp.models.unet import statistics
 from spinwarp.training.base import NetworkModule
+from spinwarp.training.images import size_of
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -22,7 +23,7 @@ class SupervisedModule(NetworkModule):
     Parameters
     ----------
     net : ``Acquisition`` to complex image ``(batch, h, w)``.
-    loss : ``loss(image, target, data_range)`` on magnitudes.
+    loss : ``loss(image, target, data_range)`` on magnitudes, in the units of the data.
     optimizer : makes the optimizer of the parameters.
     schedule : factor on the learning rate as a function of training progress.
     reference_batch : see :class:`~spinwarp.training.base.NetworkModule`.
@@ -43,15 +44,9 @@ class SupervisedModule(NetworkModule):
         """Loss of a cropped magnitude image ``(batch, h, w)``."""
         return self.loss(magnitude, target_of(example), example.data_range)
 
-    def magnitude(self, example: Example) -> Tensor:
-        """Reconstruct the magnitude ``(batch, h, w)`` inside the target's crop."""
-        target = target_of(example)
-        image: Tensor = self.net(example.acquisition)
-        return center_crop(image.abs(), (target.shape[-2], target.shape[-1]))
-
     def loss_and_magnitude(self, example: Example) -> tuple[Tensor, Tensor]:
-        """Return the loss and the magnitude that it is of."""
-        magnitude = self.magnitude(example)
+        """Return the loss, and the reconstructed magnitude ``(batch, h, w)`` inside the target's crop."""
+        magnitude = center_crop(self.net(example.acquisition).abs(), size_of(target_of(example)))
         return self.training_loss(magnitude, example), magnitude
 
     def training_step(self, example: Example, batch_idx: int) -> Tensor:  # noqa: ARG002
@@ -61,39 +56,49 @@ class SupervisedModule(NetworkModule):
         return loss
 
     def validation_step(self, example: Example, batch_idx: int) -> Tensor:  # noqa: ARG002
-        """Collect the metrics of the batch; returns the magnitude, from which callbacks draw."""
+        """Collect the metrics of the batch; return the magnitude, which callbacks draw."""
         loss, magnitude = self.loss_and_magnitude(example)
         self.validation_loss.update(loss, example.volume, example.slice)
         self.metrics.update(magnitude, target_of(example), example.data_range, example.volume, example.slice)
         return magnitude
 
 
-class UNetModule(SupervisedModule):
-    """The U-Net baseline: the loss is taken in units of each zero-filled image's deviation, the target clamped to +-6.
+class VarNetModule(SupervisedModule):
+    """The variational networks: :class:`SupervisedModule` as it is."""
 
-    With ``L1`` this is fastMRI's loss, where every slice weighs the same whatever its brightness.
+
+class UNetModule(SupervisedModule):
+    """The U-Net baseline: the loss of slices normalised by mean and deviation of their zero-filled images.
+
+    Every slice has the same weight, whatever its brightness. With ``L1Loss`` this is fastMRI's loss.
     """
 
     def training_loss(self, magnitude: Tensor, example: Example) -> Tensor:
-        """Loss of a cropped magnitude image ``(batch, h, w)`` in normalised space."""
+        """Loss of a cropped magnitude image ``(batch, h, w)``, normalised as the target is."""
         target, mean, std = self.normalised_target(example)
         return self.loss((magnitude - mean) / std, target, torch.ones_like(example.data_range))
 
     @torch.no_grad()
     def normalised_target(self, example: Example) -> tuple[Tensor, Tensor, Tensor]:
-        """Target by mean and deviation of each zero-filled image, clamped, and these two ``(batch, 1, 1)``."""
+        """Return ``(target - mean) / std`` clamped to +-6, and the two of the zero-filled image, ``(batch, 1, 1)``."""
         target = target_of(example)
-        mean, std = statistics(self.zero_filled(example, (target.shape[-2], target.shape[-1])))
+        zero_filled = center_crop(root_sum_of_squares(ifftc(example.acquisition.kspace)), size_of(target))
+        mean, std = statistics(zero_filled)
         return ((target - mean) / std).clamp(-6, 6), mean, std
 
-    @staticmethod
-    def zero_filled(example: Example, size: tuple[int, int]) -> Tensor:
-        """Zero-filled root-sum-of-squares magnitude inside the crop."""
-        return center_crop(root_sum_of_squares(ifftc(example.acquisition.kspace)), size)
 
+class HeteroscedasticModule(UNetModule):
+    """Trains a network that returns image and standard deviation, by the likelihood that they give the target.
 
-class VarNetModule(SupervisedModule):
-    """The variational networks: the loss is taken on magnitudes in the units of the data."""
+    All three are normalised as for the U-Net. The loss is ``loss(image, target, std)``.
+    """
+
+    def loss_and_magnitude(self, example: Example) -> tuple[Tensor, Tensor]:
+        """Return the negative log likelihood and the magnitude ``(batch, h, w)`` inside the target's crop."""
+        target, mean, unit = self.normalised_target(example)
+        result = self.net(example.acquisition)
+        magnitude, std = (center_crop(image, size_of(target)) for image in (result.image.abs(), result.std))
+        return self.loss((magnitude - mean) / unit, target, std / unit), magnitude
 
 
 def target_of(example: Example) -> Tensor:
@@ -106,22 +111,6 @@ def target_of(example: Example) -> Tensor:
     if example.target is None:
         raise InputError(
             f"{example.volume[0]} has no reference image (reconstruction_rss or reconstruction_esc); training and "
-            f"evaluation need one, reconstruct.py does without"
+            f"evaluation need one, reconstruct.py works without"
         )
     return example.target
-
-
-class HeteroscedasticModule(UNetModule):
-    """Trains a network that returns image and standard deviation, by the likelihood of the target under them.
-
-    As for the U-Net both are taken in units of each zero-filled image's deviation, so that every slice weighs the
-    same. The loss is ``loss(image, target, std)``, of pixels in these units.
-    """
-
-    def loss_and_magnitude(self, example: Example) -> tuple[Tensor, Tensor]:
-        """Return the negative log likelihood and the magnitude ``(batch, h, w)`` inside the target's crop."""
-        target, mean, unit = self.normalised_target(example)
-        result = self.net(example.acquisition)
-        size = (target.shape[-2], target.shape[-1])
-        magnitude, std = center_crop(result.image.abs(), size), center_crop(result.std, size)
-        return self.loss((magnitude - mean) / unit, target, std / unit), magnitude
