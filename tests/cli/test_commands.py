@@ -697,12 +697,12 @@ def test_ctrl_c_leaves_the_slices_that_were_reconstructed(
     """It comes in the middle of the third fit, through the progress that the fit reports."""
     reported: list[float] = []
 
-    def interrupt(share: float) -> None:
-        reported.append(share)
-        if len(reported) == 9:  # a start and three iterations of two slices, a start
+    def interrupt(done: float, total: float) -> None:
+        reported.append(done / total)
+        if len(reported) == 7:  # three iterations of two slices, one of the third
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("spinwarp.recon.untrained.report", interrupt)
+    monkeypatch.setattr("spinwarp.recon.network_fit.report", interrupt)
     fast = ["recon=convdecoder", "recon.iterations=3", "recon.network.channels=4", "recon.network.layers=3"]
     done = command("reconstruct", "input=scan.npy", *fast, "maps=none", "out=result")
     assert done.code == 130

@@ -19,8 +19,8 @@ class Reconstructor(ABC):
     """A method: from what was measured to an image in the units of the data.
 
     Calling it changes neither the acquisition nor the reconstructor. Whatever is random comes from the generator, so
-    that two calls with equal generators agree. One that takes long says how far it is by
-    :func:`spinwarp.progress.report`.
+    that two calls with equal generators agree. One that takes seconds reports how far it is
+    (:func:`spinwarp.progress.report`).
     """
 
     #: what its checkpoint says of the network: ``name``, ``trained_on``; empty without a checkpoint

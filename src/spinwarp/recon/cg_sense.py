@@ -1,5 +1,7 @@
 """CG-SENSE: least squares over all coils, with a little Tikhonov damping."""
 
+from dataclasses import dataclass
+
 from torch import Tensor
 
 from spinwarp.acquisition import Acquisition
@@ -24,7 +26,7 @@ def cg_sense(
     Parameters
     ----------
     operator, kspace : A and y ``(batch, coil, h, w)``.
-    weight : a number or ``(batch,)``. Without it the noise grows with every iteration once the image is found.
+    weight : a number or ``(batch,)``. With zero, the noise grows with every iteration once the image is found.
     x0, iterations, tolerance, trace : as for :func:`spinwarp.solvers.conjugate_gradient`.
 
     References
@@ -38,22 +40,16 @@ def cg_sense(
     )
 
 
+@dataclass(eq=False)
 class CGSense(Regularised):
     """``R(x) = 1/2 |x|^2``.
 
-    ``tolerance`` is of the residual here: a loose one stops weak weights early, and hides what they do to the noise.
+    Here ``tolerance`` is that of the residual. A loose one stops weak weights early and hides what they do to the
+    noise.
     """
 
-    def __init__(
-        self,
-        weight: float | str = "auto",
-        maps: str = "espirit",
-        whiten: bool = False,
-        virtual_coils: int | None = None,
-        iterations: int = 100,
-        tolerance: float = 1e-5,
-    ) -> None:
-        super().__init__(weight, maps, whiten, virtual_coils, iterations, tolerance)
+    iterations: int = 100
+    tolerance: float = 1e-5
 
     def solve(self, problem: Acquisition, weight: Tensor) -> Tensor:
         """Solve for the image."""

@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from spinwarp.acquisition import Acquisition, Reconstruction
 from spinwarp.errors import InputError
 from spinwarp.models.loading import load_end_to_end
-from spinwarp.progress import report
+from spinwarp.progress import part
 from spinwarp.recon.base import NetworkReconstructor, Reconstructor
 from spinwarp.recon.samples import mixture
 
@@ -58,8 +58,8 @@ class Ensemble(Reconstructor):
         """Run every member."""
         answers = []
         for i, member in enumerate(self.members):
-            answers.append(member(acquisition, generator=generator))
-            report((i + 1) / len(self.members))
+            with part(i, len(self.members)):
+                answers.append(member(acquisition, generator=generator))
         return mixture(answers)
 
     def to(self, device: torch.device | str) -> Self:

@@ -1,7 +1,8 @@
-"""Sparsity of the image's wavelets: edges at every scale, smooth between them."""
+"""Sparsity of the image's wavelet coefficients: edges at every scale, smooth regions between them."""
 
 import itertools
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,10 +13,10 @@ from spinwarp.recon.regularised import Regularised
 from spinwarp.solvers import fista, per_item, soft_threshold
 from spinwarp.solvers.trace import Callback
 
-# A plane is covered most evenly by multiples of the inverse powers of the root of x^3 = x + 1 (Roberts' sequence).
+# Multiples of the inverse powers of the root of x^3 = x + 1 cover a plane most evenly (Roberts' sequence).
 _IRRATIONAL = (0.7548776662466927, 0.5698402909980532, 0.4301597090019468)
-_PERIOD = 16  # of the shifts, in pixels: those of the finest four levels
-_MOMENTUM = 0.9  # with shifts; more of it amplifies their differences, and PSNR falls after some 70 iterations
+_PERIOD = 16  # of the shifts, in pixels: that of the finest four levels
+_MOMENTUM = 0.9  # with shifts; a larger one amplifies their differences, and PSNR falls after some 70 iterations
 
 
 def l1_wavelet(
@@ -39,8 +40,8 @@ def l1_wavelet(
     operator, kspace : A and y ``(batch, coil, h, w)``.
     weight : a number or ``(batch,)``, at least zero.
     name, levels : see :func:`spinwarp.operators.wavelet`.
-    shifts : move the image under the wavelets by other amounts in each iteration. The result then has none of the
-        blocks that a fixed grid of wavelets leaves; it minimises about the mean of the penalties of all positions.
+    shifts : shift the image against the wavelet grid, differently in each iteration. A fixed grid leaves blocks in the
+        image, shifts leave none. The result then roughly minimises the penalty averaged over all positions.
     lipschitz, x0, iterations, tolerance, trace : as for :func:`spinwarp.recon.l1_image.l1_image`.
 
     References
@@ -67,7 +68,7 @@ def l1_wavelet(
 
 
 def _shifted(shrink: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """Apply ``shrink`` at another position in each call, in a fixed order."""
+    """Apply ``shrink`` at a different position in each call, in a fixed order."""
     count = itertools.count()
 
     def apply(x: Tensor) -> Tensor:
@@ -79,6 +80,7 @@ def _shifted(shrink: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     return apply
 
 
+@dataclass(eq=False)
 class L1Wavelet(Regularised):
     """``R(x) = |W x|_1``.
 
@@ -88,22 +90,10 @@ class L1Wavelet(Regularised):
     wavelet, levels, shifts : see :func:`l1_wavelet`.
     """
 
-    def __init__(
-        self,
-        weight: float | str = "auto",
-        maps: str = "espirit",
-        whiten: bool = False,
-        virtual_coils: int | None = None,
-        wavelet: str = "db2",
-        levels: int | None = None,
-        shifts: bool = True,
-        iterations: int = 200,
-        tolerance: float = 1e-3,
-    ) -> None:
-        super().__init__(weight, maps, whiten, virtual_coils, iterations, tolerance)
-        self.wavelet = wavelet
-        self.levels = levels
-        self.shifts = shifts
+    iterations: int = 200
+    wavelet: str = "db2"
+    levels: int | None = None
+    shifts: bool = True
 
     def solve(self, problem: Acquisition, weight: Tensor) -> Tensor:
         """Solve for the image."""

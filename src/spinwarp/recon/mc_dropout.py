@@ -9,7 +9,7 @@ from torch import Generator, nn
 from spinwarp.acquisition import Acquisition, Reconstruction, item_acquisition
 from spinwarp.errors import InputError
 from spinwarp.models.loading import load_end_to_end
-from spinwarp.progress import report
+from spinwarp.progress import part
 from spinwarp.recon.base import NetworkReconstructor
 from spinwarp.recon.samples import join, mixture
 
@@ -61,9 +61,8 @@ class MCDropout(NetworkReconstructor):
             item = item_acquisition(acquisition, i)
             answers = []
             for k, seed in enumerate(seeds):
-                with _seeded(seed, acquisition.kspace.device):
+                with _seeded(seed, acquisition.kspace.device), part(i * self.n_samples + k, n * self.n_samples):
                     answers.append(super().__call__(item))
-                report((i * self.n_samples + k + 1) / (n * self.n_samples))
             results.append(mixture(answers))
         return join(results)
 

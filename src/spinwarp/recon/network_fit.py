@@ -11,6 +11,7 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from spinwarp.channels import autocast
 from spinwarp.errors import InputError
+from spinwarp.progress import report
 from spinwarp.solvers import per_item
 
 STOPS = ("held_out", "authors", "fixed")
@@ -148,6 +149,7 @@ def fit(
         better = (running if stop == "fixed" else running & lower) | (best_at == 0)
         best, best_at = torch.where(better, score, best), torch.where(better, number, best_at)
         kept = picture if number == 1 else torch.where(better.view(-1, *[1] * (picture.ndim - 1)), picture, kept)
+        report(number, iterations)
         if on_iterate is not None:
             on_iterate(Iterate(number, loss, smoothed, picture, better))
         if stop == "held_out" and not (number - best_at < patience).any():

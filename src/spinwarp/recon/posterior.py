@@ -1,7 +1,7 @@
 """Reconstruction with a score model: images drawn from the posterior, their mean and their spread."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
@@ -16,89 +16,82 @@ from spinwarp.models.loading import load_network
 from spinwarp.operators import sense
 from spinwarp.operators.sense import coil_maps
 from spinwarp.preparation import check_preparation, prepared, prior_scale, with_image_phase
-from spinwarp.progress import report
+from spinwarp.progress import part
 from spinwarp.recon.base import Reconstructor
 from spinwarp.recon.samples import from_samples
 from spinwarp.samplers import ChainNoise, Problem, chain_generators
 
 Sampler = Callable[..., Tensor]
 
-#: the noise is never taken to be less than this share of the image's root mean square: no data are exact
+#: least noise level, as a fraction of the image's root mean square: no data are exact
 LEAST_NOISE = 1e-3
 
 
+@dataclass(eq=False)
 class Posterior(Reconstructor):
-    """Draws images that the prior deems likely and that explain the data, by one of :mod:`spinwarp.samplers`.
+    """Draw images that the prior finds likely and that explain the data, with one of :mod:`spinwarp.samplers`.
 
-    The image is the mean of the draws, the posterior mean, whose expected squared error is the least possible; ``std``
-    says how far they lie apart. That is the spread of the posterior only for samplers that claim to be exact, and for
-    images like those that the prior was trained on.
+    The image is the mean of the draws. The posterior mean has the least possible expected squared error. ``std`` is the
+    standard deviation of the draws. It is that of the posterior only if the sampler is exact, and only for images like
+    those that the prior was trained on.
 
-    Every chain has a seed of its own, drawn from the generator; all items of a batch use the same ones, so that an item
-    does not depend on its neighbours.
+    Every chain has its own seed, drawn from the generator. All items of a batch use the same seeds, and an item does
+    not depend on its neighbours.
 
     Parameters
     ----------
     path : a checkpoint of ``train.py model=score``.
-    sampler : ``sampler(problem, noise, advance=...)`` to draws ``(chain, h, w)``.
+    sampler : ``sampler(problem, noise)`` to draws ``(chain, h, w)``.
     n_samples : draws of each slice, at most.
-    chains_at_once : draws that run as one batch, which bounds the memory.
-    tolerance : no more are drawn once the mean's own standard error, over the pixels, is at most this share of its
-        norm; looked at when ``chains_at_once`` are done. Zero: all are drawn.
-    noise_std : of the complex noise of a k-space sample, in the units of the data; None: that of the acquisition or, if
-        it has none, estimated from the corners of k-space (:func:`spinwarp.coils.noise_level`).
+    chains_at_once : draws that run as one batch; fewer need less memory.
+    tolerance : stop drawing once the standard error of the mean, over the pixels, is at most this fraction of the norm
+        of the mean; checked after every ``chains_at_once`` draws. Zero: draw all.
+    noise_std : of the complex noise of a k-space sample, in the units of the data. None: that of the acquisition; if it
+        has none, estimated from the corners of k-space (:func:`spinwarp.coils.noise_level`).
     maps, whiten, virtual_coils : see :class:`spinwarp.recon.regularised.Regularised`.
-    precision : of the network's inside: ``32``, ``bf16``, or ``auto``, which is bf16 where the device has it natively.
+    precision : inside the network: ``32``, ``bf16``, or ``auto``, which is bf16 where the device has it natively.
     trusted : packages beside spinwarp from which the checkpoint may build its network.
 
     Raises
     ------
-    InputError : if an option cannot be, or the file holds no score model.
+    InputError : if an option is out of range, or the file holds no score model.
 
     References
     ----------
     Jalal et al., "Robust compressed sensing MRI with deep generative priors", NeurIPS 2021, arXiv 2108.01368.
     """
 
-    def __init__(
-        self,
-        path: str,
-        sampler: Sampler,
-        n_samples: int = 8,
-        chains_at_once: int = 8,
-        tolerance: float = 0.0,
-        noise_std: float | None = None,
-        maps: str = "espirit",
-        whiten: bool = False,
-        virtual_coils: int | None = None,
-        precision: str | int = "32",
-        trusted: Sequence[str] = (),
-    ) -> None:
-        check_preparation(maps, virtual_coils)
-        if n_samples < 1 or chains_at_once < 1 or tolerance < 0:
+    path: str
+    sampler: Sampler
+    n_samples: int = 8
+    chains_at_once: int = 8
+    tolerance: float = 0.0
+    noise_std: float | None = None
+    maps: str = "espirit"
+    whiten: bool = False
+    virtual_coils: int | None = None
+    precision: str | int = "32"  # YAML reads 32 as a number
+    trusted: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        check_preparation(self.maps, self.virtual_coils)
+        if self.n_samples < 1 or self.chains_at_once < 1 or self.tolerance < 0:
             raise InputError(
-                f"n_samples={n_samples} and chains_at_once={chains_at_once} are at least 1, tolerance={tolerance} at "
-                f"least 0"
+                f"n_samples={self.n_samples} and chains_at_once={self.chains_at_once} are at least 1, "
+                f"tolerance={self.tolerance} at least 0"
             )
-        precision = str(precision)  # YAML reads 32 as a number
-        if precision not in PRECISIONS:
-            raise InputError(f"precision={precision!r} is not one of {', '.join(PRECISIONS)}")
-        if noise_std is not None and not 0 < noise_std < float("inf"):
-            raise InputError(f"noise_std={noise_std} is no noise level; give one above 0, or null to estimate it")
-        denoiser, record = load_network(path, trusted)
+        self.precision = str(self.precision)
+        if self.precision not in PRECISIONS:
+            raise InputError(f"precision={self.precision!r} is not one of {', '.join(PRECISIONS)}")
+        if self.noise_std is not None and not 0 < self.noise_std < float("inf"):
+            raise InputError(f"noise_std={self.noise_std} is no noise level; give one above 0, or null to estimate it")
+        denoiser, record = load_network(self.path, self.trusted)
         if not isinstance(denoiser, Denoiser):
-            raise InputError(f"{path} holds no score model but a {type(denoiser).__name__}; train one with model=score")
+            raise InputError(
+                f"{self.path} holds no score model but a {type(denoiser).__name__}; train one with model=score"
+            )
         self.denoiser = denoiser.eval().requires_grad_(False)
         self.record = {key: value for key, value in record.items() if key != "name"}  # the sampler names the method
-        self.sampler = sampler
-        self.n_samples = n_samples
-        self.chains_at_once = chains_at_once
-        self.tolerance = tolerance
-        self.noise_std = noise_std
-        self.maps = maps
-        self.whiten = whiten
-        self.virtual_coils = virtual_coils
-        self.precision = precision
 
     def to(self, device: torch.device | str) -> Self:
         """Move the denoiser."""
@@ -118,38 +111,37 @@ class Posterior(Reconstructor):
             noise = (self.noise(acquisition) / scale).clamp_min(LEAST_NOISE).tolist()
             problem = replace(acquisition, kspace=acquisition.kspace / scale.view(-1, 1, 1, 1))
             n = len(noise)
-            # where the maps are zero no coil sees the image, and draws are of the prior alone
+            # where the maps are zero no coil sees the image, and only the prior would be drawn
             factor = scale.view(-1, 1, 1) * phase * (coil_maps(acquisition) != 0).any(1)
-            drawn = [self.draw(item_acquisition(problem, i), noise[i], seeds, i, n) * factor[i] for i in range(n)]
+            drawn = []
+            for i in range(n):
+                with part(i, n):
+                    drawn.append(self.draw(item_acquisition(problem, i), noise[i], seeds) * factor[i])
         return from_samples(drawn)
 
     def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """Run the denoiser in the precision asked for."""
-        with autocast(self.precision, x.device):
+        """Run the denoiser in the chosen precision."""
+        with autocast(str(self.precision), x.device):
             image: Tensor = self.denoiser(x, sigma)
         return image
 
     def noise(self, acquisition: Acquisition) -> Tensor:
-        """Noise level ``(batch,)`` in the units of the data."""
+        """Return the noise level ``(batch,)`` in the units of the data."""
         if self.noise_std is not None:
             return torch.full((len(acquisition.kspace),), self.noise_std, device=acquisition.kspace.device)
         if acquisition.noise_std is not None:
             return acquisition.noise_std
         return noise_level(acquisition.kspace, acquisition.mask)
 
-    def draw(self, item: Acquisition, noise_std: float, seeds: Sequence[int], i: int, n: int) -> Tensor:
-        """Draws ``(n_samples or fewer, h, w)`` of item ``i`` of ``n``, in the units of the prior."""
+    def draw(self, item: Acquisition, noise_std: float, seeds: Sequence[int]) -> Tensor:
+        """Draw ``(n_samples or fewer, h, w)`` images of a single item, in the units of the prior."""
         device = item.kspace.device
         problem = Problem(self.denoise, sense(item), item.kspace, noise_std, tuple(item.kspace.shape[-2:]))
         drawn: list[Tensor] = []
         for first in range(0, len(seeds), self.chains_at_once):
             group = seeds[first : first + self.chains_at_once]
-
-            def advance(done: int, total: int, before: int = first, chains: int = len(group)) -> None:
-                report((i + (before + chains * done / total) / len(seeds)) / n)
-
-            noise = ChainNoise(chain_generators(group, device))
-            drawn.append(self.sampler(problem, noise, advance=advance))
+            with part(first, len(seeds), len(group)):
+                drawn.append(self.sampler(problem, ChainNoise(chain_generators(group, device))))
             samples = torch.cat(drawn)
             if len(samples) > 1 and self.tolerance > 0:
                 error = samples.std(0).square().sum() / len(samples)

@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 from spinwarp.acquisition import Acquisition, Reconstruction
 from spinwarp.errors import InputError
 from spinwarp.masks import IndependentMask, Mask, RandomMask
-from spinwarp.progress import listen, report
+from spinwarp.progress import part
 from spinwarp.recon.base import Reconstructor
 from spinwarp.uncertainty import adapted_density, sure
 
@@ -46,16 +46,13 @@ class SureRisk(Reconstructor):
         """Reconstruct a batch and the same without some of its lines."""
         h, w = acquisition.kspace.shape[-2:]
         density = self.mask.density((h, w)).to(acquisition.kspace.device)
-
-        runs = itertools.count(1)
+        runs = itertools.count()
 
         def method(data: Acquisition) -> Tensor:
             # whatever the method draws, it draws again: the image may change for want of lines only
             again = None if generator is None else generator.clone_state()
-            with listen(lambda _: None):
-                image = self.reconstructor(data, generator=again).image
-            report(next(runs) / (1 + self.n_probes))
-            return image
+            with part(next(runs), 1 + self.n_probes):
+                return self.reconstructor(data, generator=again).image
 
         risk = sure(method, acquisition, adapted_density(acquisition, density), n_probes=self.n_probes)
         pad = _WINDOW // 2

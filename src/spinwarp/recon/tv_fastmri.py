@@ -1,6 +1,7 @@
 """Total variation with the weights that fastMRI's authors tuned."""
 
 import math
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -22,10 +23,11 @@ _MULTI_COIL = {
 }
 
 
+@dataclass(eq=False)
 class FastMRITotalVariation(TotalVariation):
-    """Total variation as fastMRI's baseline: the weight by contrast and by the nearer of 4x and 8x.
+    """fastMRI's total variation baseline: its weight depends on the contrast and on the nearer of 4x and 8x.
 
-    The reference ran BART (``ecalib -m1``, ``pics -R T:7:0:weight -i 200``), whose scale of the data is ours.
+    The reference ran BART (``ecalib -m1``, ``pics -R T:7:0:weight -i 200``), which scales the data as we do.
 
     Parameters
     ----------
@@ -37,22 +39,14 @@ class FastMRITotalVariation(TotalVariation):
     facebookresearch/fastMRI, ``fastmri_examples/cs``.
     """
 
-    def __init__(
-        self,
-        maps: str = "espirit",
-        whiten: bool = False,
-        virtual_coils: int | None = None,
-        iterations: int = 50,
-        tolerance: float = 1e-3,
-    ) -> None:
-        super().__init__("auto", maps, whiten, virtual_coils, iterations, tolerance)
+    weight: float | str = field(default="auto", init=False)  # from the table
 
     def choose_weight(self, problem: Acquisition) -> Tensor:
-        """Weight ``(batch,)`` from the table.
+        """Return the weight ``(batch,)`` from the table.
 
         Raises
         ------
-        InputError : if the data does not say its contrast, or it is none of fastMRI's.
+        InputError : if the contrast of the data is unknown, or is none of fastMRI's.
         """
         table = _SINGLE_COIL if problem.kspace.shape[1] == 1 else _MULTI_COIL
         headers = problem.headers or (Header(),) * len(problem.kspace)

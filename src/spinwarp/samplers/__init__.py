@@ -1,9 +1,11 @@
-"""Posterior samplers: plain functions of a problem and of noise, of any image shape; none knows a network.
+"""Posterior samplers: plain functions of a problem and of noise, for images of any shape; none knows a network.
 
-Each takes ``(problem, noise, *, options, advance)`` and returns samples ``(chain, *shape)``. Chains are independent:
-what one does depends on its own generator alone. Samplers of the posterior, up to the size of their steps, are ``pula``
-and ``annealed_langevin`` with the likelihood exact or annealed. The others are other ways to a good image: the spread
-of what they return is not that of the posterior, and each says what was measured.
+Each takes ``(problem, noise, *, options)``, returns samples ``(chain, *shape)`` and reports its network evaluations to
+:mod:`spinwarp.progress`. Each chain depends on its own generator alone.
+
+``pula``, and ``annealed_langevin`` with the exact or the annealed likelihood, sample the posterior up to the error of
+their finite steps. The others reach a good image in other ways: their samples do not have the spread of the posterior,
+and each docstring gives the spread that was measured.
 """
 
 from spinwarp.samplers.annealed_langevin import annealed_langevin

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from spinwarp.errors import InputError
+from spinwarp.progress import report
 from spinwarp.samplers.noise import ChainNoise
-from spinwarp.samplers.problem import Advance, Problem, report
+from spinwarp.samplers.problem import Problem
 from spinwarp.samplers.schedules import Schedule, jalal
 from spinwarp.solvers import norm
 from spinwarp.solvers.batched import Converged
@@ -27,7 +28,6 @@ def annealed_langevin(
     schedule: Schedule = LEVELS,
     step: float | None = None,
     tolerance: float = 0.0,
-    advance: Advance | None = None,
 ) -> Tensor:
     """Sample the posterior by Langevin steps at falling noise levels, without a preconditioner.
 
@@ -53,7 +53,6 @@ def annealed_langevin(
         that of a network whose output stays bounded, as that of NCSNv2 does.
     tolerance : a chain ends when its denoised image changes by at most so much of its norm from level to level. It then
         is that image, which lacks the spread of the levels left out. Zero: never.
-    advance : called with the network evaluations done and their total.
 
     Returns
     -------
@@ -77,7 +76,7 @@ def annealed_langevin(
     x = schedule[0] * noise(problem.shape)
     for i, (sigma, lower) in enumerate(zip(schedule, (*schedule[1:], 0.0), strict=True)):
         denoised = problem.denoise(x, sigma)
-        report(advance, i + 1, len(schedule))
+        report(i + 1, len(schedule))
         if lower < sigma:
             final = converged.hold(denoised, final)
             if converged.all:

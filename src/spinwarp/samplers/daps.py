@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor
 
+from spinwarp.progress import report
 from spinwarp.samplers.data_step import gaussian_draw
 from spinwarp.samplers.diffusion_step import descend
 from spinwarp.samplers.noise import ChainNoise
-from spinwarp.samplers.problem import Advance, Problem, report
+from spinwarp.samplers.problem import Problem
 from spinwarp.samplers.schedules import Schedule, karras
 
 LEVELS = karras(10.0, 0.01, 200)
@@ -21,7 +22,6 @@ def daps(
     ode_steps: int = 5,
     cg_iterations: int = 10,
     cg_tolerance: float = 1e-3,
-    advance: Advance | None = None,
 ) -> Tensor:
     """At each level follow the probability flow to an image, draw near it given the data, and add noise anew.
 
@@ -38,7 +38,6 @@ def daps(
     schedule : falling noise levels, each independent of how the one before was reached.
     ode_steps : Euler steps, each a network evaluation, of the flow.
     cg_iterations, cg_tolerance : of the draw; each iteration applies A^H A once.
-    advance : called with the network evaluations done and their total.
 
     Returns
     -------
@@ -60,7 +59,7 @@ def daps(
         for j, high, low in descend(flow):
             denoised = problem.denoise(x, high)
             x = denoised + (low / high) * (x - denoised)
-            report(advance, i * ode_steps + j + 1, total)
+            report(i * ode_steps + j + 1, total)
         x = gaussian_draw(problem, noise, x, sigma, iterations=cg_iterations, tolerance=cg_tolerance)
         if lower > 0:
             x = x + lower * noise(problem.shape)

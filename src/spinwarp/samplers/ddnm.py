@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from spinwarp.errors import InputError
+from spinwarp.progress import report
 from spinwarp.samplers.data_step import solve
 from spinwarp.samplers.diffusion_step import descend, kept, new
 from spinwarp.samplers.noise import ChainNoise
-from spinwarp.samplers.problem import Advance, Problem, report
+from spinwarp.samplers.problem import Problem
 from spinwarp.samplers.schedules import Schedule, karras
 
 LEVELS = karras(10.0, 0.01, 100)
@@ -24,7 +25,6 @@ def ddnm(
     eta: float = 0.85,
     cg_iterations: int = 10,
     cg_tolerance: float = 1e-3,
-    advance: Advance | None = None,
 ) -> Tensor:
     """Denoise, put the data in where they were measured, and add the noise of the next level.
 
@@ -43,7 +43,6 @@ def ddnm(
     ----------
     eta : how much of the noise is new in each step, above 0 and at most 1.
     cg_iterations, cg_tolerance : of the pseudo-inverse, applied by conjugate gradients; ending early regularises it.
-    advance : called with the network evaluations done and their total.
 
     Returns
     -------
@@ -65,7 +64,7 @@ def ddnm(
     x = schedule[0] * noise(problem.shape)
     for i, sigma, lower in descend(schedule):
         denoised = problem.denoise(x, sigma)
-        report(advance, i + 1, len(schedule))
+        report(i + 1, len(schedule))
         x, fresh = denoised + kept(sigma, lower, eta) * (x - denoised), new(sigma, lower, eta)
         if fresh > 0:
             gain, draw = min(1.0, fresh / problem.noise_std), fresh * noise(problem.shape)

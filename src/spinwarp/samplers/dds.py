@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor
 
+from spinwarp.progress import report
 from spinwarp.samplers.data_step import towards_data
 from spinwarp.samplers.diffusion_step import descend, renoise
 from spinwarp.samplers.noise import ChainNoise
-from spinwarp.samplers.problem import Advance, Problem, report
+from spinwarp.samplers.problem import Problem
 from spinwarp.samplers.schedules import DIFFUSION, Schedule
 
 
@@ -19,7 +20,6 @@ def dds(
     data_weight: float = 5.0,
     cg_iterations: int = 5,
     eta: float = 0.85,
-    advance: Advance | None = None,
 ) -> Tensor:
     """Denoise, pull the estimate to the data by a few conjugate-gradient steps, and add the noise of the next level.
 
@@ -37,7 +37,6 @@ def dds(
     data_weight : gamma of the paper.
     cg_iterations : applications of A^H A in a step, and one more.
     eta : how much of the noise is new in each step, 0 to 1.
-    advance : called with the network evaluations done and their total.
 
     Returns
     -------
@@ -51,7 +50,7 @@ def dds(
     x = schedule[0] * noise(problem.shape)
     for i, sigma, lower in descend(schedule):
         denoised = problem.denoise(x, sigma)
-        report(advance, i + 1, len(schedule))
+        report(i + 1, len(schedule))
         image = towards_data(problem, denoised, 1 / data_weight, iterations=cg_iterations)
         x = renoise(image, x, denoised, sigma, lower, noise, eta)
     return x

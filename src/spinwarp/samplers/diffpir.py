@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from spinwarp.errors import InputError
+from spinwarp.progress import report
 from spinwarp.samplers.data_step import towards_data
 from spinwarp.samplers.diffusion_step import descend
 from spinwarp.samplers.noise import ChainNoise
-from spinwarp.samplers.problem import Advance, Problem, report
+from spinwarp.samplers.problem import Problem
 from spinwarp.samplers.schedules import DIFFUSION, Schedule
 
 
@@ -23,7 +24,6 @@ def diffpir(
     zeta: float = 1.0,
     cg_iterations: int = 10,
     cg_tolerance: float = 1e-3,
-    advance: Advance | None = None,
 ) -> Tensor:
     """Denoise, solve the proximal problem of the data, and add the noise of the next level.
 
@@ -38,7 +38,6 @@ def diffpir(
     prior_weight : lambda of the paper. 1 trusts D(x_t) as far as its noise level says, more trusts it further.
     zeta : how much of the noise is new in each step, 0 to 1.
     cg_iterations, cg_tolerance : of the proximal problem; each iteration applies A^H A once.
-    advance : called with the network evaluations done and their total.
 
     Returns
     -------
@@ -58,7 +57,7 @@ def diffpir(
     x = schedule[0] * noise(problem.shape)
     for i, sigma, lower in descend(schedule):
         denoised = problem.denoise(x, sigma)
-        report(advance, i + 1, len(schedule))
+        report(i + 1, len(schedule))
         weight = prior_weight * (problem.noise_std / sigma) ** 2
         image = towards_data(problem, denoised, weight, iterations=cg_iterations, tolerance=cg_tolerance)
         x = image + math.sqrt(1 - zeta) * (lower / sigma) * (x - image)

@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor
 
+from spinwarp.progress import report
 from spinwarp.samplers.diffusion_step import descend, renoise
 from spinwarp.samplers.noise import ChainNoise
-from spinwarp.samplers.problem import Advance, Problem, report
+from spinwarp.samplers.problem import Problem
 from spinwarp.samplers.schedules import Schedule, karras
 from spinwarp.solvers import norm
 
@@ -18,7 +19,6 @@ def dps(
     *,
     schedule: Schedule = LEVELS,
     scale: float = 10.0,
-    advance: Advance | None = None,
 ) -> Tensor:
     """Step along the reverse diffusion, and against the gradient of the residual at the denoised image.
 
@@ -35,7 +35,6 @@ def dps(
     schedule : falling noise levels; the method needs many.
     scale : a step moves the image by about so much in Euclidean norm. 10 is for images of 320x320: it grows with the
         square root of the number of pixels, and falls with that of levels.
-    advance : called with the network evaluations done and their total.
 
     Returns
     -------
@@ -57,7 +56,7 @@ def dps(
             denoised = problem.denoise(x, sigma)
             misfit = norm(problem.data - problem.operator(denoised)).sum()  # chains apart: each in a term of its own
             (pull,) = torch.autograd.grad(misfit, x)
-        report(advance, i + 1, len(schedule))
+        report(i + 1, len(schedule))
         x, denoised = x.detach(), denoised.detach()
         x = renoise(denoised, x, denoised, sigma, lower, noise, 1.0)
         if lower > 0:

@@ -5,9 +5,10 @@ import math
 import torch
 from torch import Tensor
 
+from spinwarp.progress import report
 from spinwarp.samplers.diffusion_step import descend
 from spinwarp.samplers.noise import ChainNoise
-from spinwarp.samplers.problem import Advance, Problem, report
+from spinwarp.samplers.problem import Problem
 from spinwarp.samplers.schedules import Schedule, geometric
 from spinwarp.solvers import norm
 
@@ -22,7 +23,6 @@ def predictor_corrector(
     schedule: Schedule = LEVELS,
     snr: float = 0.16,
     data_step: float = 1.0,
-    advance: Advance | None = None,
 ) -> Tensor:
     """Step along the reverse diffusion, correct by one Langevin step, and go towards the data after both.
 
@@ -42,7 +42,6 @@ def predictor_corrector(
         for does no good.
     snr : of the corrector's step.
     data_step : 0 to 1.
-    advance : called with the network evaluations done and their total.
 
     Returns
     -------
@@ -62,13 +61,13 @@ def predictor_corrector(
     for i, sigma, lower in descend(schedule):
         square = sigma**2 - lower**2
         x = x + square * problem.score(x, sigma)
-        report(advance, 2 * i + 1, total)
+        report(2 * i + 1, total)
         if lower > 0:
             x = x + math.sqrt(square) * noise(problem.shape)
         x = x + data_step * problem.residual(x)
         if lower > 0:
             score, draw = problem.score(x, lower), noise(problem.shape)
-            report(advance, 2 * i + 2, total)
+            report(2 * i + 2, total)
             step = 2 * (snr * norm(draw) / norm(score)).square()  # (chain, 1, ...): of each chain
             x = x + step * score + (2 * step).sqrt() * draw
             x = x + data_step * problem.residual(x)

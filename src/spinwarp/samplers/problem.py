@@ -12,6 +12,7 @@ from torch import Tensor
 from spinwarp.errors import InputError
 from spinwarp.operators.linear import LinearOperator
 
+#: what samplers took as ``advance`` before they called :func:`spinwarp.progress.report`; kept for those that still do
 Advance = Callable[[int, int], None]
 
 
@@ -102,9 +103,3 @@ def checked(denoiser: Denoiser, x: Tensor, sigma: float) -> Tensor:
             "a schedule within the noise levels it was trained for"
         )
     return image
-
-
-def report(advance: Advance | None, done: int, total: int) -> None:
-    """Tell the caller how many of the network evaluations are done."""
-    if advance is not None:
-        advance(done, total)

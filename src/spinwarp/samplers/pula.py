@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from spinwarp.errors import InputError
+from spinwarp.progress import report
 from spinwarp.samplers.data_step import backprojected_noise, gaussian_draw, solve
 from spinwarp.samplers.noise import ChainNoise
-from spinwarp.samplers.problem import Advance, Problem, report
+from spinwarp.samplers.problem import Problem
 from spinwarp.samplers.schedules import LANGEVIN, Schedule
 from spinwarp.solvers.batched import Converged
 
@@ -29,7 +30,6 @@ def pula(
     cg_iterations: int = 10,
     cg_tolerance: float = 0.03,
     tolerance: float = 0.0,
-    advance: Advance | None = None,
 ) -> Tensor:
     """Sample the posterior: p_sigma(x) p(y|x) for falling sigma, p_sigma the prior blurred by CN(0, sigma^2).
 
@@ -66,7 +66,6 @@ def pula(
     cg_tolerance : of the solve, roughly as a part of the std that a step's noise has; for each chain.
     tolerance : a chain ends when its denoised image changes by at most so much of its norm from level to level. It then
         is that image, which lacks the spread of the levels left out. Zero: never.
-    advance : called with the network evaluations done and their total.
 
     Returns
     -------
@@ -96,7 +95,7 @@ def pula(
     old_data, old_image = backprojected_noise(problem, noise), levels[0] * noise(problem.shape)
     for i, (sigma, lower) in enumerate(zip(levels, [*levels[1:], levels[-1]], strict=True)):
         denoised = problem.denoise(x, sigma)
-        report(advance, i + 1, total)
+        report(i + 1, total)
         if (i + 1) % steps_per_level == 0:
             final = converged.hold(denoised, final)
             if converged.all:
@@ -116,5 +115,5 @@ def pula(
         old_data, old_image = new_data, new_image
     if denoise_last:
         x = problem.denoise(x, levels[-1])
-        report(advance, total, total)
+        report(total, total)
     return converged.hold(x, final)

@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor
 
+from spinwarp.progress import report
 from spinwarp.samplers.diffusion_step import descend
 from spinwarp.samplers.noise import ChainNoise
-from spinwarp.samplers.problem import Advance, Denoiser, checked, report
+from spinwarp.samplers.problem import Denoiser, checked
 from spinwarp.samplers.schedules import Schedule, karras
 
 LEVELS = karras(80.0, 0.002, 40)
@@ -18,7 +19,6 @@ def unconditional(
     shape: tuple[int, ...],
     *,
     schedule: Schedule = LEVELS,
-    advance: Advance | None = None,
 ) -> Tensor:
     """Sample images from the prior: Heun's method on the probability flow dx = (x - D(x, sigma)) / sigma dsigma.
 
@@ -29,7 +29,6 @@ def unconditional(
     ----------
     shape : of one image.
     schedule : falling noise levels, the first so high that noise hides every image.
-    advance : called with the network evaluations done and their total.
 
     Returns
     -------
@@ -43,11 +42,11 @@ def unconditional(
     x = schedule[0] * noise(shape)
     for i, sigma, lower in descend(schedule):
         slope = (x - checked(denoiser, x, sigma)) / sigma
-        report(advance, 2 * i + 1, total)
+        report(2 * i + 1, total)
         euler = x + (lower - sigma) * slope
         if lower > 0:
             ahead = (euler - checked(denoiser, euler, lower)) / lower
-            report(advance, 2 * i + 2, total)
+            report(2 * i + 2, total)
             x = x + (lower - sigma) * (slope + ahead) / 2
         else:
             x = euler
