@@ -136,7 +136,7 @@ class Reconstruction(_Movable):
     ----------
     image : ``(batch, h, w)`` complex64, in the units of the measured data.
     std : ``(batch, h, w)`` pixelwise standard deviation of the image's magnitude, or None.
-    samples : ``(n_samples, batch, h, w)`` draws whose mean is the image, or None.
+    samples : ``(n_samples, batch, h, w)`` draws that were averaged, or None.
     """
 
     image: Tensor
