@@ -8,18 +8,16 @@
 The data: the Shepp-Logan phantom that sigpy draws at 256 x 256, 8 birdcage coils, 68 of 256 columns at random with 20
 in the centre, complex noise of 0.01; true maps given. The error is |x - truth|^2 / |truth|^2 of the complex image.
 
-Each method takes the settings of a small sweep with which its final error is least, and those with which it reaches
-0.02 soonest, of three runs the fastest. Seconds leave out the loading of data and the measuring of errors, not the
-preparation of a solver. Methods alternate; ratios are of neighbouring runs, which hold where machines drift. A peer
-not given is left out. All of it takes a quarter of an hour on two busy cores.
+A small sweep chooses two settings for each method: those with the least final error, and those that reach 0.02 soonest
+(the fastest of three runs). Seconds include the preparation of a solver, but not loading data or measuring errors.
+Methods alternate, and ratios are those of neighbouring runs, because machines drift and ratios hold. A peer that is not
+given is left out. The whole comparison takes a quarter of an hour on two busy cores.
 """
 
 import argparse
 import itertools
-import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -27,10 +25,12 @@ from typing import Any
 
 import numpy as np
 from classical_problem import problem as acquire
+from peer import Worker, ratio
 
 Settings = dict[str, Any]
 PEERS = ("sigpy", "bartorch", "mrpro")
 TARGETS = (0.05, 0.02)
+THREADS = {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive"}
 
 
 def grid(iterations: int, **axes: tuple) -> tuple[int, list[Settings]]:
@@ -38,7 +38,7 @@ def grid(iterations: int, **axes: tuple) -> tuple[int, list[Settings]]:
     return iterations, [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
 
-# an iteration of ADMM holds several of CG; sigma is the dual step of sigpy's TV, 1 if not given
+# each iteration of ADMM runs several of CG; sigma is the dual step of sigpy's TV (default 1)
 SWEEPS = {
     "tv": {
         "ours": grid(40, weight=(0.002, 0.005, 0.01)),
@@ -51,7 +51,7 @@ SWEEPS = {
         "bartorch": grid(80, weight=(0.002, 0.005, 0.01), wavelet=("haar", "db2")),
     },
 }
-# iterations until the objectives stand still: "fixed" is anisotropic periodic TV, and periodic wavelets not shifted
+# iterations after which the objectives no longer change; "fixed": anisotropic periodic TV, periodic wavelets unshifted
 CONVERGED: dict[str, dict[str, tuple[int, Settings]]] = {
     "tv": {"ours": (400, {"weight": 0.005, "fixed": True}), "sigpy": (500, {"weight": 0.005, "sigma": 0.1})},
     "wavelet": {"ours": (300, {"weight": 0.005, "fixed": True}), "sigpy": (300, {"weight": 0.005, "fixed": True})},
@@ -60,44 +60,17 @@ CG_ITERATIONS, CG_WEIGHT = 30, 0.001
 SIZES = {"8x256x256": (8, 256, 256, 20), "15x640x368": (15, 640, 368, 24)}  # coils, height, width, central columns
 
 
-class Worker:
-    """One library in a process of its own."""
-
-    def __init__(self, name: str, python: str) -> None:
-        self.name = name
-        # OpenMP's waiting threads burn the time of the others where cores are shared, BART's above all
-        environment = {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive", **os.environ}
-        script = str(Path(__file__).with_name("classical_worker.py"))
-        self._process = subprocess.Popen(
-            [python, script, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
-
-    def __call__(self, task: str, problem: str, **request: Any) -> Any:
-        """Send a request and return the answer."""
-        assert self._process.stdin and self._process.stdout
-        self._process.stdin.write(json.dumps({"task": task, "problem": problem, **request}) + "\n")
-        self._process.stdin.flush()
-        answer = self._process.stdout.readline()
-        if not answer:
-            sys.exit(f"the worker of {self.name} stopped; its reason is above")
-        return json.loads(answer)
-
-    def close(self) -> None:
-        """End the process."""
-        self._process.communicate()
+def library(name: str, python: str) -> Worker:
+    """Start the worker of one library."""
+    script = str(Path(__file__).with_name("classical_worker.py"))
+    # OpenMP's waiting threads, BART's above all, take time from the other workers where they share cores
+    environment = {key: os.environ.get(key, value) for key, value in THREADS.items()}
+    return Worker(name, [python, script, name], **environment)
 
 
 def until(curve: dict[str, list[float]], target: float) -> float:
     """Seconds until the error is below a target; infinite if it never was."""
     return next((s for s, e in zip(curve["seconds"], curve["errors"], strict=True) if e < target), float("inf"))
-
-
-def ratio(ours: list[float], theirs: list[float]) -> str:
-    """Median and range of the ratios of neighbouring runs."""
-    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
-    if not np.isfinite(ratios).all() or max(theirs) == float("inf"):
-        return "-"
-    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 def table(*columns: str) -> None:
@@ -106,17 +79,17 @@ def table(*columns: str) -> None:
 
 
 def choose(worker: Worker, task: str, problem: str) -> list[tuple[Settings, dict]]:
-    """Sweep the settings of a method: those of the least final error, and those soonest at the last target."""
+    """Sweep the settings of a method; return those with the least final error and those soonest at the last target."""
     iterations, combinations = SWEEPS[task][worker.name]
-    worker(task, problem, settings=combinations[0], iterations=2)  # the first call allocates
-    sweep = [(s, worker(task, problem, settings=s, iterations=iterations)) for s in combinations]
+    worker(task, problem, {"settings": combinations[0], "iterations": 2})  # the first call allocates
+    sweep = [(s, worker(task, problem, {"settings": s, "iterations": iterations})) for s in combinations]
 
     def soonest(run: tuple[Settings, dict]) -> float:
         settings, curve = run
         if min(curve["errors"]) >= TARGETS[-1]:
             return float("inf")
         request = {"settings": settings, "iterations": iterations, "target": TARGETS[-1]}
-        return min(worker(task, problem, **request)["seconds"][-1] for _ in range(3))
+        return min(worker(task, problem, request)["seconds"][-1] for _ in range(3))
 
     by_error = sorted(sweep, key=lambda run: run[1]["errors"][-1])
     return [by_error[0], min(by_error, key=soonest)]
@@ -132,10 +105,10 @@ def compare(task: str, workers: dict[str, Worker], problem: str, repeats: int) -
         chosen = {name: choice[i] for name, choice in choices.items()}
         times: dict[str, list[dict]] = {name: [] for name in chosen}
         for _, (name, (settings, curve)) in itertools.product(range(repeats), chosen.items()):
-            # a few iterations time one that never gets there
+            # a few iterations are enough to time a method that never gets there
             iterations = len(curve["errors"]) if until(curve, goal) < float("inf") else 20
             request = {"settings": settings, "iterations": iterations, "target": goal}
-            times[name].append(workers[name](task, problem, **request))
+            times[name].append(workers[name](task, problem, request))
         reached = {name: [[until(run, target) for run in runs] for target in TARGETS] for name, runs in times.items()}
         for name, (settings, curve) in chosen.items():
             step = statistics.median(1e3 * float(np.median(np.diff(run["seconds"]))) for run in times[name])
@@ -153,21 +126,21 @@ def compare(task: str, workers: dict[str, Worker], problem: str, repeats: int) -
 
 
 def objectives(workers: dict[str, Worker], problem: str, folder: Path) -> None:
-    """Print the objectives of converged images: TV anisotropic and periodic, wavelets periodic and not shifted."""
+    """Print the objectives of converged images: anisotropic periodic TV, periodic wavelets without shifts."""
     for task, runs in CONVERGED.items():
         table(f"converged {task}", *(f"objective by {name}" for name in runs))
         for name, (iterations, settings) in runs.items():
             image = str(folder / f"{task}_{name}.npy")
-            workers[name](task, problem, settings=settings, iterations=iterations, image=image)
-            weight = {"weight": settings["weight"]}
-            values = [workers[by]("objective", problem, of=task, image=image, settings=weight) for by in runs]
+            workers[name](task, problem, {"settings": settings, "iterations": iterations, "image": image})
+            request = {"of": task, "image": image, "settings": {"weight": settings["weight"]}}
+            values = [workers[by]("objective", problem, request) for by in runs]
             print(f"| image of {name} | {' | '.join(f'{value:.5f}' for value in values)} |", flush=True)
 
 
 def conjugate_gradients(workers: dict[str, Worker], problem: str, repeats: int) -> None:
     """Print the time of one iteration of CG-SENSE."""
     request = {"settings": {"weight": CG_WEIGHT}, "iterations": CG_ITERATIONS}
-    runs = [{name: worker("cg", problem, **request) for name, worker in workers.items()} for _ in range(repeats + 1)]
+    runs = [{name: worker("cg", problem, request) for name, worker in workers.items()} for _ in range(repeats + 1)]
     table(f"CG, {CG_ITERATIONS} iterations", "ms per iteration", "error", "ours over it")
     seconds = {name: [run[name]["seconds"][-1] for run in runs[1:]] for name in workers}  # the first call allocates
     for name, times in seconds.items():
@@ -176,12 +149,12 @@ def conjugate_gradients(workers: dict[str, Worker], problem: str, repeats: int) 
 
 
 def espirit(pythons: dict[str, str], problems: dict[str, str], repeats: int) -> None:
-    """Print the time, error and memory of a calibration; its processes are fresh, for the memory."""
+    """Print the time, error and memory of a calibration, whose memory is measured in fresh processes."""
     error = "mean over the object of 1 - abs(correlation) with the true maps"
     table("ESPIRiT", "s", error, "MB at the peak", "MB of them for the calibration", "ours over it")
     for size, problem in problems.items():
-        workers = {name: Worker(name, python) for name, python in pythons.items() if name != "mrpro"}
-        runs = [{name: worker("espirit", problem) for name, worker in workers.items()} for _ in range(repeats + 1)]
+        workers = {name: library(name, python) for name, python in pythons.items() if name != "mrpro"}
+        runs = [{name: worker("espirit", problem, {}) for name, worker in workers.items()} for _ in range(repeats + 1)]
         seconds = {name: [run[name]["seconds"] for run in runs[1:]] for name in workers}
         for name, times in seconds.items():
             first = runs[0][name]
@@ -208,7 +181,7 @@ def main() -> None:
         for size, path in paths.items():
             np.savez(path, **acquire(*SIZES[size]))
         small = paths["8x256x256"]
-        workers = {name: Worker(name, python) for name, python in pythons.items()}
+        workers = {name: library(name, python) for name, python in pythons.items()}
         for task in ("tv", "wavelet"):
             if task in options.parts:
                 compare(task, workers, small, options.repeats)

@@ -1,4 +1,4 @@
-"""The problem of ``classical.py`` in the words of each library."""
+"""The problem of ``classical.py``, solved by each library."""
 
 import os
 from typing import Any, Protocol
@@ -7,7 +7,7 @@ import numpy as np
 from classical_problem import Watch
 
 Data = dict[str, np.ndarray]
-WAVELET = "db2"  # of the objectives; BART has haar, this one and none longer of Daubechies'
+WAVELET = "db2"  # of the objectives; the longest of Daubechies' that BART has
 
 
 class Library(Protocol):
@@ -16,13 +16,13 @@ class Library(Protocol):
     def __init__(self, data: Data) -> None: ...
 
     def solve(self, task: str, watch: Watch, weight: float) -> None:
-        """Start the watch and show it every iterate of ``tv`` or ``wavelet``, or the result of ``cg``."""
+        """Start the watch and pass it every iterate of ``tv`` or ``wavelet``, or the result of ``cg``."""
 
     def calibrate(self) -> np.ndarray:
         """Return ESPIRiT maps of the fully sampled centre, not cropped."""
 
     def objective(self, task: str, image: np.ndarray, weight: float) -> float:
-        """Return 1/2 |A x - y|^2 + weight R(x), R the anisotropic periodic TV or periodic wavelets not shifted."""
+        """Return 1/2 |A x - y|^2 + weight R(x), R the anisotropic periodic TV or l1 of unshifted periodic wavelets."""
 
 
 class Ours:
@@ -116,7 +116,7 @@ class Sigpy:
         return self._periodic_wavelets(weight, **options)
 
     def _periodic_wavelets(self, weight: float, **options: Any) -> Any:
-        """Build our problem in sigpy's words, with the wavelets of PyWavelets; its own are not orthogonal."""
+        """Build our problem from sigpy's parts, with PyWavelets' periodic wavelets: sigpy's are not orthogonal."""
         import pywt
         import sigpy
 
@@ -153,14 +153,14 @@ class Sigpy:
 class Bartorch:
     """BART by bartorch: isotropic TV by ADMM, wavelets with random shifts by FISTA.
 
-    Its solvers are taken step by step to look at the iterates; the result is that of BART's own loop.
+    Its solvers run step by step to show every iterate; the result is that of BART's own loop.
     """
 
     def __init__(self, data: Data) -> None:
         import bartorch
         import torch
         from bartorch import linop
-        from bartorch.linop._basic import Sampling  # bartorch.apps.pics builds its encoding of it
+        from bartorch.linop._basic import Sampling  # bartorch.apps.pics builds its encoding from it
 
         bartorch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
         self.data = data
@@ -191,7 +191,7 @@ class Bartorch:
         from bartorch import tools
 
         kspace, width = torch.from_numpy(self.data["kspace"]), int(self.data["n_acs"])
-        # its threshold is of squared singular values: the 0.02 of the others
+        # its threshold applies to squared singular values; the others take 0.02 of plain ones
         return tools.ecalib(kspace, maps=1, calib_size=width, threshold=0.02**2, crop=0.0).numpy()
 
     def _step(self, solver: Any, watch: Watch) -> None:
@@ -217,7 +217,7 @@ class Mrpro:
         kz = torch.zeros(1, 1, 1, 1, 1)
         size = SpatialDimension(1, w, h)
         fourier = FourierOp(size, size, KTrajectory(kz, ky[None, None, None], kx.view(1, 1, 1, 1, -1)))
-        # phase encoding is along its y
+        # mrpro encodes the phase along y
         maps, kspace = (torch.from_numpy(data[key]).mT[None, :, None].contiguous() for key in ("maps", "kspace"))
         self.operator = fourier @ SensitivityOp(maps)
         self.kspace = kspace[..., columns, :]

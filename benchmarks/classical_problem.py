@@ -1,4 +1,4 @@
-"""The problem of ``classical.py``, and how a solver is watched at it."""
+"""The problem of ``classical.py``, and the stopwatch that its solvers run under."""
 
 import time
 from typing import Any
@@ -39,13 +39,13 @@ def problem(n_coils: int, h: int, w: int, n_acs: int) -> dict[str, np.ndarray]:
 
 
 class Watch:
-    """A stopwatch for a solver that stands while it looks at an iterate; ends the solver with StopIteration.
+    """A stopwatch for a solver, paused while it measures an iterate; ends the solver with StopIteration.
 
     Parameters
     ----------
     truth : the image.
-    iterations : the end.
-    target : error at which to end sooner.
+    iterations : number of iterates after which the solver ends.
+    target : error below which it ends sooner.
     """
 
     def __init__(self, truth: np.ndarray, iterations: int, target: float) -> None:
@@ -55,7 +55,7 @@ class Watch:
         self._elapsed = 0.0
 
     def start(self) -> None:
-        """Start; a solver calls it once it has the data in types of its own."""
+        """Start; a solver calls it once it has converted the data to its own types."""
         self._since = time.perf_counter()
 
     def __call__(self, x: Any) -> None:

@@ -1,7 +1,6 @@
 """The worker of ``classical.py``: one library in a process of its own."""
 
 import contextlib
-import json
 import resource
 import sys
 import time
@@ -10,10 +9,11 @@ from typing import Any
 import numpy as np
 from classical_libraries import LIBRARIES, Data, Library
 from classical_problem import Watch
+from peer import serve
 
 
 def calibration(library: Library, data: Data) -> dict[str, float]:
-    """Return seconds, error and memory in MB: at the peak, and how much of it was not there before."""
+    """Return seconds, error and memory in MB: the peak, and its growth during the calibration."""
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
     maps = library.calibrate().reshape(data["maps"].shape)
     seconds, peak = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -23,27 +23,27 @@ def calibration(library: Library, data: Data) -> dict[str, float]:
 
 
 def work(which: str) -> None:
-    """Answer requests, a JSON line each: a problem's file, a task, and what it needs."""
+    """Answer a task, the file of its problem, and what the task needs."""
     path, data, library = "", {}, None
-    for line in sys.stdin:
-        request = json.loads(line)
-        if request["problem"] != path:
-            path = request["problem"]
-            data = dict(np.load(path))
+
+    def answer(task: str, problem: str, request: dict[str, Any]) -> Any:
+        nonlocal path, data, library
+        if problem != path:
+            path, data = problem, dict(np.load(problem))
             library = LIBRARIES[which](data)
-        task, settings = request["task"], request.get("settings", {})
+        settings = request.get("settings", {})
         if task == "espirit":
-            answer: Any = calibration(library, data)
-        elif task == "objective":
-            answer = library.objective(request["of"], np.load(request["image"]), settings["weight"])
-        else:
-            watch = Watch(data["image"], request["iterations"], request.get("target", 0))
-            with contextlib.suppress(StopIteration):
-                library.solve(task, watch, **settings)
-            if "image" in request:
-                np.save(request["image"], watch.image)
-            answer = {"seconds": watch.seconds, "errors": watch.errors}
-        print(json.dumps(answer), flush=True)
+            return calibration(library, data)
+        if task == "objective":
+            return library.objective(request["of"], np.load(request["image"]), settings["weight"])
+        watch = Watch(data["image"], request["iterations"], request.get("target", 0))
+        with contextlib.suppress(StopIteration):
+            library.solve(task, watch, **settings)
+        if "image" in request:
+            np.save(request["image"], watch.image)
+        return {"seconds": watch.seconds, "errors": watch.errors}
+
+    serve(answer)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""How the untrained networks go from the image to the noise: error against iteration, and where they stop.
+"""How untrained networks fit first the image and then the noise: error against iteration, and where they stop.
 
-    python benchmarks/overfitting.py --out FOLDER          # fits, writes trace.csv, draws convergence.png
-    python benchmarks/overfitting.py --out FOLDER --draw   # draws again what is there
+    python benchmarks/overfitting.py --out FOLDER          # fit, write trace.csv, draw convergence.png
+    python benchmarks/overfitting.py --out FOLDER --draw   # draw an existing trace.csv again
 
 A procedural head with noise under a random mask at 4x, seen by loop coils; every network with its configuration of
 conf/recon, but for the iterations. The error is that of the image which the fit would return at each iteration, beside
@@ -51,7 +51,7 @@ def problem(
 def trace(
     method: str, acquisition: Acquisition, truth: torch.Tensor, iterations: int, precision: str
 ) -> list[TraceRow]:
-    """Fit far beyond the stop and note every iteration."""
+    """Fit far beyond the stop and record every iteration."""
     config = OmegaConf.load(conf_folder() / "recon" / f"{method}.yaml")
     patience = config.patience
     reconstructor = instantiate(config, iterations=iterations, patience=iterations, precision=precision)
@@ -68,7 +68,7 @@ def trace(
 
 
 def stopped(held_out: Sequence[float], patience: int) -> int:
-    """Return the iteration that is kept: the best one that no better one follows within the patience."""
+    """Return the iteration that the fit keeps: the best one before the patience runs out."""
     best, best_at = math.inf, 0
     for i, value in enumerate(held_out, start=1):
         if value < best:

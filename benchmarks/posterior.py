@@ -6,34 +6,32 @@
     python benchmarks/posterior.py compare --peer PEER/bin/python
 
 ``profile`` runs ``pula`` over its default schedule and splits the time of a step: the network's own forward, A^H A and
-how often it is applied, noise of the data, the rest. The networks are untrained: the prior is then white noise, and
-what they say of it is zero, so that they need to run at every so many steps only. The published-size one is timed
-alone; what is around it is what is around the compact one.
+how often it is applied, noise of the data, the rest. The networks are untrained and return zero, as for a prior of
+white noise, which allows running them at every ``--every``-th step only. The network of the published size is timed
+alone; the time around it is taken from the compact one.
 
 ``compare`` steps both through the same network with the same weights and the same multi-coil problem, alternating in
-one run. It prints the median time of each, and the median and range of the ratios of neighbouring runs: machines
-drift, ratios hold. On a machine that others use, CLOCK=cpu and one thread count the process's own time.
+one run. It prints the median time of each, and the median and range of the ratios of neighbouring runs, because
+machines drift and ratios hold. On a shared machine, CLOCK=cpu with one thread counts the process's own time.
 """
 
 import argparse
 import itertools
-import json
-import os
 import statistics
-import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from peer import Worker, alternate, ratio, serve
 from posterior_problem import COILS, NOISE, clock, network, problem
 
 STEPS = 100  # network evaluations of pula
 CG = 10  # iterations of DiffPIR's data step
 NETWORKS = ("compact", "published")
-# ours: deepinv's; DiffPIR with so many iterations, and each with its own limits
+# our name: label; DiffPIR with CG iterations for both, and with the limits of each
 PAIRS = {
     "dps": "DPS",
     "diffpir": f"DiffPIR, {CG} CG iterations",
@@ -44,7 +42,7 @@ PAIRS = {
 
 
 def our_problem(size: int, denoiser: Any) -> Any:
-    """Return the same as a :class:`spinwarp.samplers.Problem`."""
+    """Return the problem as a :class:`spinwarp.samplers.Problem`."""
     from spinwarp.acquisition import Acquisition
     from spinwarp.operators import sense
     from spinwarp.samplers import Problem
@@ -108,8 +106,8 @@ def profile(options: argparse.Namespace) -> None:
             if "published" in options.networks:
                 forwards["published"] = alone("published", size, chains)
             for name, seconds in forwards.items():
-                share = around / (around + seconds)
-                print(f"  {name}: forward {1e3 * seconds:.0f}, around it {1e3 * around:.1f}, {share:.1%}", flush=True)
+                part = around / (around + seconds)
+                print(f"  {name}: forward {1e3 * seconds:.0f}, around it {1e3 * around:.1f}, {part:.1%}", flush=True)
 
 
 def alone(name: str, size: int, chains: int) -> float:
@@ -157,7 +155,7 @@ def deepinv(pair: str, size: int, net: Any) -> Callable[[int], object]:
     start = torch.randn(1, 2, size, size)
 
     class Denoiser(torch.nn.Module):
-        """Ours, but for channels that deepinv keeps real."""
+        """Our denoiser, on the real channels that deepinv keeps."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -170,7 +168,7 @@ def deepinv(pair: str, size: int, net: Any) -> Callable[[int], object]:
 
     denoiser = Denoiser()
     if pair == "dps":
-        # float32 and its own units, as ours: what it does by default costs more
+        # float32 and no rescaling, as ours; its defaults cost more
         own: dict = {"schedule": "ve", "dtype": torch.float32, "minus_one_one": False}
         return lambda n: DPS(denoiser, num_steps=n, **own)(y, physics, x_init=start.clone())
     if pair.startswith("diffpir"):
@@ -184,13 +182,14 @@ def deepinv(pair: str, size: int, net: Any) -> Callable[[int], object]:
 
 
 def work(which: str) -> None:
-    """Answer requests (a JSON line each) with the seconds of one step, set-up left out."""
+    """Answer a pair, a size and a number of steps with the seconds of one step, without set-up."""
     import torch
 
     net, run = network("compact"), {}
     torch.nn.init.normal_(net.last[-1].weight, std=0.01)
-    for line in sys.stdin:
-        pair, size, n = key = tuple(json.loads(line))
+
+    def answer(pair: str, size: int, n: int) -> float:
+        key = (pair, size, n)
         if key not in run:
             run[key] = {"ours": ours, "deepinv": deepinv}[which](pair, size, net)
         seconds = []
@@ -198,49 +197,29 @@ def work(which: str) -> None:
             start = clock()
             run[key](steps)
             seconds.append(clock() - start)
-        print(json.dumps((seconds[1] - seconds[0]) / n), flush=True)
+        return (seconds[1] - seconds[0]) / n
+
+    serve(answer)
 
 
 def compare(options: argparse.Namespace) -> None:
     """Print the times of a step of ours and of deepinv's."""
-    source = str(Path(__file__).parents[1] / "src")  # the peer needs the network's file, which needs torch alone
-    workers = {
-        name: subprocess.Popen(
-            [python, __file__, "work", name],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": str(options.threads), "PYTHONPATH": source},
-        )
-        for name, python in {"ours": sys.executable, "deepinv": options.peer}.items()
-    }
-
-    def ask(name: str, request: Iterable) -> float:
-        worker = workers[name]
-        assert worker.stdin and worker.stdout
-        worker.stdin.write(json.dumps([*request]) + "\n")
-        worker.stdin.flush()
-        answer = worker.stdout.readline()
-        if not answer:
-            sys.exit(f"the {name} worker stopped; its reason is above")
-        return float(json.loads(answer))
-
+    source = str(Path(__file__).parents[1] / "src")  # the peer reads the network's file, which imports torch alone
+    environment = {"OMP_NUM_THREADS": str(options.threads), "PYTHONPATH": source}
+    pythons = {"ours": sys.executable, "deepinv": options.peer}
+    workers = {name: Worker(name, [python, __file__, "work", name], **environment) for name, python in pythons.items()}
     for size in options.sizes:
         for pair in options.pairs:
-            for name in workers:
-                ask(name, (pair, size, 1))  # the first call allocates
-            request = (pair, size, options.steps)
-            times = [{name: ask(name, request) for name in workers} for _ in range(options.repeats)]
-            ours_ms, deepinv_ms = (1e3 * statistics.median(t[name] for t in times) for name in workers)
-            ratios = [t["ours"] / t["deepinv"] for t in times]
+            alternate(workers, pair, size, 1, repeats=1)  # the first call allocates
+            seconds = alternate(workers, pair, size, options.steps, repeats=options.repeats)
+            milliseconds = {name: 1e3 * statistics.median(runs) for name, runs in seconds.items()}
             print(
-                f"{COILS}x{size}x{size}, {PAIRS[pair]}: ours {ours_ms:.0f} ms, deepinv {deepinv_ms:.0f} ms, "
-                f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
+                f"{COILS}x{size}x{size}, {PAIRS[pair]}: ours {milliseconds['ours']:.0f} ms, "
+                f"deepinv {milliseconds['deepinv']:.0f} ms, ratio {ratio(seconds['ours'], seconds['deepinv'])}",
                 flush=True,
             )
     for worker in workers.values():
-        assert worker.stdin
-        worker.stdin.close()
+        worker.close()
 
 
 def main() -> None:
@@ -249,7 +228,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     first = commands.add_parser("profile")
     first.add_argument("--chains", type=int, nargs="*", default=[1, 8])
-    first.add_argument("--every", type=int, default=8, help="the network runs at every so many steps")
+    first.add_argument("--every", type=int, default=8, help="run the network at every so many steps")
     first.add_argument("--networks", nargs="*", default=list(NETWORKS), choices=NETWORKS)
     second = commands.add_parser("compare")
     second.add_argument("--peer", required=True, help="Python of the environment that has deepinv")

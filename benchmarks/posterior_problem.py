@@ -1,4 +1,4 @@
-"""The networks and the problem of ``posterior.py``; needs torch, and spinwarp's networks."""
+"""The networks and the problem of ``posterior.py``; needs torch and spinwarp's networks only."""
 
 import os
 import time
@@ -8,12 +8,12 @@ COILS, NOISE = 8, 0.05
 
 
 def clock() -> float:
-    """Seconds; of the process where others use the machine, which is the same for one thread but for the waiting."""
+    """Seconds of wall time; with CLOCK=cpu of processor time, which on one thread leaves out only the waiting."""
     return time.process_time() if os.environ.get("CLOCK") == "cpu" else time.perf_counter()
 
 
 def network(name: str) -> Any:
-    """Build a network: that of model=score or of model=score_edm."""
+    """Build the network of model=score ("compact") or of model=score_edm."""
     import torch
 
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Does SURE, which sees undersampled data alone, rank methods as their true error does.
+"""Whether SURE, which sees only undersampled data, ranks methods as their true error does.
 
     python benchmarks/sure_ranking.py --checkpoints runs/NAME/every/*.ckpt      # along a training
     python benchmarks/sure_ranking.py --families tv threshold  # by weight and level
@@ -74,7 +74,7 @@ def problems(n_volumes: int, slices: Sequence[int], draw: int) -> list[Problem]:
 
 
 def threshold(acquisition: Acquisition, level: float, density: Tensor) -> Tensor:
-    """Soft threshold, a share of the data's scale, of the wavelets of the density-compensated image."""
+    """Soft threshold, a fraction of the data's scale, of the wavelets of the density-compensated image."""
     image = compensated(acquisition, density)
     transform = wavelet(tuple(image.shape[1:]))
     cut = level * data_scale(acquisition).view(-1, 1, 1)

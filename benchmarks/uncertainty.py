@@ -1,4 +1,4 @@
-"""What claimed deviations are worth, method by method, in and out of distribution, before and after conformal scaling.
+"""How good predicted standard deviations are, in and out of distribution, before and after conformal scaling.
 
     python evaluate.py recon=METHOD ... split=val out=ROOT/METHOD/calibration
     python evaluate.py recon=METHOD ... split=test out=ROOT/METHOD/test           # and others: ROOT/METHOD/8x, ...
@@ -29,7 +29,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", type=Path)
-    parser.add_argument("--level", type=float, default=0.9, help="the coverage that is asked for (default .9)")
+    parser.add_argument("--level", type=float, default=0.9, help="nominal coverage (default .9)")
     options = parser.parse_args()
     methods = sorted(path.parent.parent for path in options.root.glob(f"*/{CALIBRATION_SET}/{CALIBRATION}"))
     if not methods:
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def _order(folder: Path) -> tuple[bool, bool, str]:
-    """The set of calibration first, then what is like it, then the others."""
+    """The calibration set first, then the test set, then the others."""
     return folder.name != CALIBRATION_SET, folder.name != "test", folder.name
 
 

@@ -4,18 +4,17 @@
     PEER/bin/pip install torch==2.13.0 torchvision==0.28.0 deepinv==0.5.0
     python benchmarks/untrained.py --peer PEER/bin/python
 
-Prints the median time of each, and the median and range of the ratios of neighbouring runs: machines drift, ratios
-hold. Both fit one complex image through given coil maps; deepinv has no fit of coil images.
+Prints the median time of each, and the median and range of the ratios of neighbouring runs, because machines drift and
+ratios hold. Both fit one complex image through given coil maps; deepinv has no fit of coil images.
 """
 
 import argparse
-import json
-import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
+
+from peer import Worker, alternate, ratio, serve
 
 # coils, h, w; channels; layers; size of z
 SIZES = {
@@ -71,10 +70,10 @@ def problem(shape: tuple[int, int, int]) -> tuple:
 
 
 def work(which: str) -> None:
-    """Answer requests (a JSON line each) with the seconds of one iteration, set-up left out."""
+    """Answer a size and a number of iterations with the seconds of one iteration, without set-up."""
     run: dict[str, Callable[[int], object]] = {}
-    for line in sys.stdin:
-        size, n = json.loads(line)
+
+    def answer(size: str, n: int) -> float:
         if size not in run:
             run[size] = deepinv(size) if which == "deepinv" else ours(size, "bf16" if which == "ours_bf16" else "32")
         seconds = []
@@ -82,7 +81,9 @@ def work(which: str) -> None:
             start = time.perf_counter()
             run[size](iterations)
             seconds.append(time.perf_counter() - start)
-        print(json.dumps((seconds[1] - seconds[0]) / n), flush=True)
+        return (seconds[1] - seconds[0]) / n
+
+    serve(answer)
 
 
 def main() -> None:
@@ -100,40 +101,19 @@ def main() -> None:
         return
     if not options.peer:
         parser.error("--peer is the Python that has deepinv; see --help")
+    pythons = {name: options.peer if name == "deepinv" else sys.executable for name in WORKERS}
     workers = {
-        name: subprocess.Popen(
-            [options.peer if name == "deepinv" else sys.executable, __file__, "--worker", name],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": str(options.threads)},
-        )
-        for name in WORKERS
+        name: Worker(name, [python, __file__, "--worker", name], OMP_NUM_THREADS=str(options.threads))
+        for name, python in pythons.items()
     }
-
-    def ask(name: str, size: str, iterations: int) -> float:
-        worker = workers[name]
-        assert worker.stdin and worker.stdout
-        worker.stdin.write(json.dumps([size, iterations]) + "\n")
-        worker.stdin.flush()
-        answer = worker.stdout.readline()
-        if not answer:
-            sys.exit(f"the {name} worker stopped; its reason is above")
-        return float(json.loads(answer))
-
     for size in options.sizes:
-        for name in workers:
-            ask(name, size, 1)  # the first call allocates
-        times = [{name: ask(name, size, options.iterations) for name in workers} for _ in range(options.repeats)]
-        medians = {name: statistics.median(t[name] for t in times) for name in workers}
-        print(f"{size}: " + ", ".join(f"{name} {1000 * s:.0f} ms" for name, s in medians.items()))
+        alternate(workers, size, 1, repeats=1)  # the first call allocates
+        seconds = alternate(workers, size, options.iterations, repeats=options.repeats)
+        print(f"{size}: " + ", ".join(f"{name} {1000 * statistics.median(s):.0f} ms" for name, s in seconds.items()))
         for name in WORKERS[:2]:
-            ratios = [t[name] / t["deepinv"] for t in times]
-            median = statistics.median(ratios)
-            print(f"  {name} over deepinv {median:.2f} ({min(ratios):.2f} to {max(ratios):.2f})", flush=True)
+            print(f"  {name} over deepinv {ratio(seconds[name], seconds['deepinv'])}", flush=True)
     for worker in workers.values():
-        assert worker.stdin
-        worker.stdin.close()
+        worker.close()
 
 
 if __name__ == "__main__":

@@ -1,21 +1,21 @@
-"""E2E-VarNet beside fastMRI's: same weights' shapes, same input, same threads, alternating in one run.
+"""E2E-VarNet beside fastMRI's: weights of the same shapes, same input, same threads, alternating in one run.
 
     python -m venv PEER
     PEER/bin/pip install torch==2.13.0 h5py requests pyyaml pandas tqdm scikit-image torchmetrics
     PEER/bin/pip install --no-deps fastmri==0.3.0
     python benchmarks/varnet.py --peer PEER/bin/python
 
-Prints the median time of each, and the median and range of the ratios of neighbouring runs: machines drift, ratios
-hold.
+Prints the median time of each, and the median and range of the ratios of neighbouring runs, because machines drift and
+ratios hold.
 """
 
 import argparse
-import json
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
+
+from peer import Worker, alternate, ratio, serve
 
 SIZES = {
     "8x256x256, 4 cascades of 8": ((8, 256, 256), 4, 8),
@@ -64,10 +64,10 @@ def problem(shape: tuple[int, int, int]) -> tuple:
 
 
 def work(which: str) -> None:
-    """Answer requests (a JSON line each) with seconds: the size, and whether to take the gradient."""
+    """Answer a size, and whether to take the gradient, with the seconds of one run."""
     run: dict[str, Callable] = {}
-    for line in sys.stdin:
-        size, backward = json.loads(line)
+
+    def answer(size: str, backward: bool) -> float:
         if size not in run:
             run.clear()  # one network at a time, for the memory
             run[size] = {"ours": ours, "fastmri": fastmri}[which](*SIZES[size])
@@ -75,7 +75,9 @@ def work(which: str) -> None:
         out = run[size]()
         if backward:
             out.sum().backward()
-        print(json.dumps(time.perf_counter() - start), flush=True)
+        return time.perf_counter() - start
+
+    serve(answer)
 
 
 def main() -> None:
@@ -91,39 +93,21 @@ def main() -> None:
         return
     if not options.peer:
         parser.error("--peer is the Python that has fastmri; see --help")
-    workers = {
-        name: subprocess.Popen(
-            [python, __file__, "--worker", name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        for name, python in {"ours": sys.executable, "fastmri": options.peer}.items()
-    }
-
-    def ask(name: str, size: str, backward: bool) -> float:
-        worker = workers[name]
-        assert worker.stdin and worker.stdout
-        worker.stdin.write(json.dumps([size, backward]) + "\n")
-        worker.stdin.flush()
-        answer = worker.stdout.readline()
-        if not answer:
-            sys.exit(f"the {name} worker stopped; its reason is above")
-        return float(json.loads(answer))
-
+    pythons = {"ours": sys.executable, "fastmri": options.peer}
+    workers = {name: Worker(name, [python, __file__, "--worker", name]) for name, python in pythons.items()}
     for size in options.sizes:
         for backward in (False, True):
-            for name in workers:
-                ask(name, size, backward)  # the first call allocates
-            times = [{name: ask(name, size, backward) for name in workers} for _ in range(options.repeats)]
-            ratios = [t["ours"] / t["fastmri"] for t in times]
-            medians = {name: statistics.median(t[name] for t in times) for name in workers}
+            alternate(workers, size, backward, repeats=1)  # the first call allocates
+            seconds = alternate(workers, size, backward, repeats=options.repeats)
+            medians = {name: statistics.median(runs) for name, runs in seconds.items()}
             what = "forward and backward" if backward else "forward"
             print(
                 f"{size}, {what}: ours {medians['ours']:.2f} s, fastMRI {medians['fastmri']:.2f} s, "
-                f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
+                f"ratio {ratio(seconds['ours'], seconds['fastmri'])}",
                 flush=True,
             )
     for worker in workers.values():
-        assert worker.stdin
-        worker.stdin.close()
+        worker.close()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""What a scanner delivers, what a method returns, and what training and evaluation see.
+"""The data types: what a scanner measures, what a method returns, and what training and evaluation use.
 
-An image is ``(batch, h, w)``, k-space ``(batch, coil, h, w)``, both ``complex64``. ``h`` is the readout, ``w`` the
-phase-encoding direction, the one that a line mask undersamples.
+An image is ``(batch, h, w)``, k-space ``(batch, coil, h, w)``, both ``complex64``. ``h`` is the readout direction and
+``w`` the phase-encoding direction, which a line mask undersamples.
 """
 
 import dataclasses
@@ -18,18 +18,18 @@ from spinwarp.errors import InputError
 
 @dataclass(frozen=True)
 class Header:
-    """What is known of one acquisition beside its samples.
+    """What is known about an acquisition besides its samples.
 
     Parameters
     ----------
     provenance : ``scanner``, ``simulated`` (k-space made from images of a scanner), ``phantom`` or ``unknown``.
-    source : name of the file or data set it came from.
+    source : name of the file or data set.
     reconstruction_size : (h, w) in pixels to which the image is cropped for viewing and evaluation; None: no crop.
-    acquired_columns : first and one past the last column of k-space that the scanner acquired; the rest is zero
-        padding. None: all columns.
+    acquired_columns : first and one past the last column of k-space that the scanner acquired, the others being zero
+        padding; None: all columns.
     voxel_size : (readout, phase, slice) in mm.
-    orientation : ``axial``, ``coronal``, ``sagittal``, or None where it is not known.
-    contrast : the sequence, in the words of the source (``CORPD_FBK``, ``AXT2``, ``FLAIR``).
+    orientation : ``axial``, ``coronal``, ``sagittal``, or None if unknown.
+    contrast : the sequence, as the source names it (``CORPD_FBK``, ``AXT2``, ``FLAIR``).
     """
 
     provenance: str = "unknown"
@@ -42,14 +42,14 @@ class Header:
 
 
 class _Movable:
-    """Moves every tensor of a dataclass, nested ones too; Lightning asks for exactly these two methods."""
+    """Moves all tensors of a dataclass, including nested ones; Lightning calls these two methods."""
 
     def to(self, *args: object, **kwargs: object) -> Self:
-        """Return a copy whose tensors are on another device; the arguments are those of ``Tensor.to``."""
+        """Return a copy on another device; the arguments are those of ``Tensor.to``."""
         return self._map("to", *args, **kwargs)
 
     def pin_memory(self) -> Self:
-        """Return a copy whose tensors lie in pinned memory."""
+        """Return a copy in pinned memory."""
         return self._map("pin_memory")
 
     def _map(self, method: str, *args: object, **kwargs: object) -> Self:
@@ -72,9 +72,9 @@ class Acquisition(_Movable):
     mask : ``(batch, 1, 1 or h, w)`` bool, True where k-space was measured.
     maps : coil sensitivities ``(batch, coil, h, w)`` complex64 with a sum of squares of one, or None.
     noise_std : ``(batch,)`` standard deviation of the complex noise of one k-space sample, or None.
-    n_acs : ``(batch,)`` number of central columns that the mask was asked for, of which networks make coil maps as
-        fastMRI's VarNet does; None: as many as are sampled. All else reads the mask (:func:`acs_columns`), and may find
-        a line more where one was drawn beside the centre.
+    n_acs : ``(batch,)`` number of central columns that the mask was designed with; networks make coil maps from them,
+        like fastMRI's VarNet. None: all sampled central columns. Everything else counts the columns of the mask
+        (:func:`acs_columns`), which may be more if a line next to the centre was drawn.
     headers : one :class:`Header` per item of the batch.
     """
 
@@ -86,12 +86,11 @@ class Acquisition(_Movable):
     headers: tuple[Header, ...] = ()
 
     def acceleration(self) -> Tensor:
-        """Realised acceleration ``(batch,)``: positions of the scan over those that were sampled.
+        """Compute the realised acceleration ``(batch,)``: positions of the scan divided by sampled positions.
 
-        The scan is all rows of the header's ``acquired_columns``: zero padding that the header knows of is left out.
-        Where the header says nothing the scan is the whole matrix. Lines and rows that are missing in the data alone,
-        as of partial Fourier and asymmetric echoes, therefore count as skipped, and so do those of a scan that was
-        undersampled before a mask was drawn within it.
+        The scan is all rows of the header's ``acquired_columns``, or the whole matrix without them, so zero padding
+        that the header knows of does not count. Missing lines and rows of partial Fourier, of asymmetric echoes and of
+        a scan that was already undersampled count as skipped.
         """
         width = self.mask.shape[-1]
         rates = []
@@ -105,18 +104,17 @@ class Acquisition(_Movable):
 
 @dataclass(frozen=True)
 class Example(_Movable):
-    """An acquisition with the truth beside it; only training and evaluation see one. Its length is the batch size.
+    """An acquisition with its reference, for training and evaluation only. Its length is the batch size.
 
     Parameters
     ----------
     acquisition : what the method may see.
-    target : ``(batch, h', w')`` float32 magnitude image at the header's reconstruction size, or None where there is
-        no reference.
+    target : ``(batch, h', w')`` float32 magnitude image at the header's reconstruction size, or None.
     data_range : ``(batch,)`` the largest value of the whole target volume, for SSIM and PSNR.
     volume : name of each item's volume.
     slice : index of each item in its volume.
-    target_type : ``rss`` or ``esc`` (the magnitude of one coil) of each item, as fastMRI names its references; empty
-        where the source does not say.
+    target_type : ``rss`` or ``esc`` (the magnitude of one coil) for each item, as fastMRI names its references; empty
+        if unknown.
     """
 
     acquisition: Acquisition
@@ -138,7 +136,7 @@ class Reconstruction(_Movable):
     ----------
     image : ``(batch, h, w)`` complex64, in the units of the measured data.
     std : ``(batch, h, w)`` pixelwise standard deviation of the image's magnitude, or None.
-    samples : ``(n_samples, batch, h, w)`` draws that the mean was taken of, or None.
+    samples : ``(n_samples, batch, h, w)`` draws that were averaged, or None.
     """
 
     image: Tensor
@@ -151,7 +149,7 @@ def collate(examples: Sequence[Example]) -> Example:
 
     Raises
     ------
-    InputError : if shapes differ; the batch sampler groups slices by shape.
+    InputError : if the shapes differ; the batch sampler groups slices by shape.
     """
     shapes = {(tuple(e.acquisition.kspace.shape[1:]), e.target is None or tuple(e.target.shape[1:])) for e in examples}
     if len(shapes) > 1:
@@ -202,23 +200,23 @@ def item_acquisition(acquisition: Acquisition, index: int) -> Acquisition:
 
 
 def acs_columns(mask: Tensor) -> Tensor:
-    """Number of fully sampled central columns ``(batch,)`` of a mask ``(batch, 1, 1 or h, w)``; 0 without a centre.
+    """Count the fully sampled central columns ``(batch,)`` of a mask ``(batch, 1, 1 or h, w)``; 0 without a centre.
 
-    The largest n for which the n columns from ``(w - n + 1) // 2`` on, where masks put their centre, are sampled in the
-    n rows about the centre. Of lines that is the width of the centre, of points the side of the square. A row without
-    any sample, as an asymmetric echo has them, takes no columns away. fastMRI's VarNet counts alike, but that it takes
-    twice the shorter side of the centre column, which of an odd centre leaves one out.
+    This is the largest n for which the n columns from ``(w - n + 1) // 2`` on, where masks put their centre, are
+    sampled in the n central rows: the width of the centre of a line mask, or the side of the square of a plane mask.
+    Rows without any sample, as in an asymmetric echo, are ignored. fastMRI's VarNet takes twice the shorter side of the
+    centre column instead, which misses one column of an odd centre.
     """
     sampled = mask[:, 0]
     rows = sampled.any(-1, keepdim=True)
-    rows[:, rows.shape[1] // 2] = True  # but the central row
+    rows[:, rows.shape[1] // 2] = True  # the central row always counts
     h, w = sampled.shape[-2:]
     size = torch.maximum(_smallest_block(h, mask.device)[:, None], _smallest_block(w, mask.device))
     return torch.where(sampled | ~rows, w + 1, size).flatten(1).amin(1) - 1
 
 
 def _smallest_block(n: int, device: torch.device) -> Tensor:
-    """Number of central positions ``(n,)`` from which on the block of so many holds each of ``n`` positions."""
+    """Size of the smallest central block that holds each of ``n`` positions, ``(n,)``."""
     position = torch.arange(n, device=device)
     return torch.maximum(n - 2 * position, 2 * position + 1 - n)
 
@@ -240,11 +238,11 @@ def center_crop(image: Tensor, size: tuple[int, int]) -> Tensor:
 def _cat(tensors: Sequence[Tensor | None]) -> Tensor | None:
     present = [t for t in tensors if t is not None]
     if present and len(present) < len(tensors):
-        raise InputError("some slices of a batch have a target, coil maps or a noise level and some have none")
+        raise InputError("in a batch, some slices have a target, coil maps or a noise level and some have none")
     return torch.cat(present) if present else None
 
 
 def slice_generator(seed: int, example: Example, device: str) -> torch.Generator:
-    """Return the generator of a batch's own randomness: it depends on the seed, the volume and the slice alone."""
+    """Return the random generator of a batch; it depends only on the seed and the first item's volume and slice."""
     key = f"{seed}/{example.volume[0]}/{example.slice[0]}".encode()
     return torch.Generator(device).manual_seed(int.from_bytes(hashlib.sha256(key).digest()[:7], "big"))

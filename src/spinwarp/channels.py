@@ -1,7 +1,7 @@
 """Complex images as real numbers, and the only precision boundary of the project.
 
-Networks may run in bf16 or fp16 under autocast; Fourier transforms and data consistency stay complex64. Whatever
-leaves a network comes back to float32 here and nowhere else. What needs float64 goes through :func:`double`.
+Networks may run in bf16 or fp16 under autocast; Fourier transforms and data consistency stay complex64. Outputs of
+networks are converted back to float32 here and nowhere else. :func:`double` converts to float64.
 """
 
 import logging
@@ -14,7 +14,7 @@ from spinwarp.hardware import has_bf16
 
 log = logging.getLogger("spinwarp")
 
-#: of the inside of a network, where a method offers the choice; auto: bf16 where the device has it natively
+#: of the network inside a method that offers the choice; auto: bf16 if the device supports it natively
 PRECISIONS = ("32", "bf16", "auto")
 
 
@@ -26,9 +26,9 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
 
 @lru_cache
 def auto_is_bf16(device: str) -> bool:
-    """Whether precision ``auto`` means bf16 on a type of device; the log says so once."""
+    """Whether precision ``auto`` means bf16 on a type of device; the choice is logged once."""
     found = has_bf16(device)
-    means = "bf16, which the {} has natively" if found else "float32, for the {} has no native bf16"
+    means = "bf16, which the {} supports natively" if found else "float32, because the {} has no native bf16"
     log.info("precision auto: %s", means.format({"cpu": "processor", "cuda": "GPU"}.get(device, device)))
     return found
 
@@ -39,13 +39,13 @@ def to_channels(x: Tensor) -> Tensor:
 
 
 def to_complex(x: Tensor) -> Tensor:
-    """Undo :func:`to_channels`, back in full precision whatever the precision of ``x``."""
+    """Undo :func:`to_channels`; the result is complex64 for any precision of ``x``."""
     real, imag = x.float().chunk(2, dim=1)
     return torch.complex(real.contiguous(), imag.contiguous())
 
 
 def double(x: Tensor) -> Tensor:
-    """Return ``x`` in double precision, on its own device where that has it and on the CPU where not (Apple's MPS)."""
+    """Return ``x`` in double precision, on the CPU if its device does not support it (Apple's MPS)."""
     dtype = torch.complex128 if x.is_complex() else torch.float64
     try:
         return x.to(dtype)
@@ -56,7 +56,7 @@ def double(x: Tensor) -> Tensor:
 def root_sum_of_squares(x: Tensor, dim: int, keepdim: bool = False) -> Tensor:
     """Euclidean norm over one dimension of complex numbers; its gradient is finite at zero.
 
-    ``torch.linalg.vector_norm`` of complex numbers does the same in thirty times the time on a CPU (torch 2.13).
+    ``torch.linalg.vector_norm`` of complex numbers takes thirty times as long on a CPU (torch 2.13).
     """
     power = (x.real.square() + x.imag.square()).sum(dim, keepdim) if x.is_complex() else x.square().sum(dim, keepdim)
     if power.requires_grad:  # the root's gradient at zero is infinite

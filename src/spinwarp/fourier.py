@@ -1,7 +1,7 @@
-"""The centred, orthonormal Fourier transform: the only place that knows where the zero frequency lies.
+"""The centred, orthonormal Fourier transform; only this module knows where the zero frequency is.
 
-DC and the image centre are at index N // 2. For even sizes the two circular shifts around the transform are signs
-(+1, -1, +1, ...) in the other domain, which cost less than moving memory; odd sizes are shifted.
+DC and the image centre are at index N // 2. For even sizes, the circular shifts before and after the transform become
+signs (+1, -1, +1, ...) in the other domain, which cost less than moving memory. Odd sizes are shifted.
 """
 
 from collections.abc import Sequence
@@ -29,8 +29,7 @@ def ifftc(x: Tensor, dims: Sequence[int] = (-2, -1)) -> Tensor:
 def circular_filter(x: Tensor, response: Tensor, dims: Sequence[int]) -> Tensor:
     """Apply ``ifftc(response * fftc(x))`` over ``dims``.
 
-    A filter commutes with circular shifts, so only the small ``response`` is shifted and ``x`` is transformed as it
-    lies in memory.
+    A filter commutes with circular shifts, so only the small ``response`` is shifted, not ``x``.
 
     Parameters
     ----------
@@ -38,12 +37,12 @@ def circular_filter(x: Tensor, response: Tensor, dims: Sequence[int]) -> Tensor:
     response : real or bool, broadcastable to ``x``; DC at N // 2.
     """
     shifted = torch.fft.ifftshift(response, dim=tuple(dims))
-    # in place: a fresh block of memory costs more than the product
+    # in place: allocating memory costs more than the product
     return torch.fft.ifftn(torch.fft.fftn(x, dim=tuple(dims)).mul_(shifted), dim=tuple(dims))
 
 
 def fft_order(response: Tensor) -> Tensor:
-    """Bring what belongs to centred k-space ``(..., h, w)``, such as a mask, into the order of ``torch.fft``."""
+    """Shift values on centred k-space ``(..., h, w)``, such as a mask, to the order of ``torch.fft``."""
     return torch.fft.ifftshift(response, dim=(-2, -1))
 
 
@@ -58,13 +57,13 @@ def _transform(x: Tensor, dims: tuple[int, ...], inverse: bool) -> Tensor:
 
 
 def _with_offset(signs: Tensor, sizes: tuple[int, ...]) -> Tensor:
-    # shifting by N/2 in both domains leaves the constant exp(i pi N/2)
+    # shifts by N/2 in both domains leave the constant exp(i pi N/2)
     return -signs if sum(n // 2 for n in sizes) % 2 else signs
 
 
 @lru_cache(maxsize=64)
 def _signs(sizes: tuple[int, ...], dims: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    # a tensor first made under inference mode (validation) could not be saved for backward later (training)
+    # autograd could not save (in training) a cached tensor that was created in inference mode (in validation)
     with torch.inference_mode(False):
         ndim = -min(dims)
         signs = torch.ones([1] * ndim, dtype=dtype, device=device)

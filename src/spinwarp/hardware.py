@@ -1,4 +1,4 @@
-"""What the processor or GPU can do."""
+"""Features of the processor or GPU."""
 
 import os
 import platform
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-#: values of oneDNN's own limit below its first instructions for bf16
+#: values of oneDNN's instruction limit that exclude bf16
 _WITHOUT_BF16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI"}
 
 
@@ -15,9 +15,9 @@ _WITHOUT_BF16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_COR
 def has_bf16(device: str) -> bool:
     """Whether a type of device, such as ``cpu`` or ``cuda``, computes in bfloat16 natively.
 
-    Without such instructions bf16 is emulated, and a step can take ten times as long as in float32. A processor that
-    was told to use fewer instructions (``ONEDNN_MAX_CPU_ISA``, ``ATEN_CPU_CAPABILITY``) counts as one without. Only
-    Linux says what its processor has; elsewhere the answer is no.
+    Without native instructions bf16 is emulated, and a step can take ten times as long as in float32. The answer is no
+    if ``ONEDNN_MAX_CPU_ISA`` or ``ATEN_CPU_CAPABILITY`` excludes these instructions, and for processors on systems
+    other than Linux, which do not list them.
     """
     if device == "cuda":
         return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)

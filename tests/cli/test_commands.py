@@ -461,7 +461,7 @@ def test_a_wrong_file_ends_in_one_sentence_with_workers_too(command: Command, tm
                 "spinwarp": {"net": {"_target_": "spinwarp.models.unet.MagnitudeUNet", "channels": 2, "pools": 2}},
                 "state_dict": WEIGHTS,
             },
-            "are those of another network than it describes",
+            "do not fit the network that it describes",
         ),
     ],
 )

@@ -246,7 +246,7 @@ def test_data_that_are_not_finite_are_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"n_maps": 4}, "4 sets of maps cannot be had of 3 coils"),
+        ({"n_maps": 4}, "3 coils cannot give n_maps=4 sets"),
         ({"n_maps": 0}, "use 1 to 3"),
         ({"kernel": 2}, "kernel=2 must be at least 3"),
         ({"threshold": 1.0}, "threshold=1.0 at least 0 and below 1"),

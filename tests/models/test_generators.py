@@ -106,7 +106,7 @@ def test_a_gan_makes_images_of_its_own_size_alone() -> None:
     assert made.shape == (2, 13, 18)
     assert made.dtype == torch.complex64
     assert net.latent_shape((13, 18)) == (5,)
-    with pytest.raises(InputError, match=r"makes images of 13x18, and 16x16 are wanted.*model\.net\.size=\[16,16\]"):
+    with pytest.raises(InputError, match=r"makes images of 13x18, but 16x16 are needed.*model\.net\.size=\[16,16\]"):
         net.latent_shape((16, 16))
 
 

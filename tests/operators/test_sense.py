@@ -118,7 +118,7 @@ def test_one_coil_without_maps_has_a_map_of_ones(make_acquisition) -> None:
 
 def test_several_coils_without_maps_are_refused_with_a_remedy(make_acquisition) -> None:
     with pytest.raises(
-        InputError, match=r"4 coils and no coil maps.*samples the centre .* data\.maps .*reconstruct\.py: maps="
+        InputError, match=r"4 coils and no coil maps.*samples the centre .* data\.maps=.*reconstruct\.py: maps="
     ):
         sense(make_acquisition(n_coils=4, maps=False))
 

@@ -165,7 +165,7 @@ def test_a_file_without_a_state_dict_is_said(tmp_path: Path, value: dict) -> Non
 
 @pytest.mark.parametrize("net", [NET | {"channels": 5}, NET | {"n_layers": 4}, NET | {"n_layers": 2}])
 def test_weights_that_do_not_fit_their_description_are_refused(tmp_path: Path, net: dict) -> None:
-    with pytest.raises(InputError, match=r"those of another network than it describes: .*layers"):
+    with pytest.raises(InputError, match=r"do not fit the network that it describes: .*layers"):
         Checkpoint(save(tmp_path, content(net)))
 
 

@@ -221,7 +221,7 @@ def test_a_gan_of_another_size_is_refused_with_the_way_out(
 ) -> None:
     arguments = {"n_latents": 3, "channels": 4, "levels": 2}
     method = LatentOptimisation(checkpoint(GAN((16, 16), **arguments), size=[16, 16], **arguments))
-    with pytest.raises(InputError, match=r"makes images of 16x16, and 37x29 are wanted; train one of that size"):
+    with pytest.raises(InputError, match=r"makes images of 16x16, but 37x29 are needed; train one of that size"):
         method(make_acquisition())
 
 

@@ -271,7 +271,7 @@ def test_latent_descent_of_a_gan_under_autocast_finds_what_it_finds_without() ->
 
 def test_a_gan_says_so_when_the_images_have_another_size(tmp_path: Path) -> None:
     volumes = {split: dict.fromkeys(names, (1, (2, 32, 48))) for split, names in VOLUMES.items()}
-    with pytest.raises(InputError, match=r"makes images of 32x40, and 32x48 are wanted"):
+    with pytest.raises(InputError, match=r"makes images of 32x40, but 32x48 are needed"):
         trainer(tmp_path, callbacks=[], enable_checkpointing=False).fit(
             model("gan"), datamodule=data(source=MemorySource(volumes))
         )

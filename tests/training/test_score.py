@@ -261,7 +261,7 @@ def test_the_scale_does_not_depend_on_the_mask(make_acquisition: Any) -> None:
         (lambda: Denoiser(ScoreUNet(widths=(8,)), "phase"), "not one of complex, magnitude"),
         (lambda: Denoiser(ScoreUNet(2, widths=(8,)), "magnitude"), "set model.net.network.channels=1"),
         (lambda: ScoreUNet(widths=(12,)), "multiples of 8"),
-        (lambda: ScoreUNet(widths=()), "takes a level or more"),
+        (lambda: ScoreUNet(widths=()), "needs at least one level"),
         (lambda: score_module(ema_decay=1.0), "in \\[0, 1\\)"),
         (lambda: score_module(log_sigma_std=0.0), "above 0"),
         (lambda: ScoreModule(UNet(2, 2, 4, 2), partial(torch.optim.Adam, lr=1e-3)), "got UNet"),

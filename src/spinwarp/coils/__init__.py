@@ -1,4 +1,4 @@
-"""Coil sensitivities, combination, compression and noise."""
+"""Coil sensitivities, coil combination, coil compression and noise."""
 
 from spinwarp.coils.calibration import calibration_blocks, calibration_region
 from spinwarp.coils.combine import combine, root_sum_of_squares, with_phase_of

@@ -1,4 +1,4 @@
-"""The fully sampled centre of k-space, from which everything about the coils is learned."""
+"""The fully sampled centre of k-space, from which coil maps and virtual coils are computed."""
 
 from itertools import accumulate
 
@@ -13,14 +13,14 @@ def calibration_blocks(kspace: Tensor, mask: Tensor, n_acs: Tensor | None = None
     ----------
     kspace : ``(batch, coil, h, w)`` complex.
     mask : ``(batch, 1, 1 or h, w)`` bool, True where k-space was measured.
-    n_acs : ``(batch,)`` largest number of columns; None: as many as there are.
+    n_acs : ``(batch,)`` largest number of columns to use; None: all.
     limit : largest number of samples in either direction.
 
     Returns
     -------
-    blocks : one ``(coil, rows, columns)`` for each item, views of ``kspace``; empty where the centre was not sampled.
+    blocks : a view ``(coil, rows, columns)`` of ``kspace`` for each item, empty if the centre was not sampled.
     """
-    sampled = mask[:, 0].expand(-1, kspace.shape[-2], -1).cpu()  # looked at sample by sample: not on a GPU
+    sampled = mask[:, 0].expand(-1, kspace.shape[-2], -1).cpu()  # inspected sample by sample, which is slow on a GPU
     counts = [None] * len(kspace) if n_acs is None else n_acs.tolist()
     regions = (calibration_region(m, n, limit) for m, n in zip(sampled, counts, strict=True))
     return [k[:, rows, columns] for k, (rows, columns) in zip(kspace, regions, strict=True)]
@@ -32,13 +32,13 @@ def calibration_region(sampled: Tensor, n_acs: int | None = None, limit: int = 2
     Parameters
     ----------
     sampled : ``(h, w)`` bool; a line mask is the same in every row.
-    n_acs : largest number of columns; None: no other than ``limit``.
+    n_acs : largest number of columns; None: only ``limit`` applies.
     limit : largest number of samples in either direction.
     """
     center = sampled.shape[0] // 2
     width = limit if n_acs is None else min(limit, n_acs)
     run = _run(sampled[:, sampled.shape[1] // 2], limit)
-    # rows from the centre outwards, for as long as they have the central sample: more on one side of asymmetric echoes
+    # rows whose central sample was measured, from the centre outwards; asymmetric echoes have more on one side
     rows = sorted(range(run.start, run.stop), key=lambda row: (abs(row - center), row))
     columns = [_run(row, width) for row in accumulate(sampled[rows], torch.logical_and)]
     if not columns:
@@ -48,9 +48,10 @@ def calibration_region(sampled: Tensor, n_acs: int | None = None, limit: int = 2
 
 
 def principal_coils(block: Tensor, n: int) -> Tensor:
-    """Weights ``(n, coil)`` of the virtual coils that hold most of the energy of a block ``(coil, ...)``.
+    """Compute weights ``(n, coil)`` of the virtual coils with most of the energy of a block ``(coil, ...)``.
 
-    The rows are orthonormal and sorted by energy. The phase of a row is free; its largest weight is real and positive.
+    The rows are orthonormal and sorted by energy. The largest weight of each row is real and positive, which fixes its
+    phase.
     """
     data = block.flatten(1)
     weights = torch.linalg.eigh(data @ data.mH)[1].mH.flip(0)[:n]
@@ -59,7 +60,7 @@ def principal_coils(block: Tensor, n: int) -> Tensor:
 
 
 def _run(sampled: Tensor, limit: int) -> slice:
-    """The run of sampled positions ``(w,)`` about the centre, cut to ``limit`` and then as central as it can be."""
+    """The run of sampled positions ``(w,)`` about the centre, at most ``limit`` long and as central as possible."""
     center = len(sampled) // 2
     first = center - int(sampled[:center].flip(0).long().cumprod(0).sum())
     last = center + int(sampled[center:].long().cumprod(0).sum())

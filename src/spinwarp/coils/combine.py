@@ -1,4 +1,4 @@
-"""From the images of several coils to one."""
+"""Combine the images of several coils into one."""
 
 import torch
 from torch import Tensor
@@ -7,19 +7,19 @@ from spinwarp import channels
 
 
 def root_sum_of_squares(coil_images: Tensor) -> Tensor:
-    """Magnitude ``(batch, h, w)`` of ``(batch, coil, h, w)``; its gradient is finite at zero."""
+    """Combine ``(batch, coil, h, w)`` to magnitudes ``(batch, h, w)``; the gradient is finite at zero."""
     return channels.root_sum_of_squares(coil_images, dim=1)
 
 
 def with_phase_of(magnitude: Tensor, reference: Tensor) -> Tensor:
-    """Complex image of a real ``magnitude`` (sign kept) and the phase of ``reference``; no gradient to the phase."""
+    """Give a real, possibly negative ``magnitude`` the phase of ``reference``, through which no gradient flows."""
     return magnitude * torch.polar(torch.ones_like(magnitude), reference.detach().angle())
 
 
 def combine(coil_images: Tensor, maps: Tensor | None) -> Tensor:
-    """Complex image whose magnitude is the root sum of squares, as fastMRI's targets are.
+    """Combine coils to a complex image whose magnitude is the root sum of squares, as in fastMRI's targets.
 
-    The phase is that of the combination with the coil maps; without maps, that of the coil that is strongest overall.
+    The phase comes from the combination with the coil maps, or without maps from the strongest coil.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Coil compression: a few virtual coils that hold nearly all that many coils received."""
+"""Coil compression: a few virtual coils with nearly all of the signal of many coils."""
 
 import torch
 from torch import Tensor
@@ -9,15 +9,15 @@ from spinwarp.errors import InputError
 
 @torch.no_grad()
 def compression_matrix(kspace: Tensor, mask: Tensor, n_acs: Tensor | None, n_virtual: int) -> Tensor:
-    """Find the virtual coils that hold most of the energy of the calibration block, by its singular vectors.
+    """Compute the virtual coils with most of the energy of the calibration block, from its singular vectors.
 
-    The rows are orthonormal, so that white noise stays white and of the same level; whiten correlated noise first.
+    The rows are orthonormal: white noise stays white, at the same level. Whiten correlated noise first.
 
     Parameters
     ----------
     kspace : ``(batch, coil, h, w)`` complex, measured, zero elsewhere.
     mask : ``(batch, 1, 1 or h, w)`` bool, True where k-space was measured.
-    n_acs : ``(batch,)`` largest number of central columns; None: as many as there are.
+    n_acs : ``(batch,)`` largest number of central columns to use; None: all.
     n_virtual : number of virtual coils.
 
     Returns
@@ -26,7 +26,7 @@ def compression_matrix(kspace: Tensor, mask: Tensor, n_acs: Tensor | None, n_vir
 
     Raises
     ------
-    InputError : if there are fewer coils than virtual ones or the centre of k-space was not sampled.
+    InputError : if there are fewer coils than virtual coils, or the centre of k-space was not sampled or is not finite.
 
     References
     ----------
@@ -46,7 +46,7 @@ def compression_matrix(kspace: Tensor, mask: Tensor, n_acs: Tensor | None, n_vir
 
 
 def compress(x: Tensor, matrix: Tensor) -> Tensor:
-    """Combine coils to virtual ones; k-space, coil images and coil maps take the same matrix.
+    """Combine coils to virtual coils; use the same matrix for k-space, coil images and coil maps.
 
     Parameters
     ----------
@@ -55,6 +55,6 @@ def compress(x: Tensor, matrix: Tensor) -> Tensor:
 
     Returns
     -------
-    ``(batch, n_virtual, h, w)``. Compressed maps have a sum of squares below one where energy was left out.
+    ``(batch, n_virtual, h, w)``. The sum of squares of compressed maps is below one where energy was lost.
     """
     return torch.einsum("bvc,bchw->bvhw", matrix, x)

@@ -1,4 +1,4 @@
-"""ESPIRiT: coil sensitivities as the eigenvectors of what the calibration block says about all of k-space."""
+"""ESPIRiT: coil sensitivities as eigenvectors of an operator estimated from the calibration block."""
 
 import logging
 from functools import cache
@@ -10,9 +10,9 @@ from spinwarp.coils.calibration import calibration_blocks, principal_coils
 from spinwarp.errors import InputError
 
 log = logging.getLogger(__name__)
-_SMALLEST_KERNEL = 3  # that may be asked for; small blocks take smaller ones
-_DEGREE = 10  # of the polynomial that filters out the other eigenvectors
-_CHUNK = 2**21  # elements of the pixels' matrices that are worked on at a time, so that they stay in a cache
+_SMALLEST_KERNEL = 3  # that a user may choose; small blocks use smaller ones
+_DEGREE = 10  # of the polynomial that suppresses the other eigenvectors
+_CHUNK = 2**21  # matrix elements processed at a time, few enough to stay in a cache
 _TINY = 1e-30
 
 
@@ -30,39 +30,39 @@ def espirit_maps(
 ) -> tuple[Tensor, Tensor]:
     """Estimate coil sensitivities from the fully sampled centre of k-space.
 
-    All patches of ``kernel x kernel`` samples of all coils lie near a space of few dimensions. Projecting every patch
-    of k-space onto it and averaging where patches overlap leaves the k-space of an object as it is. In the image this
-    is a Hermitian matrix between the coils for each pixel; the sensitivities are its eigenvector of eigenvalue one.
-    Where two places of the object are folded into a pixel it has two of them.
+    The patches of ``kernel x kernel`` samples of all coils span a space of few dimensions. Projecting every patch of
+    k-space onto this space and averaging overlapping patches does not change the k-space of an object. In the image,
+    this operation is a Hermitian matrix between the coils at each pixel. The sensitivities are its eigenvector with
+    eigenvalue one. A pixel onto which two places of the object are folded has two such eigenvectors.
 
-    A block of fewer than three kernels in a direction takes a smaller kernel there: a third of the block, three samples
-    of eight and more, two of three to seven, one of less, which tells nothing about how maps vary in this direction.
-    Where several eigenvalues are near one (noise in the space of the signal) the eigenvector is the one nearest to the
-    coils' low-resolution images.
+    A block narrower than three kernels uses a smaller kernel in that direction: a third of its width, but at least
+    three samples for a width of eight or more, two for three to seven, and one below. A kernel of one sample cannot
+    show how the maps vary in this direction. Where noise brings several eigenvalues near one, the eigenvector nearest
+    to the coils' low-resolution images is taken.
 
     Parameters
     ----------
     kspace : ``(batch, coil, h, w)`` complex, measured, zero elsewhere.
     mask : ``(batch, 1, 1 or h, w)`` bool, True where k-space was measured.
-    n_acs : ``(batch,)`` largest number of central columns; None: as many as there are.
-    n_maps : number of sets; two explain an object that is larger than the field of view.
+    n_acs : ``(batch,)`` largest number of central columns to use; None: all.
+    n_maps : number of sets of maps; two describe an object larger than the field of view.
     kernel : side of a patch in samples.
     calibration : largest side of the calibration block in samples.
-    threshold : of a singular value of the calibration data relative to the largest, below which it counts as noise;
-        0.05 suits data with a noise of a tenth of the image.
-    crop : maps are zero where the eigenvalue is not above it; 0 keeps all of them.
+    threshold : singular values of the calibration data below this fraction of the largest count as noise; 0.05 suits
+        data whose noise is a tenth of the image.
+    crop : maps are zero where the eigenvalue is not above this; 0 keeps the maps everywhere.
 
     Returns
     -------
-    maps : ``(batch, coil, h, w)``, or ``(batch, n_maps, coil, h, w)`` of several sets, the largest eigenvalue first.
-        The sum of squares over the coils is one, or zero where cropped; the phase is relative to that of the
-        principal component of the coils' calibration data. One coil has maps of ones.
-    eigenvalues : ``(batch, h, w)`` or ``(batch, n_maps, h, w)``, about one where there is an object, less elsewhere.
+    maps : ``(batch, coil, h, w)``, or ``(batch, n_maps, coil, h, w)`` for several sets, the largest eigenvalue first.
+        The sum of squares over the coils is one, or zero where cropped. The phase is relative to the first principal
+        component of the coils' calibration data. A single coil has a map of ones.
+    eigenvalues : ``(batch, h, w)`` or ``(batch, n_maps, h, w)``, about one inside the object and less outside.
 
     Raises
     ------
-    InputError : if the centre of k-space was not sampled or has values that are not finite; if there are more sets than
-        coils, or the kernel or the threshold cannot be.
+    InputError : if the centre of k-space was not sampled or is not finite, if there are more sets than coils, or if the
+        kernel is too small or the threshold is not in [0, 1).
 
     References
     ----------
@@ -70,17 +70,17 @@ def espirit_maps(
     """
     n_coils, *shape = kspace.shape[1:]
     if not 1 <= n_maps <= n_coils:
-        raise InputError(f"n_maps={n_maps} sets of maps cannot be had of {n_coils} coils; use 1 to {n_coils}")
+        raise InputError(f"{n_coils} coils cannot give n_maps={n_maps} sets of maps; use 1 to {n_coils}")
     if kernel < _SMALLEST_KERNEL or not 0 <= threshold < 1:
         raise InputError(
             f"kernel={kernel} must be at least {_SMALLEST_KERNEL}, and threshold={threshold} at least 0 and below 1"
         )
-    if n_coils == 1:  # nothing to be relative to: the phase belongs to the image
+    if n_coils == 1:  # the phase belongs to the image, since there is no other coil to compare with
         return torch.ones_like(kspace), torch.ones_like(kspace[:, 0], dtype=kspace.real.dtype)
     items = []
     for block in calibration_blocks(kspace, mask, n_acs, calibration):
         _check(block)
-        block = block / block.abs().max().clamp_min(_TINY)  # squares of raw data may leave the range of float32
+        block = block / block.abs().max().clamp_min(_TINY)  # squares of raw data may overflow float32
         items.append(_eigenvectors(block, _signal_kernels(block, kernel, threshold), shape, n_maps))
     maps, eigenvalues = (torch.stack(results) for results in zip(*items, strict=True))
     maps = maps * (eigenvalues > crop)[:, :, None]
@@ -91,7 +91,7 @@ def _check(block: Tensor) -> None:
     if not block.numel():
         raise InputError(
             "ESPIRiT makes coil maps from the centre of k-space, and this mask leaves it out; use data or a mask that "
-            "samples it, recon.maps=given where the data has maps of its own, or a method without: recon=zero_filled"
+            "samples it, recon.maps=given if the data has its own maps, or a method without maps: recon=zero_filled"
         )
     if not block.isfinite().all():
         raise InputError("the centre of k-space has values that are not finite; repair or leave out this slice")
@@ -102,9 +102,9 @@ def _signal_kernels(block: Tensor, kernel: int, threshold: float) -> Tensor:
     n_coils = len(block)
     kh, kw = (min(kernel, _largest_kernel(n)) for n in block.shape[1:])
     if min(kh, kw) < _SMALLEST_KERNEL:
-        _say(*block.shape[1:], kh, kw)
+        _warn_small_block(*block.shape[1:], kh, kw)
     patches = block.unfold(1, kh, 1).unfold(2, kw, 1).permute(0, 3, 4, 1, 2).reshape(n_coils * kh * kw, -1)
-    # the singular vectors by way of the smaller of the two Gram matrices
+    # singular vectors from the smaller of the two Gram matrices
     few = patches.shape[1] < patches.shape[0]
     power, vectors = torch.linalg.eigh(patches.mH @ patches if few else patches @ patches.mH)
     vectors = vectors[:, power > threshold**2 * power[-1]]
@@ -114,16 +114,16 @@ def _signal_kernels(block: Tensor, kernel: int, threshold: float) -> Tensor:
 
 
 def _largest_kernel(n: int) -> int:
-    """Side of the kernel that suits ``n`` samples; of four to six, 2 gave maps up to four times as near as 3."""
+    """Largest kernel for ``n`` samples; for four to six, 2 gave as little as a quarter of the error of 3."""
     return max(n // 3, 3 if n > 7 else 2 if n > 2 else 1)
 
 
 @cache
-def _say(rows: int, columns: int, kh: int, kw: int) -> None:
-    """Log once that a block is small."""
+def _warn_small_block(rows: int, columns: int, kh: int, kw: int) -> None:
+    """Warn once about a small block."""
     log.warning(
-        "the centre of k-space has %d x %d samples for coil maps: ESPIRiT takes a kernel of %d x %d, and the maps are "
-        "less exact",
+        "the fully sampled centre of k-space has only %d x %d samples: ESPIRiT uses a kernel of %d x %d, and its coil "
+        "maps are less accurate",
         rows, columns, kh, kw,
     )  # fmt: skip
 
@@ -134,8 +134,8 @@ def _eigenvectors(block: Tensor, kernels: Tensor, shape: list[int], n_maps: int)
     n_coils, kh, kw, _ = kernels.shape
     device = block.device
 
-    # The matrices are trigonometric polynomials of degree kernel - 1: 2 kernel - 1 samples in a direction tell all
-    # about them, and the rest of the image is interpolated, some rows at a time to save memory.
+    # The matrices are trigonometric polynomials of degree kernel - 1 in each direction; 2 kernel - 1 pixels determine
+    # them. The rest of the image is interpolated, a few rows at a time to save memory.
     samples = (2 * kh - 1, 2 * kw - 1)
     along_h, along_w = _fourier(samples[0], kh, device), _fourier(samples[1], kw, device)
     images = torch.einsum("yk,cklm,xl->yxcm", along_h, kernels, along_w)
@@ -159,7 +159,7 @@ def _eigenvectors(block: Tensor, kernels: Tensor, shape: list[int], n_maps: int)
             phase = (v @ virtual).angle()
             maps[i, :, some] = (v * torch.polar(torch.ones_like(phase), -phase)).view(-1, w, n_coils).permute(2, 0, 1)
             eigenvalues[i, some] = value.view(-1, w)
-            if i + 1 < n_maps:  # go on in what is orthogonal to v: with P = 1 - v v^H, from P start with P matrices P
+            if i + 1 < n_maps:  # continue orthogonally to v: with P = 1 - v v^H, from P start with P matrices P
                 u = _apply(matrices, v) - value / 2 * v
                 matrices = matrices - u.mT * v.conj() - v.mT * u.conj()
                 start = start - (start @ v.mH) * v
@@ -169,9 +169,9 @@ def _eigenvectors(block: Tensor, kernels: Tensor, shape: list[int], n_maps: int)
 def _leading(matrices: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvector and largest eigenvalue of positive matrices ``(pixel, n, n)``, from ``x (pixel, 1, n)``.
 
-    Power iteration with Chebyshev polynomials (Saad, "Numerical Methods for Large Eigenvalue Problems", chapter 7),
-    each on the interval up to 0.8 of a lower bound of its pixel's largest eigenvalue: within it they do not exceed
-    one, at the largest eigenvalue they are above 7000.
+    Power iteration with Chebyshev polynomials (Saad, "Numerical Methods for Large Eigenvalue Problems", chapter 7).
+    Their interval ends at 0.8 times a lower bound of the pixel's largest eigenvalue. They are at most one inside it and
+    above 7000 at the largest eigenvalue.
     """
     previous = _apply(matrices, x)
     x = _apply(matrices, previous)
@@ -184,7 +184,7 @@ def _leading(matrices: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _apply(matrices: Tensor, x: Tensor) -> Tensor:
-    """Products of ``(pixel, n, n)`` and ``(pixel, 1, n)``; vectors that are columns take twice as long for n > 19."""
+    """Products of ``(pixel, n, n)`` and ``(pixel, 1, n)``; with column vectors they take twice as long for n > 19."""
     return torch.bmm(x, matrices.mT)
 
 
@@ -194,7 +194,7 @@ def _dot(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _fourier(n_pixels: int, n_samples: int, device: torch.device) -> Tensor:
-    """Matrix ``(n_pixels, n_samples)`` from samples of k-space, the first at its centre, to pixels about N // 2."""
+    """Matrix ``(n_pixels, n_samples)`` from k-space samples, the first at DC, to pixels centred at N // 2."""
     pixels = torch.arange(n_pixels, device=device) - n_pixels // 2
     angles = 2 * torch.pi / n_pixels * torch.outer(pixels, torch.arange(n_samples, device=device))
     return torch.polar(torch.ones_like(angles), angles)

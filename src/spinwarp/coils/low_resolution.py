@@ -9,10 +9,10 @@ from spinwarp.fourier import ifftc
 
 
 def low_resolution_maps(kspace: Tensor, n_acs: Tensor) -> Tensor:
-    """Estimate coil maps as the coils' low-resolution images over their root sum of squares.
+    """Estimate coil maps: the coils' low-resolution images divided by their root sum of squares.
 
-    A Hann window over the autocalibration block, as wide along the readout as along the phase direction, keeps the
-    maps free of Gibbs ringing. Uses measured data only.
+    A Hann window over the autocalibration block, equally wide in both directions, prevents Gibbs ringing in the maps.
+    Only measured data are used.
 
     Parameters
     ----------
@@ -21,7 +21,7 @@ def low_resolution_maps(kspace: Tensor, n_acs: Tensor) -> Tensor:
 
     Returns
     -------
-    maps : ``(batch, coil, h, w)`` with a sum of squares of one; the phase is relative to the coils' own.
+    maps : ``(batch, coil, h, w)`` with a sum of squares of one and the phases of the low-resolution images.
 
     Raises
     ------
@@ -45,7 +45,7 @@ def low_resolution_images(kspace: Tensor, n_acs: Tensor) -> Tensor:
     if int(n_acs.min()) < 1:
         raise InputError(
             "coil maps and the phase of an image are made from the centre of k-space, and this mask leaves it out; use "
-            "data or a mask that samples it, recon.maps=given where the data has maps of its own, or a method without: "
+            "data or a mask that samples it, recon.maps=given if the data has its own maps, or a method without maps: "
             "recon=zero_filled"
         )
     h, w = kspace.shape[-2:]
@@ -54,7 +54,7 @@ def low_resolution_images(kspace: Tensor, n_acs: Tensor) -> Tensor:
 
 
 def _hann(size: int, width: int) -> Tensor:
-    """Hann window of ``width`` samples about the centre ``size // 2``, zero outside, zero at neither end sample."""
+    """Hann window of ``width`` nonzero samples about the centre ``size // 2``, zero outside."""
     window = torch.zeros(size)
     width = min(width, size)
     first = (size - width + 1) // 2

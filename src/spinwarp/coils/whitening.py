@@ -1,4 +1,4 @@
-"""Noise that is correlated between the coils, and its removal from the model."""
+"""Estimate noise that is correlated between the coils, and make it white."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,13 +11,13 @@ from spinwarp.channels import double
 from spinwarp.errors import InputError
 
 _SAMPLES_PER_COIL = 10
-_INDEPENDENT = 1e-6  # share of a coil's noise that no other coil may tell
+_INDEPENDENT = 1e-6  # smallest fraction of a coil's noise that is independent of the other coils
 
 
 def noise_covariance(noise: Tensor) -> Tensor:
-    """Estimate the covariance E[n n^H] of the coils from samples of noise alone.
+    """Estimate the covariance E[n n^H] of the coils from samples of pure noise.
 
-    Of ``n`` samples, its relative error is about ``1 / sqrt(n)`` in each element.
+    With ``n`` samples, the relative error of each element is about ``1 / sqrt(n)``.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ def noise_covariance(noise: Tensor) -> Tensor:
 
     Raises
     ------
-    InputError : if there are fewer than ten samples for each coil or values that are not finite.
+    InputError : if there are fewer than ten samples per coil, or values that are not finite.
     """
     samples = noise if noise.ndim == 2 else noise.flatten(2)
     n_coils, n = samples.shape[-2:]
@@ -43,17 +43,17 @@ def noise_covariance(noise: Tensor) -> Tensor:
 
 
 def border_covariance(kspace: Tensor, mask: Tensor, fraction: float = 0.1) -> Tensor:
-    """Estimate the noise covariance from the corners of k-space, where no noise scan is at hand.
+    """Estimate the noise covariance from the corners of k-space, if there is no noise scan.
 
-    Takes the share of the sampled positions whose frequency is highest in both directions at once, since the tails of
-    the signal lie along the axes. There must be noise there, and nothing else: data that were filtered, padded with
-    zeros inside of ``mask``, or acquired at a matrix so small that the object still shows, give a wrong answer.
+    Uses the sampled positions whose frequencies are high in both directions, since the tails of the signal lie along
+    the axes. These positions must hold noise and nothing else. The result is wrong if the data were filtered, if
+    ``mask`` includes zero padding, or if the matrix is so small that the object's signal reaches the corners.
 
     Parameters
     ----------
     kspace : ``(batch, coil, h, w)`` complex.
     mask : ``(batch, 1, 1 or h, w)`` bool, True where k-space was measured.
-    fraction : share of the sampled positions that is taken.
+    fraction : of the sampled positions to use.
 
     Returns
     -------
@@ -68,20 +68,20 @@ def border_covariance(kspace: Tensor, mask: Tensor, fraction: float = 0.1) -> Te
 
 
 def border_samples(kspace: Tensor, mask: Tensor, fraction: float = 0.1) -> Iterator[Tensor]:
-    """Yield the samples ``(coil, n)`` of each item that :func:`border_covariance` takes for noise.
+    """Yield the samples ``(coil, n)`` of each item that :func:`border_covariance` uses as noise.
 
     Raises
     ------
     InputError : if ``fraction`` is not above zero and at most one.
     """
     if not 0 < fraction <= 1:
-        raise InputError(f"fraction={fraction} of the samples cannot be taken; use a share above 0 and at most 1")
+        raise InputError(f"fraction={fraction} of the samples cannot be taken; use a number above 0 and at most 1")
     h, w = kspace.shape[-2:]
     sampled = mask[:, 0].expand(-1, h, -1)
     rows = (torch.arange(h, device=kspace.device) - h // 2).abs()[:, None] * sampled
     columns = (torch.arange(w, device=kspace.device) - w // 2).abs() * sampled
     for k, s, row, column in zip(kspace, sampled, rows, columns, strict=True):
-        # relative to the highest that was sampled, so that zero padding does not count
+        # relative to the highest sampled frequency, which excludes zero padding
         frequency = torch.minimum(row / row.max().clamp_min(1), column / column.max().clamp_min(1))
         n = int(fraction * s.sum())
         lowest = frequency[s].topk(n).values[-1] if n else torch.inf
@@ -91,7 +91,7 @@ def border_samples(kspace: Tensor, mask: Tensor, fraction: float = 0.1) -> Itera
 def noise_level(kspace: Tensor, mask: Tensor) -> Tensor:
     """Standard deviation ``(batch,)`` of the complex noise of one sample, from the corners of k-space.
 
-    The root of the mean over coils; what can make it wrong is what makes :func:`border_covariance` wrong. An item
+    This is the root of the mean power over coils. It is wrong in the same cases as :func:`border_covariance`. An item
     without samples in the corners has a level of zero.
     """
     power = [
@@ -102,19 +102,19 @@ def noise_level(kspace: Tensor, mask: Tensor) -> Tensor:
 
 
 def whiten(acquisition: Acquisition, covariance: Tensor) -> Acquisition:
-    """Make the noise white and of standard deviation one, by the inverse Cholesky factor of its covariance.
+    """Make the noise white with standard deviation one, by the inverse Cholesky factor of its covariance.
 
-    K-space and maps are multiplied alike, so that the image stays the same and in the same units; the maps lose their
-    sum of squares of one. Without maps the image is in units of the noise once maps are estimated.
+    K-space and maps are multiplied by the same matrix, so the image and its units do not change, but the sum of squares
+    of the maps is no longer one. If the maps are estimated afterwards, the image is in units of the noise.
 
     Parameters
     ----------
-    acquisition : its ``noise_std`` is not looked at.
-    covariance : ``(coil, coil)`` or ``(batch, coil, coil)``, of :func:`noise_covariance` or :func:`border_covariance`.
+    acquisition : its ``noise_std`` is ignored.
+    covariance : ``(coil, coil)`` or ``(batch, coil, coil)`` of :func:`noise_covariance` or :func:`border_covariance`.
 
     Raises
     ------
-    InputError : if the covariance is of another shape, not finite, or singular.
+    InputError : if the covariance has another shape, is not finite or is singular.
 
     References
     ----------

@@ -7,20 +7,20 @@ from torch import Tensor
 from spinwarp.errors import InputError
 
 _WINDOW = 7
-#: what is brighter than this fraction of the volume's data range is foreground
+#: pixels above this fraction of the volume's data range are foreground
 FOREGROUND = 0.05
 
 
 def ssim(image: Tensor, target: Tensor, data_range: Tensor) -> Tensor:
     """Structural similarity of each image, ``(batch,)``: uniform 7x7 window, K = .01/.03, sample covariance.
 
-    Equal to scikit-image's ``structural_similarity`` with its defaults, whose mean leaves out the half window at the
+    Equals scikit-image's ``structural_similarity`` with its defaults, whose mean leaves out half a window at the
     border. Differentiable.
 
     Parameters
     ----------
     image, target : ``(batch, h, w)`` real.
-    data_range : ``(batch,)``; fastMRI takes the largest value of the volume.
+    data_range : ``(batch,)``; fastMRI uses the largest value of the volume.
 
     Raises
     ------
@@ -38,8 +38,8 @@ def ssim_map(image: Tensor, target: Tensor, data_range: Tensor) -> Tensor:
     if image.shape != target.shape:
         raise InputError(f"image {tuple(image.shape)} and target {tuple(target.shape)} must have the same shape")
     if min(image.shape[-2:]) < _WINDOW:
-        raise InputError(f"SSIM takes images of at least {_WINDOW}x{_WINDOW} pixels; got {tuple(image.shape[-2:])}")
-    # in units of the data range the constants are C1 = K1^2 and C2 = K2^2, and single precision suffices
+        raise InputError(f"SSIM needs images of at least {_WINDOW}x{_WINDOW} pixels; got {tuple(image.shape[-2:])}")
+    # in units of the data range the constants are C1 = K1^2 and C2 = K2^2, and single precision is enough
     scale = data_range.to(image.dtype).clamp_min(torch.finfo(image.dtype).tiny).view(-1, 1, 1)
     x, y = image / scale, target.to(image.dtype) / scale
     means = _window_mean(torch.stack([x, y, x * x, y * y, x * y], dim=1))
@@ -51,14 +51,14 @@ def ssim_map(image: Tensor, target: Tensor, data_range: Tensor) -> Tensor:
 
 
 def ssim_in(where: Tensor, similarity: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum of an SSIM map over a part of the image, and the number of its pixels, ``(batch,)`` each.
+    """Sum an SSIM map over a part of the image; return the sum and the number of pixels, ``(batch,)`` each.
 
-    Pixels within half a window of the border have no full window and are left out, as in the mean of :func:`ssim`.
+    Pixels within half a window of the border are left out, as in the mean of :func:`ssim`.
 
     Parameters
     ----------
     where : ``(batch, h, w)`` bool.
-    similarity : ``(batch, h - 6, w - 6)`` of :func:`ssim_map`.
+    similarity : ``(batch, h - 6, w - 6)``, from :func:`ssim_map`.
     """
     half = _WINDOW // 2
     inside = where[..., half:-half, half:-half]
@@ -68,9 +68,9 @@ def ssim_in(where: Tensor, similarity: Tensor) -> tuple[Tensor, Tensor]:
 def foreground(target: Tensor, data_range: Tensor) -> Tensor:
     """Return where the object is: the target above 5 % of the volume's data range.
 
-    The rest is air, often most of the picture, and says little about a method. There both error and claimed deviation
-    are next to nothing, which alone correlates them and flatters. And a method that leaves the air black scores badly
-    against a noisy reference, in SSIM and in coverage, although its picture is the better one.
+    The rest is air, often most of the image, and says little about a method. Both the error and the predicted standard
+    deviation are tiny there, which alone makes them correlate and flatters a method. And a method that leaves the air
+    black has a low SSIM and coverage against a noisy reference, although its image is better.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ def foreground(target: Tensor, data_range: Tensor) -> Tensor:
 
 
 def _window_mean(x: Tensor) -> Tensor:
-    # two one-dimensional means cost 14 additions a pixel where the square window costs 49
+    # two one-dimensional means cost 14 additions per pixel, the square window 49
     return F.avg_pool2d(F.avg_pool2d(x, (_WINDOW, 1), stride=1), (1, _WINDOW), stride=1)
 
 

@@ -15,13 +15,13 @@ NAMES = ("nmse", "psnr", "ssim", "ssim_foreground")
 
 
 class _SliceTable(Metric):
-    """A few numbers a slice, filed under (volume, slice): what a distributed sampler repeats overwrites itself.
+    """A few numbers per slice, stored under (volume, slice): slices that a distributed sampler repeats count once.
 
-    A process without any slice is legal.
+    A process may have no slices.
     """
 
     full_state_update = False
-    n_columns: ClassVar[int]  # volume key and slice first
+    n_columns: ClassVar[int]  # including volume key and slice, which come first
     rows: list[Tensor] | Tensor
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class _SliceTable(Metric):
         self.add_state("rows", default=[], dist_reduce_fx="cat")
 
     def sync(self, *args: Any, **kwargs: Any) -> None:
-        """Gather from all processes; one without slices takes part with an empty table, or the others would wait."""
+        """Gather from all processes; one without slices sends an empty table, because the others wait for it."""
         if not len(self.rows):
             self.rows = [double(torch.zeros(0, self.n_columns, device=self.device))]
         super().sync(*args, **kwargs)
@@ -40,7 +40,7 @@ class _SliceTable(Metric):
         self.rows.append(rows)
 
     def unique(self) -> list[Tensor]:
-        """Return a row a slice, in an order that does not depend on who saw it."""
+        """Return one row per slice, in an order that does not depend on the processes."""
         if not len(self.rows):
             return []
         rows = torch.cat(self.rows) if isinstance(self.rows, list) else self.rows
@@ -48,22 +48,22 @@ class _SliceTable(Metric):
 
 
 class BatchMean(_SliceTable):
-    """Mean over slices of a number that is known batch by batch, such as a loss that is no sum over slices.
+    """Mean over slices of a number that is known per batch only, such as a loss that is not a sum over slices.
 
-    A batch is filed under its first slice: one that a distributed sampler repeats counts once, so that the mean is that
-    of one process, as long as the processes share the batches of one process out between them.
+    A batch is stored under its first slice, so a batch that a distributed sampler repeats counts once. The mean equals
+    that of a single process if the processes divide the same batches among them.
     """
 
     n_columns = 4  # volume key, slice, batch size, value
 
     def update(self, value: Tensor, volume: Sequence[str], slices: Sequence[int]) -> None:
-        """Add the value ``()`` of a batch of these slices."""
+        """Add the value ``()`` of a batch."""
         value = double(value.detach())
         row = [_key(volume[0]), slices[0], len(volume), float(value)]
         self.add(torch.tensor([row], dtype=torch.float64, device=value.device))
 
     def compute(self) -> Tensor:
-        """Return the mean, weighted by the sizes of the batches; NaN without any."""
+        """Return the mean weighted by batch size; NaN without any batch."""
         rows = self.unique()
         if not rows:
             return _nan()
@@ -74,14 +74,14 @@ class BatchMean(_SliceTable):
 class VolumeMetrics(_SliceTable):
     """NMSE, PSNR and SSIM of whole volumes and SSIM inside their foreground, averaged over volumes.
 
-    The first three are those of fastMRI's ``evaluate.py`` for the images that are given; who gives them decides about
-    crop and data range. ``evaluate.py`` crops as fastMRI's does (:mod:`spinwarp.evaluation.volume`). Validation in
-    training takes the whole target, as fastMRI's validation loop does, which however averages NMSE and PSNR slice by
-    slice. The fourth is the mean of the SSIM map over all pixels of the volume's foreground
-    (:func:`spinwarp.metrics.foreground`); a volume without any counts in no mean of it.
+    The first three equal those of fastMRI's ``evaluate.py``; the caller decides about crop and data range.
+    ``evaluate.py`` crops as fastMRI's does (:mod:`spinwarp.evaluation.volume`). Validation in training uses the whole
+    target, like fastMRI's validation loop, which however averages NMSE and PSNR over slices. The fourth metric is the
+    mean of the SSIM map over the volume's foreground (:func:`spinwarp.metrics.foreground`); its mean over volumes
+    leaves out volumes without foreground.
 
-    Only a few numbers a slice are kept, filed under (volume, slice), so that uneven volumes are weighted right, however
-    many processes share them.
+    Only a few numbers per slice are kept, under (volume, slice), so volumes of different lengths get equal weights for
+    any number of processes.
     """
 
     # volume key, slice, squared error, energy, n_pixels, SSIM, its sum over the foreground, n_foreground, data range
@@ -90,7 +90,7 @@ class VolumeMetrics(_SliceTable):
     def update(
         self, image: Tensor, target: Tensor, data_range: Tensor, volume: Sequence[str], slices: Sequence[int]
     ) -> None:
-        """Add slices ``(batch, h, w)``; ``data_range`` is that of each slice's volume."""
+        """Add slices ``(batch, h, w)`` and the ``data_range`` of each slice's volume."""
         x, y, data_range = (double(part.detach()) for part in (image, target, data_range))
         similarity = ssim_map(x, y, data_range)
         columns = [
@@ -113,7 +113,7 @@ class VolumeMetrics(_SliceTable):
         return {name: torch.stack(found).mean() if found else _nan() for name, found in values.items()}
 
     def per_volume(self) -> list[dict[str, Tensor]]:
-        """Return the metrics of each volume; NaN where the target is zero, and inside a foreground that is empty."""
+        """Return the metrics of each volume; NaN if the target is zero or, for the last, the foreground is empty."""
         by_volume: dict[float, list[Tensor]] = {}
         for row in self.unique():
             by_volume.setdefault(float(row[0]), []).append(row)
@@ -122,7 +122,7 @@ class VolumeMetrics(_SliceTable):
 
 def _metrics(rows: Tensor) -> dict[str, Tensor]:
     _, _, error, energy, n_pixels, similarity, inside, n_inside, data_range = rows.unbind(1)
-    if not energy.any():  # nothing to compare with: an infinite NMSE or PSNR would say otherwise
+    if not energy.any():  # there is no reference, and an infinite NMSE or PSNR would be misleading
         return dict.fromkeys(NAMES, _nan())
     mean_squared_error = error.sum() / n_pixels.sum()
     return {
@@ -134,7 +134,7 @@ def _metrics(rows: Tensor) -> dict[str, Tensor]:
 
 
 def _key(name: str) -> int:
-    # 52 bits fit a float64 exactly, so that one state tensor holds everything that processes exchange
+    # 52 bits fit into a float64 exactly, so processes can exchange a single tensor
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") >> 12
 
 

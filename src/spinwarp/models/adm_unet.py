@@ -1,4 +1,4 @@
-"""The score network at the published size: the U-Net of ADM, in the configuration of EDM and InverseBench."""
+"""The score network at its published size: the U-Net of ADM, configured as in EDM and InverseBench."""
 
 import math
 from collections.abc import Collection, Sequence
@@ -14,20 +14,19 @@ from spinwarp.errors import InputError
 class ADMUNet(nn.Module):
     """Residual U-Net whose blocks are scaled and shifted by the noise level, with self-attention at the coarsest one.
 
-    The defaults are the prior of InverseBench for knees of 320x320: 26,002,050 parameters, as many as EDM's network has
-    in that configuration, and with the same weights the same output to 2e-6. A count was not published. Its attention
-    is asked for at a resolution of 16, which halving 320 never reaches, so that one block alone attends, in the middle.
-    Any size: the input is padded at its edges and cropped again.
+    The defaults are the prior of InverseBench for knees of 320x320. They give 26,002,050 parameters, as in EDM's
+    network with this configuration, and the same output for the same weights to 2e-6; InverseBench published no count.
+    Its configuration asks for attention at a resolution of 16, which halving 320 never reaches, so only the middle
+    block attends. Images may have any size: they are padded at their edges and cropped again.
 
     Parameters
     ----------
     channels : of input and output.
     width : features of the finest level; a multiple of 32.
-    multipliers : features of each level, from fine to coarse, in units of ``width``; each is half the size of the one
-        before.
-    blocks : residual blocks of a level on the way down; there is one more on the way up.
-    attention : numbers of the levels, the finest being 0, whose every block attends; the middle always does. Memory
-        grows with the number of pixels, not with its square.
+    multipliers : features of each level, from fine to coarse, in units of ``width``; each level halves the image.
+    blocks : residual blocks per level on the way down; there is one more on the way up.
+    attention : levels, the finest being 0, whose blocks all attend; the middle always does. Memory grows linearly with
+        the number of pixels.
     dropout : probability of dropping a feature in each block.
 
     Raises
@@ -53,7 +52,7 @@ class ADMUNet(nn.Module):
         super().__init__()
         if blocks < 1 or width < 32 or width % 32 or not multipliers or min(multipliers) < 1:
             raise InputError(
-                f"an ADM network takes at least one block, a width that is a multiple of 32 and a multiplier of 1 or "
+                f"an ADM network needs at least one block, a width that is a multiple of 32 and a multiplier of 1 or "
                 f"more for each level; got blocks {blocks}, width {width}, multipliers {list(multipliers)}"
             )
         widths = [width * multiplier for multiplier in multipliers]
@@ -66,7 +65,7 @@ class ADMUNet(nn.Module):
 
         self.first = nn.Conv2d(channels, widths[0], 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
-        skips = [widths[0]]  # the features of what the way down leaves to the way up
+        skips = [widths[0]]  # features of the skip connections
         for level, (before, n) in enumerate(pairwise([widths[0], *widths])):
             if level:
                 self.down.append(block(before, before, resample="down"))
@@ -85,9 +84,7 @@ class ADMUNet(nn.Module):
     def forward(self, x: Tensor, log_sigma: Tensor) -> Tensor:
         """``(batch, channels, h, w)`` and ``(batch,)`` to ``(batch, channels, h, w)``."""
         h, w = x.shape[-2:]
-        mode = (
-            "replicate" if min(h, w) < self.multiple else "reflect"
-        )  # a mirror is at most as far as the image is wide
+        mode = "replicate" if min(h, w) < self.multiple else "reflect"  # reflection must be smaller than the image
         x = F.pad(x, (0, -w % self.multiple, 0, -h % self.multiple), mode=mode)
         embedding = self.embedding(log_sigma)
         x = self.first(x)
@@ -105,7 +102,7 @@ class ADMUNet(nn.Module):
 class _NoiseEmbedding(nn.Module):
     """The noise level as a vector: cosines and sines of a quarter of its logarithm, and two layers.
 
-    The frequencies fall geometrically from 1 by almost 10^4, as EDM took them over from time steps.
+    The frequencies fall geometrically from 1 to about 1e-4, as EDM took them over from time steps.
     """
 
     frequencies: Tensor
@@ -171,12 +168,12 @@ class _Attention(nn.Module):
 
 
 def _group_norm(n: int) -> nn.GroupNorm:
-    """32 groups, or fewer of four features."""
+    """32 groups, or fewer groups of four features."""
     return nn.GroupNorm(min(32, n // 4), n)
 
 
 def _zero(layer: nn.Conv2d) -> nn.Conv2d:
-    """Start a layer at zero, so that a block is its shortcut and the denoiser its input, scaled."""
+    """Initialise a layer at zero: a block is then its shortcut, and the denoiser scales its input."""
     nn.init.zeros_(layer.weight)
     assert layer.bias is not None
     nn.init.zeros_(layer.bias)

@@ -1,4 +1,4 @@
-"""ConvDecoder: an untrained convolutional decoder whose structure alone prefers images."""
+"""ConvDecoder: an untrained convolutional decoder whose structure is a prior for images."""
 
 import math
 from collections.abc import Sequence
@@ -12,21 +12,21 @@ from spinwarp.errors import InputError
 class ConvDecoder(nn.Module):
     """G_theta(z): blocks of nearest upsampling, 3x3 convolution, ReLU and batch normalisation from a fixed random z.
 
-    The last block does not upsample; a 1x1 convolution makes the outputs. z is a buffer, so that the module is one
-    picture: it takes no argument, and to fit it is to fit theta. Weights and z come from torch's generator when it is
-    made.
+    The last block does not upsample; a 1x1 convolution makes the outputs. The module represents a single image: z is a
+    buffer, ``forward`` takes no argument, and fitting the image means fitting theta. The constructor draws the weights
+    and z from torch's generator.
 
     Parameters
     ----------
     size : (h, w) of the output.
     out_channels : of the output; two for a complex image.
-    channels : of every block. The paper: 160, or 256 in the authors' notebook.
+    channels : of every block; 160 in the paper, 256 in the authors' notebook.
     layers : number of blocks.
     input_size : (h, w) of z, drawn from U[0, 1].
 
     Raises
     ------
-    InputError : on fewer than two layers or one channel.
+    InputError : if there are fewer than two layers or no channels.
 
     References
     ----------
@@ -46,7 +46,7 @@ class ConvDecoder(nn.Module):
         super().__init__()
         if layers < 2 or channels < 1:
             raise InputError(
-                f"a ConvDecoder has at least two layers and a channel; got layers={layers}, channels={channels}"
+                f"a ConvDecoder has at least two layers and one channel; got layers={layers}, channels={channels}"
             )
         blocks: list[nn.Module] = []
         for inner in [*decoder_sizes(input_size, size, layers - 1), None]:
@@ -61,13 +61,13 @@ class ConvDecoder(nn.Module):
         self.register_buffer("z", torch.rand(1, channels, *input_size))
 
     def forward(self) -> Tensor:
-        """Return the picture ``(1, out_channels, h, w)``."""
+        """Return the image ``(1, out_channels, h, w)``."""
         out: Tensor = self.head(self.body(self.z))
         return out
 
 
 class Pointwise(nn.Linear):
-    """A 1x1 convolution as the matrix product that it is: half the time of torch's for one picture on one thread."""
+    """A 1x1 convolution as a matrix product: half the time of torch's convolution for one image on one thread."""
 
     def forward(self, x: Tensor) -> Tensor:
         """``(batch, in_features, h, w)`` to ``(batch, out_features, h, w)``."""
@@ -75,7 +75,7 @@ class Pointwise(nn.Linear):
 
 
 def decoder_sizes(first: Sequence[int], last: Sequence[int], steps: int) -> list[tuple[int, int]]:
-    """Sizes after each of ``steps`` upsamplings by one factor, from ``first`` (left out) to exactly ``last``.
+    """Sizes after each of ``steps`` upsamplings by the same factor, from ``first`` (not included) to exactly ``last``.
 
     The n-th is ``ceil(first * (last / first)^(n / steps))``, as the authors compute it.
     """

@@ -1,4 +1,4 @@
-"""Deep Decoder: an untrained decoder without spatial convolutions; only the upsampling couples pixels."""
+"""Deep Decoder: an untrained decoder without spatial convolutions; only upsampling couples pixels."""
 
 from collections.abc import Sequence
 
@@ -12,19 +12,19 @@ from spinwarp.models.conv_decoder import Pointwise, decoder_sizes
 class DeepDecoder(nn.Module):
     """G_theta(z): blocks of 1x1 convolution, bilinear upsampling, ReLU and batch normalisation from a fixed random z.
 
-    Takes no argument: z is a buffer, drawn with the weights from torch's generator.
+    ``forward`` takes no argument: z is a buffer, drawn from torch's generator like the weights.
 
     Parameters
     ----------
     size : (h, w) of the output.
     out_channels : of the output; two for a complex image.
-    channels : of every block. The MRI comparison of the ConvDecoder's authors: 368.
-    layers : number of blocks. There: 10.
+    channels : of every block; 368 in the MRI comparison of the ConvDecoder's authors.
+    layers : number of blocks; 10 in that comparison.
     input_size : (h, w) of z, drawn from U[0, 1].
 
     Raises
     ------
-    InputError : on fewer than one layer or channel.
+    InputError : if there are no layers or no channels.
 
     References
     ----------
@@ -44,7 +44,7 @@ class DeepDecoder(nn.Module):
         super().__init__()
         if layers < 1 or channels < 1:
             raise InputError(
-                f"a Deep Decoder has at least one layer and a channel; got layers={layers}, channels={channels}"
+                f"a Deep Decoder has at least one layer and one channel; got layers={layers}, channels={channels}"
             )
         blocks: list[nn.Module] = []
         for inner in decoder_sizes(input_size, size, layers):
@@ -59,6 +59,6 @@ class DeepDecoder(nn.Module):
         self.register_buffer("z", torch.rand(1, channels, *input_size))
 
     def forward(self) -> Tensor:
-        """Return the picture ``(1, out_channels, h, w)``."""
+        """Return the image ``(1, out_channels, h, w)``."""
         out: Tensor = self.head(self.body(self.z))
         return out

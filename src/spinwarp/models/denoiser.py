@@ -11,22 +11,22 @@ CHANNELS = {"complex": 2, "magnitude": 1}
 
 
 class Denoiser(ComplexNetwork):
-    """``D(x, sigma)``, the mean of all images that noise of standard deviation sigma may have made x of.
+    """``D(x, sigma)``: the mean of all images that could have become x by adding noise of standard deviation sigma.
 
-    ``sigma`` is that of complex noise everywhere: ``E |n|^2 = sigma^2``, so that real and imaginary parts have half
-    of its square each. The network sees inputs of variance one and predicts a mixture of noise and image that has
-    variance one at every noise level; what follows from that are the coefficients of Karras et al.
+    ``sigma`` always refers to complex noise: ``E |n|^2 = sigma^2``, half of it in the real and half in the imaginary
+    part. At every noise level, the network's input has variance one and its target is a mixture of noise and image with
+    variance one. The coefficients of Karras et al. follow from this.
 
     Parameters
     ----------
-    network : ``(batch, channels, h, w)`` and the logarithm of the noise level ``(batch,)`` to the shape of the first.
-    channels : ``complex``, two channels; ``magnitude``, one: the prior of images without phase, applied to real and
-        imaginary parts apart, as score-MRI does. Whoever samples takes the phase out before (:mod:`recon.posterior`).
-    sigma_data : root mean square of the images; that of :func:`spinwarp.recon.scale.prior_scale` is about one.
+    network : from ``(batch, channels, h, w)`` and the logarithm of the noise level ``(batch,)`` to the first shape.
+    channels : ``complex``, two channels; or ``magnitude``, one channel: a prior for images without phase, applied to
+        real and imaginary parts separately, as in score-MRI. :mod:`spinwarp.recon.posterior` removes the phase first.
+    sigma_data : root mean square of the images; about one in the units of :func:`spinwarp.preparation.prior_scale`.
 
     Raises
     ------
-    InputError : if the channels are neither of the two, or the network says that it has other ones.
+    InputError : if ``channels`` is unknown or does not fit the channels of the network.
 
     References
     ----------
@@ -41,7 +41,7 @@ class Denoiser(ComplexNetwork):
         n_channels = getattr(network, "channels", CHANNELS[channels])
         if n_channels != CHANNELS[channels]:
             raise InputError(
-                f"a denoiser of {channels} images has a network of {CHANNELS[channels]} channels, and this one has "
+                f"a denoiser of {channels} images needs a network with {CHANNELS[channels]} channels, but this one has "
                 f"{n_channels}; set model.net.network.channels={CHANNELS[channels]}"
             )
         self.network = network
@@ -53,23 +53,23 @@ class Denoiser(ComplexNetwork):
 
         Parameters
         ----------
-        x : ``(batch, h, w)`` complex; real for the real images of a prior without phase.
-        sigma : ``(batch,)`` or one number for all.
+        x : ``(batch, h, w)`` complex, or real images of a prior without phase.
+        sigma : ``(batch,)``, or one number for all items.
         """
         sigma = sigma.to(x.real.dtype).expand(len(x))
         if not x.is_complex():
             return self._denoise(x[:, None], sigma, self.sigma_data)[:, 0]
         if self.channels == "complex":
-            # real and imaginary part each have half of the variance of noise and image
+            # real and imaginary part each have half the variance of noise and image
             return to_complex(self._denoise(to_channels(x[:, None]), sigma / 2**0.5, self.sigma_data / 2**0.5))[:, 0]
         parts = torch.cat([x.real, x.imag])[:, None]
         real, imag = self._denoise(parts, sigma.repeat(2) / 2**0.5, self.sigma_data)[:, 0].chunk(2)
         return torch.complex(real.contiguous(), imag.contiguous())
 
     def _denoise(self, x: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
-        """Denoise real channels ``(batch, channel, h, w)``, ``sigma`` and ``sigma_data`` those of one channel."""
+        """Denoise real channels ``(batch, channel, h, w)``; ``sigma`` and ``sigma_data`` are per channel."""
         sigma = sigma.view(-1, 1, 1, 1)
         total = (sigma.square() + sigma_data**2).sqrt()
         skip, out = sigma_data**2 / total.square(), sigma * sigma_data / total
-        # under autocast the network's output is of half precision; the sum is float32 again
+        # under autocast the network returns half precision; the sum is float32 again
         return skip * x + out * self.network(x / total, sigma.flatten().log())

@@ -1,4 +1,4 @@
-"""fastMRI's published state dicts: their names mapped onto ours, the architecture read off the tensors' shapes."""
+"""Load fastMRI's published state dicts: rename the weights and infer the architecture from the tensors' shapes."""
 
 import re
 from functools import partial
@@ -17,15 +17,15 @@ State = dict[str, Tensor]
 def network_from_fastmri(state: State) -> nn.Module:
     """Build the network that a fastMRI state dict belongs to, with its weights.
 
-    Takes the plain state dicts of ``fastmri.models`` (``Unet``, ``VarNet``) and those of Lightning checkpoints, whose
-    names begin with ``unet.`` or ``varnet.``.
+    Accepts state dicts of ``fastmri.models`` (``Unet``, ``VarNet``) and of Lightning checkpoints, whose names begin
+    with ``unet.`` or ``varnet.``.
 
     Raises
     ------
-    InputError : if the names or shapes are those of neither network.
+    InputError : if the names or shapes fit neither network.
     """
     state = {re.sub(r"^(varnet|unet)\.", "", name): value for name, value in state.items()}
-    # the loss of a Lightning checkpoint carries a window
+    # Lightning checkpoints also hold the window of the SSIM loss
     state = {name: value for name, value in state.items() if not name.startswith("loss.")}
     if empty := [name for name, value in state.items() if not value.numel()]:
         raise InputError(f"the weights {empty[0][:80]} are empty; get the file again")
@@ -69,7 +69,7 @@ def _count(state: State, pattern: str) -> int:
 
 
 def _stack_steps(state: State) -> State:
-    """Join the reference's one step size per cascade into our one vector."""
+    """Stack the reference's step sizes, one per cascade, into our single vector."""
     steps = sorted((int(name.split(".")[1]), name) for name in state if name.endswith("dc_weight"))
     if not steps:
         return state

@@ -11,28 +11,28 @@ from spinwarp.channels import double, to_channels, to_complex
 from spinwarp.errors import InputError
 from spinwarp.models.generator import ImageGenerator, Size, pad_to_multiple, padded_size
 
-_MAX_LOG_SCALE = 2.0  # of a coupling: bounded, so that the inverse keeps its digits
+_MAX_LOG_SCALE = 2.0  # of a coupling; the bound keeps the inverse accurate
 
 
 class Flow(ImageGenerator):
-    """``x = G(z)``, one to one, with as many latents as there are real numbers in the image.
+    """``x = G(z)``, one to one, with one latent for each real number in the image.
 
-    Each level folds 2x2 pixels into channels and takes ``depth`` steps of actnorm, an invertible 1x1 convolution and
-    an affine coupling; then half of the channels leaves as latents, whitened by what the other half says of them, so
-    that all latents are standard normal. The network is convolutional: an image of any size can be made. Where a
-    side is no multiple of ``2^levels``, the flow makes the next larger image, and its last rows and columns are
-    cropped: there ``G`` is still onto, but no longer one to one.
+    Each level folds 2x2 pixels into channels and applies ``depth`` steps of actnorm, invertible 1x1 convolution and
+    affine coupling. Then half of the channels become latents, normalised with a mean and scale predicted from the other
+    half, so all latents are standard normal. The network is convolutional and makes images of any size. If a side is
+    not a multiple of ``2^levels``, the flow makes the next larger image and crops its last rows and columns; then ``G``
+    is still onto, but no longer one to one.
 
     Parameters
     ----------
-    size : ``(h, w)`` of the images that are drawn where nothing else is said.
+    size : default ``(h, w)`` of the images.
     levels : number of times that pixels are folded.
-    depth : steps a level.
+    depth : steps per level.
     channels : features inside the couplings.
 
     Raises
     ------
-    InputError : if a number cannot be.
+    InputError : if the size, a level, step or channel count is below one.
 
     References
     ----------
@@ -58,7 +58,7 @@ class Flow(ImageGenerator):
                 self.splits.append(Conditioner(n, n, channels))
 
     def latent_shape(self, size: Size | None = None) -> tuple[int]:
-        """Shape of the latent of one image: one number for each real one in it, or in the next larger image."""
+        """Shape of the latent of one image: one number for each real number in the (padded) image."""
         h, w = padded_size(size or self.size, self.block)
         return (2 * h * w,)
 
@@ -96,7 +96,7 @@ class Flow(ImageGenerator):
         return to_complex(x[..., :h, :w])[:, 0]
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compile the conditioners; what is invertible around them is not called but encodes and generates."""
+        """Compile the conditioners; the invertible parts have no ``forward``, only ``encode`` and ``generate``."""
         for module in self.modules():
             if isinstance(module, Conditioner):
                 module.compile(*args, **kwargs)
@@ -105,7 +105,7 @@ class Flow(ImageGenerator):
         return [step for step in self.levels[level].children() if isinstance(step, Step)]
 
     def _latent_shapes(self, size: Size) -> list[tuple[int, int, int]]:
-        """``(channels, h, w)`` of what leaves at each level, and of what is left at the end."""
+        """``(channels, h, w)`` of the latents that leave at each level."""
         h, w = padded_size(size, self.block)
         n, shapes = 2, []
         for level in range(len(self.levels)):
@@ -117,11 +117,10 @@ class Flow(ImageGenerator):
 
 
 class Step(nn.Module):
-    """Actnorm, invertible 1x1 convolution and affine coupling on ``channels``, an even number of them.
+    """Actnorm, invertible 1x1 convolution and affine coupling on an even number of ``channels``.
 
-    The actnorm sets itself on the first batch that it trains on: channels of mean zero and variance one come out.
-    The matrix of the convolution is ``P L (U + diag(s))``, P a permutation, so that its determinant is the product
-    of s.
+    The actnorm is initialised on the first training batch, to give each channel mean zero and variance one. The matrix
+    of the convolution is ``P L (U + diag(s))`` with a permutation P; its determinant is the product of s, up to sign.
     """
 
     permutation: Tensor
@@ -144,7 +143,7 @@ class Step(nn.Module):
         self.coupling = Conditioner(channels // 2, channels // 2, features)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """From image to latent: ``(batch, channels, h, w)`` to the same, and the change of the log-determinant."""
+        """Image to latent, both ``(batch, channels, h, w)``; also return the change of the log-determinant."""
         if self.training and not self.initialised:
             self._initialise(x)
         x = (x + self.bias[:, None, None]) * self.log_scale.exp()[:, None, None]
@@ -156,11 +155,11 @@ class Step(nn.Module):
         return torch.cat([kept, changed], dim=1), log_det + log_scale.flatten(1).sum(1)
 
     def generate(self, x: Tensor) -> Tensor:
-        """From latent to image, the inverse of :meth:`encode`."""
+        """Latent to image: the inverse of :meth:`encode`."""
         kept, changed = x.chunk(2, dim=1)
         log_scale, shift = self.coupling(kept)
         x = torch.cat([kept, changed * (-log_scale).exp() - shift], dim=1)
-        # in double: a few channels cost nothing, and the rounding of an inverse adds up over the steps
+        # in double precision: cheap for a few channels, and rounding errors of the inverse add up over the steps
         x = _mix(x, torch.linalg.inv(double(self._matrix())).to(x.dtype).to(x.device))
         return x * (-self.log_scale).exp()[:, None, None] - self.bias[:, None, None]
 
@@ -173,7 +172,7 @@ class Step(nn.Module):
     @torch.no_grad()
     def _initialise(self, x: Tensor) -> None:
         moments = torch.stack([x.mean((0, 2, 3)), x.square().mean((0, 2, 3))])
-        if distributed.is_available() and distributed.is_initialized():  # every process must start alike
+        if distributed.is_available() and distributed.is_initialized():  # every process must start with the same values
             distributed.all_reduce(moments)
             moments /= distributed.get_world_size()
         mean, square = moments
@@ -183,13 +182,13 @@ class Step(nn.Module):
 
 
 def _mix(x: Tensor, matrix: Tensor) -> Tensor:
-    """Apply a matrix to the channels of ``(batch, channel, h, w)``, in full precision also under autocast."""
+    """Apply a matrix to the channels of ``(batch, channel, h, w)``, in full precision even under autocast."""
     with torch.autocast(x.device.type, enabled=False):
         return F.conv2d(x, matrix[..., None, None])
 
 
 class Conditioner(nn.Module):
-    """Logarithm of a scale and a shift for ``n_out`` channels, from ``n_in`` others; zero at the start of training."""
+    """Predict a log-scale and a shift for ``n_out`` channels from ``n_in`` others; both start at zero."""
 
     def __init__(self, n_in: int, n_out: int, features: int) -> None:
         super().__init__()
@@ -201,6 +200,6 @@ class Conditioner(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """``(batch, n_in, h, w)`` to two ``(batch, n_out, h, w)``."""
-        # under autocast the layers give half precision; what has to be undone is computed in full
+        # under autocast the layers return half precision; the coupling must be invertible, so it needs full precision
         log_scale, shift = self.layers(x).to(x.dtype).chunk(2, dim=1)
         return _MAX_LOG_SCALE * torch.tanh(log_scale / _MAX_LOG_SCALE), shift

@@ -10,7 +10,7 @@ from spinwarp.models.generator import ImageGenerator, Size, decoder, doubled, en
 
 
 class GAN(ImageGenerator):
-    """Generator from one vector: a few numbers for the whole image, which therefore has one size.
+    """Generator from a single vector for the whole image, which therefore has a fixed size.
 
     Parameters
     ----------
@@ -22,7 +22,7 @@ class GAN(ImageGenerator):
 
     Raises
     ------
-    InputError : if a number cannot be.
+    InputError : if a number is below one.
 
     References
     ----------
@@ -55,11 +55,11 @@ class GAN(ImageGenerator):
 
         Raises
         ------
-        InputError : if the size is not the one that the generator was built for.
+        InputError : if the size differs from that of the generator.
         """
         if size is not None and tuple(size) != self.size:
             raise InputError(
-                f"this GAN makes images of {self.size[0]}x{self.size[1]}, and {size[0]}x{size[1]} are wanted; train "
+                f"this GAN makes images of {self.size[0]}x{self.size[1]}, but {size[0]}x{size[1]} are needed; train "
                 f"one of that size (model.net.size=[{size[0]},{size[1]}]), or a VAE or flow, which make any size"
             )
         return (self.n_latents,)
@@ -76,11 +76,11 @@ class Discriminator(nn.Module):
 
     Parameters
     ----------
-    channels, levels, max_channels : as those of :class:`GAN`.
+    channels, levels, max_channels : as for :class:`GAN`.
 
     Raises
     ------
-    InputError : if a number cannot be.
+    InputError : if a number is below one.
     """
 
     def __init__(self, channels: int = 16, levels: int = 4, max_channels: int = 128) -> None:

@@ -1,4 +1,4 @@
-"""What all generators are: networks that make an image of a latent whose prior is the standard normal distribution."""
+"""Base class and building blocks of generators, which map a standard normal latent to an image."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -15,16 +15,16 @@ Size = tuple[int, int]
 
 
 class ImageGenerator(ComplexNetwork, ABC):
-    """``G(z)``: a latent ``z ~ N(0, 1)`` to a complex image in the units of :func:`spinwarp.recon.scale.prior_scale`.
+    """``G(z)``: map a latent ``z ~ N(0, 1)`` to a complex image in units of :func:`spinwarp.preparation.prior_scale`.
 
     Parameters
     ----------
-    size : ``(h, w)`` of the images that are drawn where nothing else is said.
+    size : default ``(h, w)`` of the images.
 
     Attributes
     ----------
-    invertible : whether there are as many latents as real numbers in the image and ``G`` is one to one. Then any image
-        is in the range: what such a prior says lies in how far z = 0 is, not in what can be made.
+    invertible : whether ``G`` is one to one, with as many latents as real numbers in the image. Then ``G`` can make any
+        image, and the prior only says how far its latent is from zero.
 
     Raises
     ------
@@ -41,7 +41,7 @@ class ImageGenerator(ComplexNetwork, ABC):
 
     @abstractmethod
     def latent_shape(self, size: Size | None = None) -> tuple[int, ...]:
-        """Shape of the latent of one image of ``size``; None: the generator's own.
+        """Shape of the latent of one image of ``size``, by default the generator's own.
 
         Raises
         ------
@@ -54,13 +54,13 @@ class ImageGenerator(ComplexNetwork, ABC):
 
 
 def padded_size(size: Size, multiple: int) -> Size:
-    """Return the smallest size that holds ``size`` and whose sides are multiples of a number."""
+    """Round both sides up to a multiple of a number."""
     h, w = (-(-n // multiple) * multiple for n in size)
     return h, w
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
-    """Repeat the last row and column of ``(batch, channel, h, w)`` until both sides are multiples of a number."""
+    """Repeat the last row and column of ``(batch, channel, h, w)`` up to multiples of a number."""
     h, w = x.shape[-2:]
     larger_h, larger_w = padded_size((h, w), multiple)
     if (larger_h, larger_w) == (h, w):
@@ -71,8 +71,8 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
 class Residual(nn.Module):
     """``x + conv(silu(conv(silu(x))))``, the identity at the start of training.
 
-    There is no normalisation: what is made of these blocks is smooth in its input everywhere, as latent optimisation
-    needs it. Where every feature map is constant, as at z = 0, a normalisation would divide by zero.
+    Without normalisation, networks of these blocks are smooth in their input everywhere, as latent optimisation needs.
+    A normalisation would divide by zero where every feature map is constant, as at z = 0.
     """
 
     def __init__(self, channels: int) -> None:
@@ -89,7 +89,7 @@ class Residual(nn.Module):
 
 
 def encoder(widths: Sequence[int], n_out: int) -> nn.Sequential:
-    """Layers from the two channels of an image, halved for each width after the first, to ``n_out`` channels."""
+    """Layers from the two channels of an image to ``n_out``, halving the image for each width after the first."""
     layers: list[nn.Module] = [nn.Conv2d(2, widths[0], 3, padding=1)]
     for n, wider in pairwise(widths):
         layers += [Residual(n), nn.Conv2d(n, wider, 3, stride=2, padding=1)]
@@ -97,7 +97,7 @@ def encoder(widths: Sequence[int], n_out: int) -> nn.Sequential:
 
 
 def decoder(n_in: int, widths: Sequence[int]) -> nn.Sequential:
-    """Layers from ``n_in`` channels to the two of an image: :func:`encoder` backwards."""
+    """Layers from ``n_in`` channels to the two of an image: :func:`encoder` in reverse."""
     layers: list[nn.Module] = [nn.Conv2d(n_in, widths[-1], 3, padding=1), Residual(widths[-1])]
     for wider, n in pairwise(reversed(widths)):
         layers += [nn.Conv2d(wider, 4 * n, 3, padding=1), nn.PixelShuffle(2), Residual(n)]
@@ -105,7 +105,7 @@ def decoder(n_in: int, widths: Sequence[int]) -> nn.Sequential:
 
 
 def doubled(channels: int, levels: int, most: int) -> list[int]:
-    """Channels of each level: doubled at each halving of the image, up to a number.
+    """Channels of each level: doubled at each halving of the image, up to ``most``.
 
     Raises
     ------
@@ -113,6 +113,6 @@ def doubled(channels: int, levels: int, most: int) -> list[int]:
     """
     if min(channels, levels, most) < 1:
         raise InputError(
-            f"channels, levels and max_channels of a generator are at least 1; got {channels}, {levels} and {most}"
+            f"channels, levels and max_channels of a generator must be at least 1; got {channels}, {levels} and {most}"
         )
     return [min(channels * 2**level, most) for level in range(levels + 1)]

@@ -1,6 +1,6 @@
-"""Trained networks from files that nobody has to trust.
+"""Load trained networks safely from files that may be damaged or malicious.
 
-A file is read as plain data, its network is built from our own classes, and is no larger than its weights.
+A file is read as plain data, and its network is built from our own classes and may not be larger than its weights.
 """
 
 import importlib
@@ -19,12 +19,12 @@ from spinwarp.files import unreadable
 from spinwarp.models.denoiser import Denoiser
 from spinwarp.models.generator import ImageGenerator
 
-_DEPTH = 32  # of lists and dictionaries in each other in the description of a network
-_LARGEST = 10_000  # whole number in it, unless a weight has a longer side
+_DEPTH = 32  # nested lists and dictionaries in the description of a network
+_LARGEST = 10_000  # integer in a description, unless a weight has a longer side
 
 
 def load_end_to_end(path: str, trusted: Sequence[str] = ()) -> tuple[torch.nn.Module, dict[str, Any]]:
-    """As :func:`load_network`, but only a network of an acquisition will do; one that is a prior is refused."""
+    """Load a network that reconstructs an acquisition; refuse one that is a prior. Else like :func:`load_network`."""
     network, record = load_network(path, trusted)
     if isinstance(network, Denoiser):
         raise InputError(f"{path} holds a score model; use recon=posterior")
@@ -34,16 +34,16 @@ def load_end_to_end(path: str, trusted: Sequence[str] = ()) -> tuple[torch.nn.Mo
 
 
 def load_network(path: str, trusted: Sequence[str] = ()) -> tuple[torch.nn.Module, dict[str, Any]]:
-    """Rebuild the network of a checkpoint of ``train.py``; returns it with its weights and the record of its training.
+    """Rebuild the network of a checkpoint of ``train.py``; return it with its weights, and the record of its training.
 
     Parameters
     ----------
     path : the ``.ckpt`` file.
-    trusted : packages beside spinwarp from which the file may build its network.
+    trusted : packages, besides spinwarp, whose classes the file may use.
 
     Raises
     ------
-    InputError : if the file is missing, damaged, not one of ours, or its weights do not fit its own description.
+    InputError : if the file is missing, damaged or not one of ours, or if its weights do not fit its network.
     """
     content = load_plain(path)
     record = content.get("spinwarp")
@@ -53,7 +53,7 @@ def load_network(path: str, trusted: Sequence[str] = ()) -> tuple[torch.nn.Modul
             f"{path} is not a checkpoint of spinwarp's train.py; for weights that fastMRI published use "
             f"recon=fastmri_weights"
         )
-    # score models are used with the moving average of their weights
+    # score models use the moving average of their weights
     prefix = "average." if any(k.startswith("average.") for k in state) else "net."
     weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     check_finite(path, {"state_dict": weights})
@@ -64,35 +64,35 @@ def load_network(path: str, trusted: Sequence[str] = ()) -> tuple[torch.nn.Modul
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     if not isinstance(network, torch.nn.Module):
-        raise InputError(f"{path} does not say of what class its network is; train again with this version")
+        raise InputError(f"{path} does not name the class of its network; train again with this version")
     try:
         network.load_state_dict(weights)
         if any(weights[name].is_complex() and not own.is_complex() for name, own in network.state_dict().items()):
-            raise RuntimeError("they are complex, and its are real")  # torch would drop the imaginary parts
+            raise RuntimeError("they are complex, but the network is real")  # torch would drop the imaginary parts
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
-        raise InputError(f"the weights in {path} are those of another network than it describes: {reason}") from error
+        raise InputError(f"the weights in {path} do not fit the network that it describes: {reason}") from error
     return network, _checked(path, record)
 
 
 def load_plain(path: str) -> dict[str, Any]:
-    """Load a file of tensors and plain Python to the CPU; code in it is refused, not run.
+    """Load a file of tensors and plain Python values to the CPU; a file with code is refused, and the code is not run.
 
     Raises
     ------
-    InputError : if the file cannot be read so.
+    InputError : if the file cannot be loaded this way.
     """
     file = Path(path)
     if not path or not (file.is_file() or file.is_dir() or file.is_symlink()):
         raise InputError(f"there is no file {path!r}; give the weights as recon.path=FILE")
     try:
-        # torch packs nothing: an archive that unpacks to more than its own size was made to take memory
+        # torch.save does not compress: an archive that unpacks to much more than its size is meant to fill the memory
         if zipfile.is_zipfile(path) and _unpacked_size(path) > 2 * file.stat().st_size:
             raise InputError(f"{path} is compressed, which torch.save does not do; get the file again")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except InputError:
         raise
-    # where the damage is decides with what a reader of pickles ends
+    # the unpickler raises different errors, depending on where the damage is
     except Exception as error:
         raise unreadable(file, error, "cannot be loaded as plain weights ({reason}); get the file again") from error
     if not isinstance(content, dict):
@@ -106,7 +106,7 @@ def _unpacked_size(path: str) -> int:
 
 
 def is_state(state: Any) -> TypeGuard[dict[str, torch.Tensor]]:
-    """Whether this is a state dict: names and dense tensors that the file holds all numbers of, at least one."""
+    """Whether this is a state dict: at least one name with a dense tensor whose numbers are all in the file."""
     return (
         isinstance(state, dict)
         and bool(state)
@@ -115,17 +115,17 @@ def is_state(state: Any) -> TypeGuard[dict[str, torch.Tensor]]:
 
 
 def _is_held(tensor: torch.Tensor) -> bool:
-    """Whether memory holds every number once; one number expanded to a huge shape takes none until it is used."""
+    """Whether every number is in memory: a single number expanded to a huge shape takes no memory until it is used."""
     dense = tensor.layout == torch.strided and tensor.device.type == "cpu"
     return dense and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
 def not_finite(checkpoint: Mapping[str, Any]) -> str | None:
-    """Return the name of the first weight, or number of an optimizer, that is NaN or infinite; None if there is none.
+    """Return the name of the first weight or optimizer value that is NaN or infinite, or None.
 
     Parameters
     ----------
-    checkpoint : with ``state_dict``, and ``optimizer_states`` if it is one that training goes on from.
+    checkpoint : holds ``state_dict``, and ``optimizer_states`` if training can be resumed from it.
     """
     states = [state for optimizer in checkpoint.get("optimizer_states", ()) for state in optimizer["state"].values()]
     moments = [(f"{name} of the optimizer", value) for state in states for name, value in state.items()]
@@ -136,11 +136,11 @@ def not_finite(checkpoint: Mapping[str, Any]) -> str | None:
 
 
 def check_finite(path: str, checkpoint: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint of a training that diverged.
+    """Refuse a checkpoint of a diverged training.
 
     Raises
     ------
-    InputError : if :func:`not_finite` finds a number.
+    InputError : if :func:`not_finite` finds a value.
     """
     if (name := not_finite(checkpoint)) is not None:
         raise InputError(
@@ -149,7 +149,7 @@ def check_finite(path: str, checkpoint: Mapping[str, Any]) -> None:
 
 
 def _check_numbers(path: str, description: Any, largest: int) -> None:
-    """Refuse whole numbers that no network has with weights of this size, such as a billion levels."""
+    """Refuse integers that are too large for a network with weights of this size, such as a billion levels."""
     level = [description]
     for _ in range(_DEPTH):
         for value in level:
@@ -165,22 +165,22 @@ def _values(value: dict[Any, Any] | list[Any]) -> Collection[Any]:
 
 
 def _checked(path: str, record: dict[str, Any]) -> dict[str, Any]:
-    """Return the record of a training if what others read of it is of the kind that they expect."""
+    """Return the record of a training; refuse it if the entries that others read have the wrong type."""
     trained_on = record.get("trained_on", {})
     listed = [trained_on.get(key, []) for key in ("volumes", "patients")] if isinstance(trained_on, dict) else [None]
     plain = all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in listed)
     name = record.get("name", "")
     if not (plain and isinstance(name, str) and not set(name) & set("/\\\n") and len(name) < 200):
-        raise InputError(f"{path} has a record of its training that train.py did not write; get the file again")
+        raise InputError(f"{path} has a training record that train.py did not write; get the file again")
     return record
 
 
 def build_network(config: Any, packages: Sequence[str]) -> Any:
-    """Build what a plain description (``_target_``, ``_partial_``, arguments) says, from the named packages only.
+    """Build the network of a plain description (``_target_``, ``_partial_``, arguments), from the given packages only.
 
     Raises
     ------
-    InputError : if the description names anything else or does not fit its class.
+    InputError : if the description names another package or its arguments do not fit the class.
     """
     if isinstance(config, list):
         return [build_network(value, packages) for value in config]
@@ -205,7 +205,7 @@ def build_network(config: Any, packages: Sequence[str]) -> Any:
         return partial(cls, **arguments) if config.get("_partial_") else cls(**arguments)
     except InputError:
         raise
-    # the arguments are the file's, and a constructor may fail on wrong ones in any way
+    # the arguments come from the file, and wrong ones can make a constructor raise anything
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         if isinstance(error, ModuleNotFoundError) and not module.startswith("spinwarp."):
@@ -217,18 +217,18 @@ def build_network(config: Any, packages: Sequence[str]) -> Any:
 
 @contextmanager
 def allowance(n_elements: int) -> Iterator[None]:
-    """Stop the building of a network that gets more parameters than there are weights for it.
+    """Stop building a network as soon as it has more parameters than there are weights for it.
 
-    A description of a few bytes can ask for more memory than there is. A parameter is counted when it is registered,
-    which is before its memory is touched: ``torch.empty`` only reserves it.
+    A description of a few bytes can ask for more memory than the machine has. A parameter is counted when it is
+    registered. That is before its memory is used, because ``torch.empty`` only reserves it.
 
     Parameters
     ----------
-    n_elements : numbers in the weights; twice that is let pass, since a constructor may replace a parameter.
+    n_elements : numbers in the weights; twice as many parameters are allowed, since a constructor may replace some.
 
     Raises
     ------
-    InputError : when the network exceeds it.
+    InputError : if the network has more.
     """
     built = 0
 
@@ -237,8 +237,8 @@ def allowance(n_elements: int) -> Iterator[None]:
         built += 0 if parameter is None else parameter.numel()
         if built > 2 * n_elements:
             raise InputError(
-                f"the weights are those of another network than it describes, which has more than their {n_elements} "
-                f"parameters (at {name!r})"
+                f"the weights do not fit the network that it describes: it needs more than their {n_elements} numbers "
+                f"(parameter {name!r})"
             )
 
     handle = nn.modules.module.register_module_parameter_registration_hook(count)

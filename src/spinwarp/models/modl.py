@@ -1,4 +1,4 @@
-"""MoDL: a denoiser and exact data consistency in turn, with the same weights every time."""
+"""MoDL: alternates a denoiser and exact data consistency, with the same weights each time."""
 
 import math
 from collections.abc import Callable
@@ -15,26 +15,26 @@ from spinwarp.solvers import conjugate_gradient
 
 
 class MoDL(ComplexNetwork):
-    """Model-based deep learning: a denoiser and data consistency in turn, from ``x = A^H y``.
+    """Model-based deep learning: alternates a denoiser and data consistency, starting from ``x = A^H y``.
 
     ``z = x + net(x)``, then ``x = argmin_x |A x - y|^2 + lambda |x - z|^2 = (A^H A + lambda)^-1 (A^H y + lambda z)``.
 
-    Data consistency is a few conjugate gradients from z; gradients flow through them. With given maps they keep no
-    coil images for the backward pass, so that nearly all memory is the network's.
+    Data consistency takes a few conjugate gradient steps from z; gradients flow through them. With given maps they
+    store no coil images for the backward pass, so the network takes nearly all of the memory.
 
     Parameters
     ----------
-    regulariser : makes the network, complex ``(batch, 1, h, w)`` to what is to be added; one, shared by all unrolls.
-        It must commute with a change of scale.
-    n_unrolls : how often denoiser and data consistency take turns.
-    cg_iterations : conjugate gradients of each data consistency.
-    weight : lambda at the start of training, positive; it is learned, as its logarithm.
-    checkpoint : keep no features of the network for the backward pass, compute them again: memory for one unroll
-        instead of ``n_unrolls``, a third more time.
+    regulariser : makes the network that all unrolls share, from a complex image ``(batch, 1, h, w)`` to the residual to
+        add. It must commute with a change of scale.
+    n_unrolls : number of alternations of denoiser and data consistency.
+    cg_iterations : conjugate gradient steps of each data consistency.
+    weight : lambda at the start of training, positive; its logarithm is learned.
+    checkpoint : recompute the network's features in the backward pass instead of storing them: memory for one unroll
+        instead of ``n_unrolls``, and a third more time.
 
     Raises
     ------
-    InputError : if there are no unrolls or conjugate gradients, or the weight is not positive.
+    InputError : if there are no unrolls or conjugate gradient steps, or the weight is not positive.
 
     References
     ----------
@@ -53,7 +53,7 @@ class MoDL(ComplexNetwork):
         if n_unrolls < 1 or cg_iterations < 1:
             raise InputError(f"a MoDL has at least one unroll and one CG step; got {n_unrolls} and {cg_iterations}")
         if not 0 < weight < math.inf:
-            raise InputError(f"weight={weight} must be positive: it is learned as its logarithm")
+            raise InputError(f"weight={weight} must be positive, because its logarithm is learned")
         self.regulariser = regulariser()
         self.n_unrolls = n_unrolls
         self.cg_iterations = cg_iterations
@@ -82,7 +82,7 @@ class MoDL(ComplexNetwork):
         return image
 
     def _residual(self, image: Tensor) -> Tensor:
-        """What the network adds to ``(batch, h, w)``."""
+        """Compute what the network adds to the image ``(batch, h, w)``."""
         if self.checkpoint and torch.is_grad_enabled():
             residual: Tensor = recomputed(self.regulariser, image[:, None], use_reentrant=False)
         else:

@@ -1,4 +1,4 @@
-"""A plain CNN from k-space to the image, without any physics: what goes wrong without a Fourier transform."""
+"""A plain CNN from k-space to image without any physics, to show what goes wrong without a Fourier transform."""
 
 from itertools import pairwise
 
@@ -12,10 +12,10 @@ from spinwarp.models.complex_network import ComplexNetwork, Layers
 
 
 class NaiveCNN(ComplexNetwork):
-    """Convolutions applied to the k-space of each coil as if it were a picture, then the root sum of squares.
+    """Convolutions applied to the k-space of each coil as if it were an image, then the root sum of squares.
 
-    A convolution sees a few neighbours; every pixel of the image depends on all of k-space. That this network does
-    badly is the point of it.
+    A convolution sees a few neighbours, but every pixel of the image depends on all of k-space. This network is meant
+    to fail.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ class NaiveCNN(ComplexNetwork):
         """Return the image ``(batch, h, w)`` complex."""
         kspace = acquisition.kspace
         b, c, h, w = kspace.shape
-        # the root mean square is the same in k-space and image, so one scale serves input and output
+        # k-space and image have the same root mean square, so one scale serves input and output
         scale = root_sum_of_squares(kspace.flatten(1), dim=1) / (h * w) ** 0.5
         scale = scale.clamp_min(torch.finfo(torch.float32).tiny).view(b, 1, 1, 1)
         features = self.layers(to_channels((kspace / scale).reshape(b * c, 1, h, w)))

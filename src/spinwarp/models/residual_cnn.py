@@ -11,14 +11,14 @@ from spinwarp.models.complex_network import ComplexNetwork, Layers
 
 
 class ResidualCNN(ComplexNetwork):
-    """Convolutions and ReLUs on real and imaginary part; returns what is to be added to the image.
+    """Convolutions and ReLUs on real and imaginary parts that return the residual to add to the image.
 
-    The image is brought to a root mean square of one and the result back, one factor for both parts, so that the
-    network commutes with a change of scale.
+    One factor normalises the image to a root mean square of one and scales the result back, so the network commutes
+    with a change of scale.
 
-    Normalisation layers are left out. The paper's batch normalisation sees other statistics in training, those of a
-    slice or two, than in use; instance normalisation gained nothing (28.2 dB with and without it after 300 steps of
-    four unrolls on the phantoms).
+    There are no normalisation layers. The paper's batch normalisation sees statistics of a slice or two in training,
+    and others in use. Instance normalisation gained nothing (28.2 dB with and without it, after 300 steps of four
+    unrolls on the phantoms).
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ class ResidualCNN(ComplexNetwork):
         layers: list[nn.Module] = []
         for n_in, n_out in pairwise(widths):
             layers += [_convolution(n_in, n_out, gain=2**0.5), nn.ReLU(inplace=True)]  # a ReLU halves the square
-        # next to nothing is added at first, so that what surrounds the network has a say from the start
+        # a small residual at first gives data consistency its weight from the start of training
         self.layers = Layers(*layers, _convolution(channels, 2, gain=0.1))
 
     def forward(self, image: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ class ResidualCNN(ComplexNetwork):
 
 
 def _convolution(n_in: int, n_out: int, gain: float) -> nn.Conv2d:
-    """A convolution whose output deviates ``gain`` times as much as its input."""
+    """A convolution whose output has ``gain`` times the standard deviation of its input."""
     convolution = nn.Conv2d(n_in, n_out, 3, padding=1)
     nn.init.normal_(convolution.weight, std=gain * (9 * n_in) ** -0.5)
     assert convolution.bias is not None

@@ -1,4 +1,4 @@
-"""A compact U-Net that knows the noise level, for score models that train on a CPU."""
+"""A compact U-Net conditioned on the noise level, for score models that train on a CPU."""
 
 from collections.abc import Sequence
 
@@ -12,14 +12,15 @@ from spinwarp.errors import InputError
 class ScoreUNet(nn.Module):
     """Residual U-Net whose blocks are scaled and shifted by the noise level, on patches of pixels.
 
-    Taking ``patch`` by ``patch`` pixels as channels leaves the finest level, the dearest and least telling one, to the
-    first and last layer. Any size of at least one patch: the input is padded at its edges and cropped again.
+    Patches of ``patch`` by ``patch`` pixels become channels. Only the first and last layer then work at full
+    resolution, which is the most expensive and least informative level. Images may have any size from one patch: they
+    are padded at their edges and cropped again.
 
     Parameters
     ----------
     channels : of input and output.
-    widths : channels of each level, from fine to coarse; each is half the size of the one before.
-    blocks : residual blocks of a level, on the way down and up each.
+    widths : channels of each level, from fine to coarse; each level halves the image.
+    blocks : residual blocks per level on the way down; there is one more on the way up.
     patch : side of the patches.
     dropout : probability of dropping a feature in each block.
 
@@ -44,8 +45,8 @@ class ScoreUNet(nn.Module):
         super().__init__()
         if not widths or blocks < 1 or patch < 1 or any(w < 8 or w % _GROUPS for w in widths):
             raise InputError(
-                f"a score network takes a level or more, of widths that are multiples of {_GROUPS}, and at least one "
-                f"block and a patch of one; got widths {list(widths)}, blocks {blocks}, patch {patch}"
+                f"a score network needs at least one level, widths that are multiples of {_GROUPS}, at least one block "
+                f"and a patch of at least 1; got widths {list(widths)}, blocks {blocks}, patch {patch}"
             )
         n_embedding = 4 * widths[0]
         self.channels = channels
@@ -78,7 +79,7 @@ class ScoreUNet(nn.Module):
         """``(batch, channels, h, w)`` and ``(batch,)`` to ``(batch, channels, h, w)``."""
         h, w = x.shape[-2:]
         missing_h, missing_w = -h % self.multiple, -w % self.multiple
-        # noise repeats at a mirrored edge, which the network may see; constant edges it would never
+        # a mirrored edge still looks like noise; constant padding would look like nothing in training
         x = F.pad(x, (0, missing_w, 0, missing_h), mode="replicate" if min(h, w) < self.multiple else "reflect")
         embedding = self.embedding(log_sigma)
         x = self.first(F.pixel_unshuffle(x, self.patch))
@@ -98,7 +99,7 @@ _GROUPS = 8
 class _NoiseEmbedding(nn.Module):
     """The noise level as a vector: sines and cosines of its logarithm, and two layers.
 
-    The logarithm runs from about -6 to 5; the frequencies, 1/16 to 4 turns a unit, tell levels a tenth apart.
+    The logarithm ranges from about -6 to 5. Frequencies of 1/16 to 4 turns per unit resolve levels a tenth apart.
     """
 
     frequencies: Tensor
@@ -145,7 +146,7 @@ class _Upsample(nn.Module):
 
 
 def _zero(layer: nn.Conv2d) -> nn.Conv2d:
-    """Start a layer at zero, so that a block is its shortcut and the denoiser its input, scaled."""
+    """Initialise a layer at zero: a block is then its shortcut, and the denoiser scales its input."""
     nn.init.zeros_(layer.weight)
     assert layer.bias is not None
     nn.init.zeros_(layer.bias)

@@ -11,17 +11,18 @@ from spinwarp.models.conv_decoder import Pointwise
 
 
 class SkipNet(nn.Module):
-    """G_theta(z): z, of the size of the output, is halved ``levels`` times and brought back, bilinearly.
+    """G_theta(z): z has the size of the output, is halved ``levels`` times and upsampled again bilinearly.
 
-    Each level normalises the joined skip and deeper features, then convolves 3x3 and 1x1. Odd sizes are halved upwards
-    and brought back exactly. Takes no argument: z is a buffer, drawn with the weights from torch's generator.
+    On the way up, each level normalises the joined skip and deeper features, then convolves 3x3 and 1x1. Halving rounds
+    odd sizes up, and upsampling restores them exactly. ``forward`` takes no argument: z is a buffer, drawn from torch's
+    generator like the weights.
 
     Parameters
     ----------
     size : (h, w) of the output; both more than ``2^levels``.
     out_channels : of the output; two for a complex image.
-    channels : of every level. The MRI comparison of the ConvDecoder's authors: 256; with 8 levels and a kernel of 5 the
-        31.5 million parameters that they state.
+    channels : of every level; 256 in the MRI comparison of the ConvDecoder's authors, which gives their 31.5 million
+        parameters with 8 levels and a kernel of 5.
     levels : number of halvings.
     skip_channels : of each skip connection.
     kernel_down : size of the kernels on the way down.
@@ -29,7 +30,7 @@ class SkipNet(nn.Module):
 
     Raises
     ------
-    InputError : on fewer than one level or channel, an even kernel or a size too small for the levels.
+    InputError : if there are no levels or channels, the kernel is even or the size is too small for the levels.
 
     References
     ----------
@@ -51,10 +52,10 @@ class SkipNet(nn.Module):
         super().__init__()
         if min(levels, channels, skip_channels, input_channels) < 1 or kernel_down % 2 == 0:
             raise InputError(
-                f"a skip net has at least one level, one channel of each kind and odd kernels; got levels={levels}, "
+                f"a skip net needs at least one level, one channel of each type and odd kernels; got levels={levels}, "
                 f"{channels=}, {skip_channels=}, {input_channels=}, {kernel_down=}"
             )
-        if min(size) <= 2**levels:  # normalising a single pixel would leave nothing
+        if min(size) <= 2**levels:  # normalising a single pixel would give zero
             raise InputError(
                 f"an image of {size[0]}x{size[1]} is too small for a skip net of {levels} levels; take fewer levels"
             )
@@ -72,7 +73,7 @@ class SkipNet(nn.Module):
         self.register_buffer("z", 0.1 * torch.rand(1, input_channels, *size))
 
     def forward(self) -> Tensor:
-        """Return the picture ``(1, out_channels, h, w)``."""
+        """Return the image ``(1, out_channels, h, w)``."""
         x, skips = self.z, []
         for skip, down in zip(self.skip, self.down, strict=True):
             skips.append(skip(x))

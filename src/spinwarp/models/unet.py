@@ -43,8 +43,8 @@ class UNet(nn.Module):
         """``(batch, in_channels, h, w)`` to ``(batch, out_channels, h, w)``."""
         if min(x.shape[-2:]) < 2 ** (self.pools + 1):
             raise InputError(
-                f"an image of {x.shape[-2]}x{x.shape[-1]} is too small for a U-Net with {self.pools} poolings; it "
-                f"takes at least {2 ** (self.pools + 1)} pixels a side, or fewer pools"
+                f"an image of {x.shape[-2]}x{x.shape[-1]} is too small for a U-Net with {self.pools} poolings; use "
+                f"at least {2 ** (self.pools + 1)} pixels a side, or fewer pools"
             )
         skips = []
         for down in self.down:
@@ -66,12 +66,12 @@ class UNet(nn.Module):
 class MagnitudeUNet(ComplexNetwork):
     """U-Net from the zero-filled root-sum-of-squares magnitude to the magnitude image.
 
-    Works inside the reconstruction size, on each image's own mean and standard deviation, clamped to +-6 of them, as
-    the fastMRI baseline. The result is pasted into the zero-filled image, whose phase it keeps, so that it is
-    an image like any other and the scale is the measured one.
+    Like the fastMRI baseline, it works inside the reconstruction size, on images normalised by their own mean and
+    standard deviation and clamped to +-6. The result replaces the magnitude of the zero-filled image there and keeps
+    its phase, so the output is a complex image of full size in the units of the data.
     """
 
-    #: channels that the U-Net returns; the first is the image
+    #: channels of the U-Net's output; the first is the image
     out_channels: ClassVar[int] = 1
 
     def __init__(self, channels: int = 32, pools: int = 4, dropout: float = 0.0) -> None:
@@ -83,17 +83,15 @@ class MagnitudeUNet(ComplexNetwork):
         return self.restore(acquisition)[0]
 
     def restore(self, acquisition: Acquisition) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the image ``(batch, h, w)``, all that the U-Net said inside the crop, and in what units.
+        """Return the image, the output of the U-Net inside the crop, and the unit of the output.
 
-        Returns
-        -------
-        The complex image; ``(batch, out_channels, h', w')`` in units of the deviation, in the precision of the
-        network; the deviation of the zero-filled image ``(batch, 1, 1)``.
+        Returns ------- The complex image ``(batch, h, w)``; the output ``(batch, out_channels, h', w')`` in the
+        precision of the network; its unit ``(batch, 1, 1)``, the standard deviation of the zero-filled image.
         """
         zero_filled = combine(ifftc(acquisition.kspace), acquisition.maps)
         magnitude = center_crop(zero_filled.abs(), reconstruction_size(acquisition))
         mean, std = statistics(magnitude)
-        # under autocast the network's output is of half precision; the product with std is float32 again
+        # under autocast the network returns half precision; the product with std is float32 again
         output = self.unet(((magnitude - mean) / std).clamp(-6, 6)[:, None])
         image = zero_filled.clone()
         inside = center_crop(image, reconstruction_size(acquisition))
@@ -102,14 +100,14 @@ class MagnitudeUNet(ComplexNetwork):
 
 
 def statistics(magnitude: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation ``(batch, 1, 1)`` of each image, the deviation never zero."""
+    """Mean and standard deviation ``(batch, 1, 1)`` of each image; the deviation is never zero."""
     mean = magnitude.mean((-2, -1), keepdim=True)
     std = magnitude.std((-2, -1), keepdim=True)
     return mean, std.clamp_min(torch.finfo(magnitude.dtype).tiny)
 
 
 def reconstruction_size(acquisition: Acquisition) -> tuple[int, int]:
-    """Size of the viewed image, which the header may give; k-space's own size otherwise."""
+    """Size of the reconstructed image: that of the header, at most that of k-space, which is also the default."""
     h, w = acquisition.kspace.shape[-2:]
     size = acquisition.headers[0].reconstruction_size if acquisition.headers else None
     return (h, w) if size is None else (min(h, size[0]), min(w, size[1]))

@@ -10,24 +10,24 @@ from spinwarp.models.generator import ImageGenerator, Size, decoder, doubled, en
 
 
 class VAE(ImageGenerator):
-    """Encoder to the mean and deviation of a latent, decoder back to the image; real and imaginary part as channels.
+    """Encodes images to mean and variance of a latent and decodes latents; real and imaginary parts are channels.
 
-    The latent is a small image itself, ``latent_channels`` numbers for each block of ``2^levels`` pixels a side, so
-    that one network makes images of any size and its range holds heads that it has not seen; a single vector would
-    need far more of them to learn from.
+    The latent is a small image, with ``latent_channels`` numbers for each block of ``2^levels`` pixels a side. One
+    network therefore makes images of any size, including heads that it has not seen; a single latent vector would need
+    far more training data.
 
     Parameters
     ----------
-    size : ``(h, w)`` of the images that are drawn where nothing else is said.
+    size : default ``(h, w)`` of the images.
     channels : of the features at full resolution, doubled at each halving up to ``max_channels``.
     levels : number of halvings.
-    latent_channels : latents for each of the smallest pixels; an image of h by w has
-        ``latent_channels * h * w / 4^levels`` of them.
+    latent_channels : latents per pixel of the smallest features; an image of h by w has
+        ``latent_channels * h * w / 4^levels`` latents.
     max_channels : see ``channels``.
 
     Raises
     ------
-    InputError : if a number cannot be.
+    InputError : if a number is below one.
 
     References
     ----------
@@ -52,14 +52,14 @@ class VAE(ImageGenerator):
         self.decoder = decoder(latent_channels, widths)
 
     def latent_shape(self, size: Size | None = None) -> tuple[int, int, int]:
-        """Shape of the latent of one image; every size can be made."""
+        """Shape of the latent of one image of any size."""
         h, w = padded_size(size or self.size, self.block)
         return self.latent_channels, h // self.block, w // self.block
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and logarithm of the variance ``(batch, *latent_shape)`` of the latents of ``(batch, h, w)`` complex."""
         features = self.encoder(pad_to_multiple(to_channels(images[:, None]), self.block))
-        # under autocast the network's output is of half precision; exponentials are taken in full
+        # under autocast the network returns half precision; exponentials need full precision
         mean, log_variance = features.float().chunk(2, dim=1)
         return mean, log_variance.clamp(-20, 10)
 

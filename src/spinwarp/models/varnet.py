@@ -19,27 +19,27 @@ DOMAINS = ("kspace", "image")
 
 
 class VarNet(ComplexNetwork):
-    """Cascades of data consistency and a network, in k-space (E2E-VarNet) or in the image (the article's equation).
+    """Cascades of data consistency and a network, in k-space (E2E-VarNet) or in the image (Hammernik's equation).
 
     ``update_domain="kspace"``, starting from the measured k-space:
     ``k <- k - step * M (k - y) - F S net(S^H F^-1 k)``; the image is the root sum of squares over coils.
 
-    ``update_domain="image"``, starting from a blank image, of which the first step is A^H y:
+    ``update_domain="image"``, starting from A^H y, the first step from a blank image:
     ``x <- x - step * A^H (A x - y) + net(x)``.
 
     Parameters
     ----------
-    regulariser : makes the network of one cascade, complex ``(batch, 1, h, w)`` to the same; called once a cascade.
+    regulariser : makes the network of one cascade, complex ``(batch, 1, h, w)`` to the same; called once per cascade.
     n_cascades : number of cascades.
-    sensitivity : makes the network that estimates coil maps; None: the maps come with the acquisition.
+    sensitivity : makes the network that estimates coil maps; None: use the maps of the acquisition.
     update_domain : ``kspace`` or ``image``.
-    checkpoint : keep nothing of a cascade but its input for the backward pass and compute the rest again, as that of
-        the maps: memory for one cascade instead of ``n_cascades``, one more forward pass, the same numbers (Chen et
-        al., "Training deep nets with sublinear memory cost", arXiv 1604.06174).
+    checkpoint : store only the inputs of the cascades and of the map network for the backward pass, and recompute the
+        rest: memory for one cascade instead of ``n_cascades``, one more forward pass, the same numbers (Chen et al.,
+        "Training deep nets with sublinear memory cost", arXiv 1604.06174).
 
     Raises
     ------
-    InputError : on an unknown domain or fewer than one cascade.
+    InputError : if the domain is unknown or there are no cascades.
 
     References
     ----------
@@ -74,8 +74,8 @@ class VarNet(ComplexNetwork):
 
     def _kspace_cascades(self, acquisition: Acquisition) -> Tensor:
         mask = acquisition.mask
-        # A line mask is constant along the readout. There every step commutes with the readout transform, so it is
-        # undone once, and the cascades transform along the phase direction only.
+        # A line mask is constant along the readout, so every step commutes with the readout transform. It is undone
+        # once, and the cascades transform along the phase direction only.
         line_mask = mask.shape[-2] == 1
         dims = (-1,) if line_mask else (-2, -1)
         measured = ifftc(acquisition.kspace, dims=(-2,)) if line_mask else acquisition.kspace
@@ -84,13 +84,13 @@ class VarNet(ComplexNetwork):
         def cascade(regularise: nn.Module, step: Tensor, kspace: Tensor) -> Tensor:
             prior = regularise(reduce(ifftc(kspace, dims), maps)[:, None])[:, 0]
             consistency = (kspace - measured) * (step * mask)
-            # in place: a step needs neither difference for its gradient
+            # in place: the backward pass does not need this difference
             return (kspace - consistency).sub_(fftc(expand(prior, maps), dims))
 
         kspace = measured
         for regularise, step in zip(self.regularisers, self.steps, strict=True):
             kspace = self._checkpointed(cascade, regularise, step, kspace)
-        # learned maps have a phase of their own; the image's is relative to the maps that came with the data
+        # learned maps have an arbitrary phase; the phase of the image is relative to the maps of the data
         return combine(ifftc(kspace, dims), acquisition.maps)
 
     def _image_cascades(self, acquisition: Acquisition) -> Tensor:
@@ -104,7 +104,7 @@ class VarNet(ComplexNetwork):
             prior: Tensor = regularise(image[:, None])[:, 0]
             return image - step * (operator.normal(image) - backprojection) + prior
 
-        # the step from a blank image, where a network that normalises its input would have nothing to see
+        # start after the step from a blank image, which a network that normalises its input cannot use
         image = backprojection
         for regularise, step in zip(self.regularisers, self.steps, strict=True):
             image = self._checkpointed(cascade, regularise, step, image)
@@ -117,18 +117,18 @@ class VarNet(ComplexNetwork):
         return self._checkpointed(self.sensitivity, measured, n_acs, partial(ifftc, dims=dims))
 
     def _checkpointed(self, function: Callable[..., Tensor], *arguments: Any) -> Tensor:
-        """Call a function, keeping for the backward pass what the option says; without gradients there is no choice."""
+        """Call a function, with checkpointing if the option is set and gradients are needed."""
         if self.checkpoint and torch.is_grad_enabled():
             return recomputed(function, *arguments, use_reentrant=False)
         return function(*arguments)
 
 
 class SensitivityNet(ComplexNetwork):
-    """Estimates coil maps from the autocalibration lines: one network for every coil, then unit sum of squares.
+    """Estimates coil maps from the autocalibration lines: the same network for every coil, then normalisation.
 
     Parameters
     ----------
-    network : makes the network, complex ``(batch, 1, h, w)`` to the same; every coil is an item of its batch.
+    network : makes the network, complex ``(batch, 1, h, w)`` to the same; coils become items of the batch.
     """
 
     def __init__(self, network: Callable[[], nn.Module]) -> None:
@@ -136,13 +136,13 @@ class SensitivityNet(ComplexNetwork):
         self.network = network()
 
     def forward(self, kspace: Tensor, n_acs: Tensor, inverse: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return the maps ``(batch, coil, h, w)``.
+        """Return the maps ``(batch, coil, h, w)``, with a sum of squares of one.
 
         Parameters
         ----------
         kspace : ``(batch, coil, h, w)``, in k-space along the phase direction at least.
-        n_acs : ``(batch,)`` number of central columns; an item without any uses its two central columns.
-        inverse : takes ``kspace`` to coil images.
+        n_acs : ``(batch,)`` number of central columns; at least two are used.
+        inverse : transforms ``kspace`` to coil images.
         """
         width = kspace.shape[-1]
         n = n_acs.to(kspace.device).clamp(min=2)[:, None]

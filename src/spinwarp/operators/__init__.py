@@ -1,4 +1,4 @@
-"""Linear operators, the forward model of MRI first."""
+"""Linear operators: the forward model of MRI and sparsifying transforms."""
 
 from spinwarp.operators.finite_difference import finite_difference
 from spinwarp.operators.linear import LinearOperator

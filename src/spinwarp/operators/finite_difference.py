@@ -12,12 +12,12 @@ from spinwarp.operators.linear import LinearOperator
 def finite_difference(periodic: bool = False) -> LinearOperator:
     """Build the operator from images ``(batch, *shape)`` to their forward differences ``(batch, ndim, *shape)``.
 
-    ``ndim`` is the number of dimensions of ``shape``, of any length: the operator of slices is that of volumes. Its
-    squared norm is below ``4 * ndim``, and reaches it for periodic images of even size.
+    ``shape`` has any number ``ndim`` of dimensions, so the operator works for slices and volumes. Its squared norm is
+    at most ``4 * ndim``, which periodic images of even size reach.
 
     Parameters
     ----------
-    periodic : the neighbour of the last pixel is the first one; otherwise the last difference is zero.
+    periodic : whether the first pixel follows the last one; otherwise the last difference is zero.
 
     References
     ----------
@@ -32,7 +32,7 @@ def finite_difference(periodic: bool = False) -> LinearOperator:
         n = part.shape[dim]
         if periodic:
             return -torch.diff(part, dim=dim, prepend=part.narrow(dim, n - 1, 1))
-        # the last difference is zero whatever the image, so its coefficient has no say
+        # the last difference is always zero, so its coefficient does not count
         zero = torch.zeros_like(part.narrow(dim, 0, 1))
         return -torch.diff(part.narrow(dim, 0, n - 1), dim=dim, prepend=zero, append=zero)
 

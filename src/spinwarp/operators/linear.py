@@ -11,17 +11,17 @@ Draw = Callable[[tuple[int, ...]], Tensor]
 
 @dataclass(frozen=True)
 class LinearOperator:
-    """A linear map given by functions; never mutated, no module, no parameters.
+    """A linear operator given by functions: an immutable value, not a module, without parameters.
 
-    ``A(x)`` applies it, ``A.adjoint(y)`` its adjoint, ``A.normal(x)`` the two after one another, ``A.H`` is the
-    adjoint as an operator and ``A @ B`` the composition. Gradients flow through all of them.
+    ``A(x)`` applies the operator, ``A.adjoint(y)`` its adjoint, and ``A.normal(x)`` one after the other. ``A.H`` is the
+    adjoint as an operator, and ``A @ B`` the composition. Gradients flow through all of them.
 
     Parameters
     ----------
     forward : x to A x.
     adjoint : y to A^H y.
-    gram : x to A^H A x where that is cheaper than one after the other.
-    noise : draws A^H n, n ~ CN(0, 1), where that is cheaper than the adjoint of as many numbers as there are data.
+    gram : x to A^H A x, if there is a cheaper way than forward and adjoint.
+    noise : draws A^H n with n ~ CN(0, 1), if there is a cheaper way than the adjoint of noise of the data's full size.
     """
 
     forward: Callable[[Tensor], Tensor]

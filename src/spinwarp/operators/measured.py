@@ -1,4 +1,4 @@
-"""Measured samples alone, in as few transforms as give them: what a data term needs."""
+"""The measured samples alone, with as few transforms as possible, for data terms."""
 
 from collections.abc import Callable
 
@@ -9,12 +9,12 @@ from spinwarp.fourier import fft_order
 
 
 def sampler(mask: Tensor) -> Callable[[Tensor], Tensor]:
-    """Build the map from coil images to their measured samples, for comparing them and nothing else.
+    """Build a function from coil images to their measured samples. Use the samples only to compare images.
 
-    ``|sampler(mask)(x) - sampler(mask)(ifftc(y))| = |M F x - y|`` for y zero where nothing was measured, and x zero
-    where another item of the batch was measured. A line mask is constant along the readout, so that no transform along
-    it is taken; what no item measured is dropped, not zeroed; and the phases that centre the transform, which are the
-    same on both sides, are left out.
+    ``|sampler(mask)(x) - sampler(mask)(ifftc(y))| = |M F x - y|``, if y is zero where nothing was measured, and F x is
+    zero where only another item of the batch was measured. The function is cheaper than M F: it leaves out the
+    transform along the readout of a line mask, drops positions that no item measured instead of zeroing them, and
+    leaves out the phases that centre the transform, which are the same for both images.
 
     Parameters
     ----------
@@ -22,8 +22,8 @@ def sampler(mask: Tensor) -> Callable[[Tensor], Tensor]:
 
     Returns
     -------
-    sample : takes coil images ``(batch, coil, h, w)`` complex to ``(batch, coil, h, n)``, n the columns that any item
-        sampled; of a plane mask to ``(batch, coil, n)``.
+    sample : from coil images ``(batch, coil, h, w)`` complex to ``(batch, coil, h, n)``, n the number of columns that
+        any item sampled; for a plane mask to ``(batch, coil, n)``.
     """
     dims = (-1,) if mask.shape[-2] == 1 else (-2, -1)
     index = _index(mask)
@@ -35,11 +35,11 @@ def sampler(mask: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 def in_samples(choice: Tensor, mask: Tensor) -> Tensor:
-    """Bring a choice of samples, shaped as ``mask``, into the order of :func:`sampler`.
+    """Reorder a selection of samples, shaped like ``mask``, as :func:`sampler` orders them.
 
     Returns
     -------
-    chosen : bool, ``(batch, 1, 1, n)``, or ``(batch, 1, n)`` of a plane mask.
+    chosen : bool, ``(batch, 1, 1, n)``, or ``(batch, 1, n)`` for a plane mask.
     """
     chosen = fft_order(choice).flatten(-2).index_select(-1, _index(mask))
     return chosen[:, :, None] if mask.shape[-2] == 1 else chosen

@@ -16,11 +16,11 @@ def sense(acquisition: Acquisition) -> LinearOperator:
     """Build the operator from image ``(batch, h, w)`` to measured k-space ``(batch, coil, h, w)``.
 
     A line mask is constant along the readout, so the transform along the readout cancels in A^H A and ``normal``
-    takes one-dimensional transforms only. Costs one copy of the maps to build and keeps the gradient of learned ones.
+    needs only one-dimensional transforms. Building the operator copies the maps once; gradients reach learned maps.
 
     Raises
     ------
-    InputError : if several coils come without maps.
+    InputError : if there are several coils and no maps.
 
     References
     ----------
@@ -28,7 +28,7 @@ def sense(acquisition: Acquisition) -> LinearOperator:
     """
     maps, mask = coil_maps(acquisition), acquisition.mask
     line_mask = mask.shape[-2] == 1
-    conjugate = maps.conj().resolve_conj()  # a product with conjugates not written out costs half as much again
+    conjugate = maps.conj().resolve_conj()  # a product with a lazy conjugate takes 50 % longer
 
     def forward(image: Tensor) -> Tensor:
         return fftc(expand(image, maps)) * mask
@@ -45,7 +45,7 @@ def sense(acquisition: Acquisition) -> LinearOperator:
         return over_coils(seen, maps, conjugate, size=image)
 
     def noise(draw: Draw) -> Tensor:
-        # the transform along the readout keeps white noise white, and what is not measured needs none
+        # the transform along the readout keeps white noise white; only measured columns need noise
         columns = fft_order(mask)[0, 0, 0].nonzero()[:, 0]
         drawn = draw((maps.shape[1], maps.shape[2], len(columns)))
 
@@ -60,41 +60,41 @@ def sense(acquisition: Acquisition) -> LinearOperator:
     )
 
 
-#: complex numbers whose coil images a CPU's cache holds; a fresh block of memory costs more than a transform
+#: complex numbers that fit into a CPU's cache; allocating more memory costs more than a transform
 CACHE = 2**18
 
 
 def over_coils(function: Callable[..., Tensor], *coils: Tensor, size: Tensor | None = None) -> Tensor:
-    """Sum images made of coils ``(batch, coil, h, w)``: of as many at once as a CPU's cache holds, of all on a GPU."""
+    """Sum ``function`` over coils ``(batch, coil, h, w)``: on a CPU as many at once as its cache holds."""
     one = (coils[0][:, 0] if size is None else size).numel()
     n = max(1, CACHE // max(one, 1)) if coils[0].device.type == "cpu" else coils[0].shape[1]
     return functools.reduce(torch.add, (function(*part) for part in zip(*(x.split(n, 1) for x in coils), strict=True)))
 
 
 def coil_maps(acquisition: Acquisition) -> Tensor:
-    """Return the maps of an acquisition; ones for a single coil without maps."""
+    """Return the coil maps of an acquisition, or ones for a single coil without maps."""
     if acquisition.maps is not None:
         return acquisition.maps
     n_coils = acquisition.kspace.shape[1]
     if n_coils != 1:
         raise InputError(
-            f"{n_coils} coils and no coil maps, which this method needs. They are made where the mask samples the "
-            f"centre of k-space and data.maps is low_resolution (of reconstruct.py: maps=low_resolution)"
+            f"{n_coils} coils and no coil maps, but this method needs them. Use a mask that samples the centre of "
+            f"k-space, and data.maps=low_resolution (in reconstruct.py: maps=low_resolution)"
         )
     return torch.ones_like(acquisition.kspace)
 
 
 def squared_norm_bound(acquisition: Acquisition) -> Tensor:
-    """Bound ``(batch,)`` of |A|^2, at most the largest sum over coils of |S|^2: one, for normalised maps."""
+    """Upper bound ``(batch,)`` of |A|^2: the largest sum over coils of |S|^2, which is one for normalised maps."""
     bound = coil_maps(acquisition).abs().square().sum(1).flatten(1).amax(1)
-    return torch.where(bound > 0, bound, 1.0)  # the maps of an empty slice may be zero, and steps divide by it
+    return torch.where(bound > 0, bound, 1.0)  # an empty slice may have maps of zeros, and step sizes divide by this
 
 
 def expand(image: Tensor, maps: Tensor) -> Tensor:
-    """Image ``(batch, h, w)`` to coil images ``(batch, coil, h, w)``."""
+    """Multiply an image ``(batch, h, w)`` by coil maps to get coil images ``(batch, coil, h, w)``."""
     return image[:, None] * maps
 
 
 def reduce(coil_images: Tensor, maps: Tensor) -> Tensor:
-    """Coil images ``(batch, coil, h, w)`` to the image ``(batch, h, w)``: the adjoint of :func:`expand`."""
+    """Combine coil images ``(batch, coil, h, w)`` to an image ``(batch, h, w)``: the adjoint of :func:`expand`."""
     return (coil_images * maps.conj()).sum(1)

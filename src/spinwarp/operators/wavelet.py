@@ -14,22 +14,22 @@ from spinwarp.operators.linear import LinearOperator
 def wavelet(shape: tuple[int, ...], name: str = "db4", levels: int | None = None) -> LinearOperator:
     """Build the orthogonal wavelet transform of images ``(batch, *shape)``; its adjoint is its inverse.
 
-    Coefficients have the images' own shape, as Mallat arranged them: the coarsest approximation lies in the first
-    corner, the details of each level beside it. Borders are periodic. An odd size leaves its last pixel out of the
-    pairing and hands it to the approximation as it is, so that the transform stays orthogonal.
+    The coefficients have the shape of the images, in Mallat's order: the coarsest approximation is in the first corner,
+    with the details of each level next to it. Borders are periodic. If a size is odd, its last pixel is copied to the
+    approximation, which keeps the transform orthogonal.
 
-    Each level is a product with one orthogonal matrix per dimension: for the sizes of MR images that is as fast as
-    convolutions on a CPU, faster on a GPU, and needs no case for borders.
+    Each level multiplies every dimension by an orthogonal matrix. For the sizes of MR images this is as fast as
+    convolutions on a CPU and faster on a GPU, and borders need no special case.
 
     Parameters
     ----------
-    shape : size of the image in pixels, without the batch.
+    shape : of the image in pixels, without the batch.
     name : an orthogonal wavelet of PyWavelets (``haar``, ``db4``, ``sym8``, ``coif2``, ...).
-    levels : number of levels; None: as many as leave the approximation at least as long as the filter.
+    levels : number of levels; None: as many as keep the approximation at least as long as the filter.
 
     Raises
     ------
-    InputError : on an unknown wavelet, one that is not orthogonal, or more levels than the image has pixels for.
+    InputError : if the wavelet is unknown or not orthogonal, or the image is too small for the levels.
 
     References
     ----------
@@ -62,13 +62,13 @@ def wavelet(shape: tuple[int, ...], name: str = "db4", levels: int | None = None
 
 
 def _depth(shape: tuple[int, ...], name: str) -> int:
-    """As many levels as the shortest side has room for; one at least where there are two pixels."""
+    """Number of levels that the shortest side allows; at least one if it has two pixels."""
     shortest = min(shape)
     return max(pywt.dwt_max_level(shortest, len(_low_pass(name))), int(shortest > 1))
 
 
 def _planes(x: Tensor) -> Tensor:
-    """Complex ``(batch, *shape)`` to a new real ``(batch, 2, *shape)``: half the work of complex products."""
+    """Complex ``(batch, *shape)`` to a new real ``(batch, 2, *shape)``, whose products cost half as much."""
     return torch.stack([x.real, x.imag], dim=1)
 
 
@@ -77,7 +77,7 @@ def _corner(size: tuple[int, ...]) -> tuple[slice, ...]:
 
 
 def _rotate(x: Tensor, name: str, inverse: bool) -> Tensor:
-    """One level: each dimension but the first two times its orthogonal matrix or the transpose."""
+    """Transform one level: multiply all but the first two dimensions by their matrices, or the transposes."""
     for dim in range(2, x.ndim):
         matrix = _matrix(x.shape[dim], name, x.dtype, x.device)
         matrix = matrix.T if inverse else matrix
@@ -87,12 +87,12 @@ def _rotate(x: Tensor, name: str, inverse: bool) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _matrix(n: int, name: str, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The orthogonal ``(n, n)`` matrix of one level: the approximation's rows above those of the details."""
+    """The orthogonal ``(n, n)`` matrix of one level: first the rows of the approximation, then those of the details."""
     low = _low_pass(name)
     high = low[::-1] * (-1) ** np.arange(len(low))
     pairs = n // 2
     matrix = np.zeros((n, n))
-    first = 1 - len(low) // 2  # the filter's middle over the pair, so that coefficients lie where their pixels do
+    first = 1 - len(low) // 2  # centre the filter on its pair: coefficients keep their pixels' position
     for k in range(pairs):
         for tap, (a, d) in enumerate(zip(low, high, strict=True)):
             column = (2 * k + first + tap) % (2 * pairs)
@@ -100,7 +100,7 @@ def _matrix(n: int, name: str, dtype: torch.dtype, device: torch.device) -> Tens
             matrix[n - pairs + k, column] += d
     if n % 2:
         matrix[pairs, -1] = 1
-    # a tensor first made under inference mode could not be saved for backward later
+    # autograd could not save a cached tensor that was created in inference mode
     with torch.inference_mode(False):
         return torch.from_numpy(matrix).to(dtype).to(device)
 
@@ -113,6 +113,6 @@ def _low_pass(name: str) -> np.ndarray:
         raise InputError(
             f"PyWavelets has no wavelet {name!r}; choose haar, db2 to db38, sym2 to sym20 or coif1 to coif17"
         ) from error
-    if not description.orthogonal or name == "dmey":  # which PyWavelets calls orthogonal, and is to 2e-3
+    if not description.orthogonal or name == "dmey":  # PyWavelets calls dmey orthogonal; it is so only to 2e-3
         raise InputError(f"the wavelet {name!r} is not orthogonal; choose one such as haar, db4 or sym8")
-    return np.array(description.rec_lo)  # a row of the matrix is the wavelet itself; dec_lo is it backwards
+    return np.array(description.rec_lo)  # the rows of the matrix hold the filter itself; dec_lo is its reverse

@@ -1,7 +1,7 @@
 """Iterative solvers: plain functions over operators, batched, of any image shape, differentiable.
 
-Every item of a batch has step sizes and a stopping point of its own, so that a batch equals its items. Loops run for
-a fixed number of iterations, and end sooner where a ``tolerance`` is given and every item has met it.
+Every item of a batch has its own step sizes and stopping point, so its result does not depend on the other items. Loops
+run for a fixed number of iterations, or end earlier if a ``tolerance`` is given and every item has reached it.
 """
 
 from spinwarp.solvers.admm import admm

@@ -26,8 +26,8 @@ def admm(
 ) -> Tensor:
     """Minimise 1/2 |A x - y|^2 + g(K x) for every item of a batch.
 
-    Each iteration solves ``(A^H A + penalty K^H K) x = A^H y + penalty K^H (z - u)`` by a few conjugate gradients
-    from the last x, then ``z = prox_g(K x + u)``. No norm of A is needed.
+    Each iteration solves ``(A^H A + penalty K^H K) x = A^H y + penalty K^H (z - u)`` by a few conjugate gradient steps
+    from the last x, then sets ``z = prox_g(K x + u)``. The norm of A is not needed.
 
     Parameters
     ----------
@@ -36,9 +36,9 @@ def admm(
     transform : K.
     proximal : proximal map of g / penalty.
     x0 : start, ``(batch, *shape)``.
-    penalty : a number or ``(batch,)``; for g = weight |.|_1 it sets the threshold ``weight / penalty`` below which a
-        coefficient is cut in one iteration.
-    inner_iterations : conjugate gradients in each iteration.
+    penalty : a number or ``(batch,)``; for g = weight |.|_1, each iteration zeroes coefficients below the threshold
+        ``weight / penalty``.
+    inner_iterations : conjugate gradient steps in each iteration.
     iterations, tolerance, trace : as for :func:`spinwarp.solvers.fista`.
 
     References
@@ -47,7 +47,7 @@ def admm(
     """
     penalty = per_item(penalty, x0)
     x = x0
-    z = proximal(transform(x0))  # of K x0 itself, an x0 that fits the data would stand still and look converged
+    z = proximal(transform(x0))  # with z = K x0, an x0 that fits the data would not move and look converged
     scaled_dual = torch.zeros_like(z)
     converged = Converged(tolerance)
 

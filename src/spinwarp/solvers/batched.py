@@ -1,4 +1,4 @@
-"""Numbers of each item of a batch, shaped ``(batch, 1, ..., 1)`` so that they multiply images."""
+"""One number for each item of a batch, shaped ``(batch, 1, ..., 1)`` to broadcast against images."""
 
 import torch
 from torch import Tensor
@@ -6,7 +6,7 @@ from torch import Tensor
 
 def inner(a: Tensor, b: Tensor) -> Tensor:
     """Real part of the inner product of each item."""
-    if a.is_complex() and b.is_complex():  # the product of real numbers takes a third of the time
+    if a.is_complex() and b.is_complex():  # a real product takes a third of the time
         product = torch.linalg.vecdot(_real(a), _real(b))
     else:
         product = torch.linalg.vecdot(a.flatten(1), b.flatten(1)).real
@@ -24,17 +24,17 @@ def norm(x: Tensor) -> Tensor:
 
 
 def per_item(values: Tensor | float, x: Tensor) -> Tensor:
-    """One number, or ``(batch,)`` numbers, as real ``(batch or 1, 1, ..., 1)`` with the dimensions of ``x``."""
+    """Reshape one or ``(batch,)`` numbers to real ``(batch or 1, 1, ..., 1)``, with as many dimensions as ``x``."""
     numbers = torch.as_tensor(values, dtype=x.real.dtype, device=x.device)
     return numbers.reshape(-1, *[1] * (x.ndim - 1))
 
 
 class Converged:
-    """Holds still the items whose relative change has fallen to a tolerance, so that a batch equals its items.
+    """Stops updating the items whose relative change has fallen to a tolerance.
 
     Parameters
     ----------
-    tolerance : of |x_new - x_old| / |x_new|; zero: nothing ever stops, nothing is computed.
+    tolerance : of |x_new - x_old| / |x_new|; zero never stops an item and computes nothing.
     """
 
     def __init__(self, tolerance: float) -> None:
@@ -42,7 +42,7 @@ class Converged:
         self.done: Tensor | None = None
 
     def hold(self, new: Tensor, old: Tensor) -> Tensor:
-        """Return ``new``, with ``old`` for the items that had converged before."""
+        """Return ``new``, or ``old`` for the items that had already converged."""
         if self.tolerance <= 0:
             return new
         if self.done is not None:

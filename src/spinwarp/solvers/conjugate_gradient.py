@@ -1,4 +1,4 @@
-"""Conjugate gradients for symmetric positive systems."""
+"""Conjugate gradients for Hermitian positive semidefinite systems."""
 
 from collections.abc import Callable
 
@@ -20,17 +20,17 @@ def conjugate_gradient(
 ) -> Tensor:
     """Solve ``normal(x) = rhs`` for every item of a batch.
 
-    The error in the norm of ``normal`` never grows from one iteration to the next. Gradients flow to ``rhs``, ``x0``
-    and whatever ``normal`` holds, through the iterations.
+    The error, in the norm of ``normal``, never increases. Gradients flow through the iterations to ``rhs``, ``x0`` and
+    the tensors that ``normal`` uses.
 
     Parameters
     ----------
-    normal : Hermitian, positive semidefinite; x to A^H A x, say.
+    normal : Hermitian, positive semidefinite; for example x to A^H A x.
     rhs : ``(batch, *shape)``, real or complex.
     x0 : start; zero if None.
-    iterations : at most so many.
-    tolerance : an item stops when the norm of its residual is at most ``tolerance`` times that of ``rhs``; at rounding
-        it stops in any case.
+    iterations : largest number of iterations.
+    tolerance : an item stops when the norm of its residual is at most ``tolerance`` times that of ``rhs``. It always
+        stops when only rounding errors are left.
     trace : called with the number of each iteration and its x.
 
     References
@@ -41,7 +41,7 @@ def conjugate_gradient(
     residual = rhs if x0 is None else rhs - normal(x0)
     direction = residual
     energy = inner(residual, residual)
-    # what rounding leaves of the residual may lie where normal is singular: steps along it have no end
+    # rounding errors may lie in the null space of normal, where steps would be unbounded
     enough = max(tolerance, 10 * torch.finfo(energy.dtype).eps) ** 2 * inner(rhs, rhs)
     smallest = torch.finfo(energy.dtype).tiny
     active, length, steepest = energy > enough, energy, torch.zeros_like(energy)
@@ -51,10 +51,10 @@ def conjugate_gradient(
             break
         image = normal(direction)
         curvature = inner(direction, image)
-        with torch.no_grad():  # along what normal does not see the curvature is rounding, and a step has no end
+        with torch.no_grad():  # in the null space the curvature is rounding error, and a step would be unbounded
             steepest = torch.maximum(steepest, curvature / length.clamp_min(smallest))
             active = active & (curvature > 10 * torch.finfo(energy.dtype).eps * steepest * length)
-        # an item that is exactly solved has energy 0 and stays; clamping keeps 0/0 out of its gradient
+        # an exactly solved item has energy 0 and does not move; clamping avoids 0/0 in its gradient
         step = active * energy / curvature.clamp_min(smallest)
         x = torch.addcmul(x, step, direction)
         residual = torch.addcmul(residual, step, image, value=-1)

@@ -21,19 +21,19 @@ def fista(
     momentum: float = 1.0,
     trace: Callback | None = None,
 ) -> Tensor:
-    """Minimise f(x) + g(x), f smooth, g with a simple proximal map, for every item of a batch.
+    """Minimise f(x) + g(x), f smooth and g with a simple proximal map, for every item of a batch.
 
     Parameters
     ----------
-    gradient : x to the gradient of f; A^H (A x - y), say.
+    gradient : x to the gradient of f, for example A^H (A x - y).
     proximal : v to argmin_x 1/2 |x - v|^2 + step g(x).
     x0 : start, ``(batch, *shape)``.
-    step : at most one over the Lipschitz constant of the gradient; a number or ``(batch,)``.
-    iterations : at most so many.
-    tolerance : an item stops when it changes by at most so much of its norm.
-    momentum : its upper bound, at most one. Choose it below one where ``proximal`` differs from call to call: unbounded
-        momentum amplifies the differences, and rounding with them (Schmidt, Le Roux and Bach, NIPS 2011).
-    restart : drop the momentum where it points uphill (the gradient scheme); without it the objective ripples.
+    step : at most 1 / the Lipschitz constant of the gradient; a number or ``(batch,)``.
+    iterations : largest number of iterations.
+    tolerance : an item stops when its change is at most this fraction of its norm.
+    restart : drop the momentum when it points uphill (the gradient scheme); without restarts the objective oscillates.
+    momentum : upper bound of the momentum, at most one. Choose less than one if ``proximal`` differs from call to call,
+        because full momentum amplifies such differences and rounding errors (Schmidt, Le Roux and Bach, NIPS 2011).
     trace : called with the number of each iteration and its x.
 
     References
@@ -47,7 +47,7 @@ def fista(
     for i in range(iterations):
         new = proximal(ahead - step * gradient(ahead))
         if restart:
-            with torch.no_grad():  # which branch is taken has no gradient
+            with torch.no_grad():  # the choice of the branch has no gradient
                 age = torch.where(inner(ahead - new, new - x) > 0, 1.0, age)
         older, age = age, (1 + torch.sqrt(1 + 4 * age.square())) / 2
         new = converged.hold(new, x)

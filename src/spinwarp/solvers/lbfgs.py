@@ -1,4 +1,4 @@
-"""Limited-memory BFGS for smooth objectives that are not convex, each item of a batch on its own."""
+"""Limited-memory BFGS for smooth, possibly non-convex objectives, for each item of a batch independently."""
 
 from collections.abc import Callable, Iterator
 
@@ -10,23 +10,23 @@ from spinwarp.solvers.batched import inner, norm, per_item
 Objective = Callable[[Tensor], Tensor]
 
 _HALVINGS = 12
-_DECREASE = 1e-4  # Armijo: share of the predicted decrease that a step must give
+_DECREASE = 1e-4  # Armijo: fraction of the predicted decrease that a step must achieve
 
 
 def lbfgs(
     objective: Objective, x0: Tensor, *, history: int = 10, first: float = 1.0
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the iterates of ``min f(x)`` and their values ``(batch,)``, from ``x0`` on, until every item has arrived.
+    """Minimise f(x); yield the iterates and their values ``(batch,)``, starting with ``x0``, until all items converge.
 
-    An item's value never grows: a step is halved until it lowers the value by enough, and where no such step is found,
-    as at a minimum to rounding, the item has arrived and stays. Every iterate lies in ``x0`` plus the span of the
-    gradients met so far, so that of all minima of a convex quadratic the one nearest to ``x0`` is found.
+    The value of an item never increases. A step is halved until it lowers the value enough. If no step does, for
+    example at a minimum within rounding, the item has converged and stays. Every iterate lies in ``x0`` plus the span
+    of the previous gradients; of all minima of a convex quadratic, this finds the one nearest to ``x0``.
 
     Parameters
     ----------
-    objective : ``(batch, *shape)`` real to ``(batch,)``, differentiable; an item's value depends on that item alone.
+    objective : ``(batch, *shape)`` real to ``(batch,)``, differentiable; the value of an item depends on it alone.
     x0 : ``(batch, *shape)`` real.
-    history : pairs of steps and gradient changes that stand for the curvature.
+    history : number of pairs of steps and gradient changes that approximate the curvature.
     first : length of the first step, in the units of ``x``.
 
     References
@@ -45,7 +45,7 @@ def lbfgs(
         length = torch.ones_like(slope)
         for _ in range(_HALVINGS):
             new_value, new_gradient = _value_and_gradient(objective, x + length * direction)
-            # written so that a value that is not finite is refused
+            # this comparison also rejects values that are not finite
             accepted = per_item(new_value, x) <= per_item(value, x) + _DECREASE * length * slope
             if (accepted | ~moving).all():
                 break
@@ -57,7 +57,7 @@ def lbfgs(
         step = length * direction
         change = torch.where(accepted, new_gradient - gradient, 0.0)
         curvature = inner(step, change)
-        # pairs without positive curvature say nothing; their weight of zero leaves them out of the product
+        # pairs without positive curvature are useless; a weight of zero leaves them out
         useful = curvature > 1e-8 * norm(step) * norm(change)
         pairs.append((step, change, torch.where(useful, 1 / torch.where(useful, curvature, 1.0), 0.0)))
         del pairs[:-history]
@@ -77,13 +77,13 @@ def _value_and_gradient(objective: Objective, x: Tensor) -> tuple[Tensor, Tensor
 
 
 def _inverse_hessian(gradient: Tensor, pairs: list[tuple[Tensor, Tensor, Tensor]], scale: Tensor) -> Tensor:
-    """The two-loop recursion; ``pairs`` are steps, gradient changes and the inverses of their products."""
-    weights = []
+    """Apply the inverse Hessian by the two-loop recursion; ``pairs`` hold step, gradient change, 1 / their product."""
+    alphas = []
     for step, change, weight in reversed(pairs):
-        share = weight * inner(step, gradient)
-        gradient = gradient - share * change
-        weights.append(share)
+        alpha = weight * inner(step, gradient)
+        gradient = gradient - alpha * change
+        alphas.append(alpha)
     result = scale * gradient
-    for (step, change, weight), share in zip(pairs, reversed(weights), strict=True):
-        result = result + (share - weight * inner(change, result)) * step
+    for (step, change, weight), alpha in zip(pairs, reversed(alphas), strict=True):
+        result = result + (alpha - weight * inner(change, result)) * step
     return result

@@ -1,4 +1,4 @@
-"""The norm of an operator."""
+"""The norm of an operator by power iteration."""
 
 from collections.abc import Callable
 
@@ -11,13 +11,13 @@ from spinwarp.solvers.batched import inner, norm
 def largest_eigenvalue(normal: Callable[[Tensor], Tensor], start: Tensor, *, iterations: int = 30) -> Tensor:
     """Largest eigenvalue ``(batch,)`` of a Hermitian positive semidefinite map by power iteration.
 
-    It approaches from below: within some percent after thirty iterations, so a step size of one over it wants a
-    margin. Of ``A.normal`` it is the squared norm of A and the Lipschitz constant of A^H (A x - y).
+    The estimate is too small, by a few percent after thirty iterations; a step size of one over it needs a margin. For
+    ``A.normal`` it is the squared norm of A and the Lipschitz constant of A^H (A x - y).
 
     Parameters
     ----------
     normal : x to A^H A x.
-    start : ``(batch, *shape)``, not orthogonal to the eigenvector: A^H y, or noise.
+    start : ``(batch, *shape)``, not orthogonal to the eigenvector; for example A^H y or noise.
     """
     x = start
     value = torch.zeros_like(norm(start))

@@ -22,22 +22,21 @@ def primal_dual(
     tolerance: float = 0.0,
     trace: Callback | None = None,
 ) -> Tensor:
-    """Minimise f(x) + g(K x), f smooth, for every item of a batch, without solving any system.
+    """Minimise f(x) + g(K x), f smooth, for every item of a batch, without solving linear systems.
 
-    With f = 0 (``lipschitz=0``) this is Chambolle and Pock's algorithm (PDHG); the smooth term, taken by its gradient,
-    is Condat's and Vu's addition. The primal step follows from the others: the largest with which it converges,
-    ``1 / step = lipschitz / 2 + dual_step |K|^2``.
+    With f = 0 (``lipschitz=0``) this is Chambolle and Pock's algorithm (PDHG); Condat and Vu added the gradient step on
+    f. The primal step is the largest that converges: ``1 / step = lipschitz / 2 + dual_step |K|^2``.
 
     Parameters
     ----------
-    gradient : x to the gradient of f; A^H (A x - y), say.
+    gradient : x to the gradient of f, for example A^H (A x - y).
     transform : K.
-    dual_proximal : proximal map of ``dual_step`` times the conjugate of g: for a norm the projection on the unit ball
-        of its dual norm, whatever the step.
+    dual_proximal : proximal map of ``dual_step`` times the conjugate of g; if g is a norm, the projection on the unit
+        ball of the dual norm, for any step.
     x0 : start, ``(batch, *shape)``.
-    transform_norm : bound of the spectral norm |K|.
-    dual_step : a number or ``(batch,)``. It decides the speed: about the ratio of the dual's size to the image's.
-    lipschitz : of the gradient; a number or ``(batch,)``.
+    transform_norm : upper bound of the spectral norm |K|.
+    dual_step : a number or ``(batch,)``. It decides the speed; try the ratio of the dual's size to the image's.
+    lipschitz : Lipschitz constant of the gradient; a number or ``(batch,)``.
     iterations, tolerance, trace : as for :func:`spinwarp.solvers.fista`.
 
     References
@@ -48,7 +47,7 @@ def primal_dual(
     primal_step = 1 / (per_item(lipschitz, x0) / 2 + per_item(dual_step, x0) * transform_norm**2)
     image = transform(x0)
     dual_step = per_item(dual_step, image)
-    dual = dual_proximal(dual_step * image)  # of zeros, an x0 that fits the data would stand still and look converged
+    dual = dual_proximal(dual_step * image)  # from zeros, an x0 that fits the data would not move and look converged
     converged = Converged(tolerance)
     for i in range(iterations):
         new = x - primal_step * (gradient(x) + transform.adjoint(dual))

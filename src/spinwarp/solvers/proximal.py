@@ -1,4 +1,4 @@
-"""Proximal maps and projections that the sparsity methods share."""
+"""Proximal maps and projections of the sparsity methods."""
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ def soft_threshold(x: Tensor, threshold: float | Tensor, dim: int | None = None)
     ----------
     x : real or complex.
     threshold : a number or a tensor that broadcasts to ``x``.
-    dim : shrink the Euclidean norm over this dimension instead (isotropic total variation).
+    dim : shrink the Euclidean norm over this dimension instead, as for isotropic total variation.
     """
     return x * (1 - threshold / _at_least(threshold, x, dim))
 
@@ -30,6 +30,6 @@ def project_ball(x: Tensor, radius: float | Tensor, dim: int | None = None) -> T
 
 
 def _at_least(smallest: float | Tensor, x: Tensor, dim: int | None) -> Tensor:
-    """Magnitudes of at least ``smallest``, and never zero: the quotients above stay finite, and so do gradients."""
+    """Magnitudes, at least ``smallest`` and never zero, to keep the quotients above and their gradients finite."""
     magnitude = x.abs() if dim is None else root_sum_of_squares(x, dim, keepdim=True)
     return magnitude.clamp_min(smallest).clamp_min(torch.finfo(magnitude.dtype).tiny)

@@ -1,4 +1,4 @@
-"""What an iteration looked like from outside: figures against time."""
+"""Record how an iteration proceeds over time."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -9,19 +9,19 @@ Callback = Callable[[int, Tensor], None]
 
 
 class Trace:
-    """Records figures of each iterate and the seconds until then; its own time does not count.
+    """Records figures of each iterate and the seconds until then, without the time of the recording.
 
-    Pass it as the ``trace`` of a solver; the clock starts when it is made.
+    Pass it as the ``trace`` of a solver. The clock starts when it is created.
 
     Parameters
     ----------
-    figures : names and what to compute of the iterate (its objective, its error), as a number.
-    every : record each so many iterations.
+    figures : name to a function from the iterate to a number, such as its objective or error.
+    every : record every n-th iteration.
 
     Attributes
     ----------
-    iterations, seconds : of the records.
-    values : the figures of the records, by name.
+    iterations, seconds : of each record.
+    values : the recorded figures, by name.
     """
 
     def __init__(self, figures: Mapping[str, Callable[[Tensor], float]], every: int = 1) -> None:

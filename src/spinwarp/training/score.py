@@ -24,7 +24,7 @@ class ScoreModule(NetworkModule):
     """Trains a :class:`Denoiser` by denoising score matching on whole complex images.
 
     What is validated, drawn and sampled from is the exponential moving average of the weights, kept as ``average``.
-    Images are divided by :func:`spinwarp.recon.scale.prior_scale`, which reconstruction does by itself.
+    Images are divided by :func:`spinwarp.preparation.prior_scale`, which reconstruction does by itself.
 
     Parameters
     ----------
