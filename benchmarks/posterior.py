@@ -90,7 +90,7 @@ def profile(options: argparse.Namespace) -> None:
         noise = samplers.ChainNoise(samplers.chain_generators(range(chains)))
         with mock.patch.object(sys.modules["spinwarp.samplers.pula"], "backprojected_noise", data_noise):
             start = clock()
-            samplers.pula(task, noise)
+            samplers.pula(task, noise, schedule=samplers.geometric(10.0, 0.01, STEPS - 1))
             total = clock() - start
         table = {name: (p.calls / STEPS, p.seconds / STEPS) for name, p in (("A^H A", normal), ("A^H n", data_noise))}
         rest = (total - forward.seconds) / STEPS - sum(seconds for _, seconds in table.values())

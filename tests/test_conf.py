@@ -1,6 +1,7 @@
 """Every YAML file composes, and every ``_target_`` in it takes the arguments that it is given.
 
-New files are found by themselves.
+A YAML shows users what they can set, so it repeats defaults of our classes. Each repeated value equals the default, or
+its comment starts with ``Python default: VALUE``. New files are found by themselves.
 """
 
 import importlib
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
@@ -114,6 +116,85 @@ def test_every_entry_composes_and_binds_to_what_it_names(entry: str) -> None:
     config = entry_config(entry)
     assert (next(nodes(config), None) is None) == (entry in EMPTY), f"conf/{entry}.yaml has no _target_"
     bind_all(entry, config)
+
+
+DIFFERS = re.compile(r"#\s*Python default: ([^;]+)")
+BASES = sorted(path.stem for path in CONF.glob("_*.yaml") if path.stem not in ("_hydra", "_recipe"))
+
+
+def stated(text: str) -> dict[tuple[str, ...], str | None]:
+    """Every key that a YAML itself holds, and the Python default that its comment names."""
+    lines, found = text.splitlines(), {}
+
+    def walk(node: yaml.Node | None, path: tuple[str, ...]) -> None:
+        for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+            differs = DIFFERS.search(lines[key.start_mark.line])
+            found[(*path, key.value)] = differs.group(1).strip() if differs else None
+            walk(value, (*path, key.value))
+
+    walk(yaml.compose(text, yaml.SafeLoader), ())
+    return found
+
+
+def as_lists(value: Any) -> Any:
+    return [as_lists(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def drifts(text: str, config: Any) -> list[str]:
+    """What a YAML says of defaults and is not so; ``config`` is what it composes to.
+
+    Defaults of other packages are theirs to change. An empty default leaves the choice to the YAML.
+    """
+    found = []
+    for path, differs in stated(text).items():
+        node = config
+        for key in path[:-1]:
+            node = node[key] if isinstance(node, dict) else None
+        if not isinstance(node, dict) or "_target_" not in node or path[-1] not in node:
+            continue
+        module, _, name = node["_target_"].rpartition(".")
+        target = getattr(importlib.import_module(module), name)
+        parameter = inspect.signature(target).parameters.get(path[-1])
+        home = getattr(getattr(target, "__init__", target), "__module__", target.__module__)
+        key, value = ".".join(path), node[path[-1]]
+        if parameter is None or parameter.default in (parameter.empty, None, "", ()) or "spinwarp" not in home:
+            if differs:
+                found.append(f"{key} has no Python default")
+            continue
+        default = as_lists(parameter.default)
+        if isinstance(value, dict) and "_partial_" not in value:
+            value = as_lists(instantiate(value))
+        if differs is None and value != default:
+            found.append(f"{key} is {value}, in Python {default}: write '# Python default: {default}' beside it")
+        elif differs is not None and (yaml.safe_load(differs) != default or value == default):
+            found.append(f"{key} is {value}, its comment says that Python has {differs}, but Python has {default}")
+    return found
+
+
+@pytest.mark.parametrize("entry", [*ENTRIES, *BASES])
+def test_every_value_is_the_python_default_or_says_what_that_is(entry: str) -> None:
+    config = entry_config(entry) if "/" in entry else plain(composed([], entry))
+    assert not drifts((CONF / f"{entry}.yaml").read_text(), config)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("weight: auto", ""),
+        ("iterations: 100", ""),
+        ("iterations: 7 # Python default: 100; a reason", ""),
+        ("iterations: 7", "write '# Python default: 100'"),
+        ("iterations: 7 # Python default: 50", "but Python has 100"),
+        ("iterations: 100 # Python default: 100", "but Python has 100"),
+        ("virtual_coils: 7", ""),
+        ("virtual_coils: 7 # Python default: 100", "has no Python default"),
+    ],
+)
+def test_a_value_that_drifts_from_the_python_default_is_named(line: str, message: str) -> None:
+    text = f"recon:\n  _target_: spinwarp.recon.cg_sense.CGSense\n  {line}\n"
+    found = drifts(text, yaml.safe_load(text))
+    assert len(found) == bool(message)
+    assert message in "".join(found)
 
 
 @pytest.mark.parametrize("entry", [entry for entry in entries() if entry.startswith("hydra/")])

@@ -28,6 +28,7 @@ NOISE = [0.01, 0.05, 0.2]
 # 4000 complex draws know a std to 1 / sqrt(4 * 4000), 0.8 %, and eight of them at once to three times that
 MONTE_CARLO = 0.025
 THIRD = jalal()[::3]  # one step a level, which is enough for 8 pixels
+HUNDRED = geometric(10.0, 0.01, 99)  # network evaluations, with the last denoising
 SILENT = 2  # the last two directions are not measured
 
 
@@ -36,7 +37,7 @@ def test_pula_has_the_mean_and_the_std_of_the_posterior_in_100_evaluations(noise
     problem = gaussian(noise_std)
     evaluations: list[float] = []
     with listen(evaluations.append):
-        samples = pula(problem.problem, Many(4000))
+        samples = pula(problem.problem, Many(4000), schedule=HUNDRED)
     std, bias = problem.compare(samples)
     assert evaluations == [(i + 1) / 100 for i in range(100)]
     # what 100 levels leave by the exact recursion of mean and covariance is 0.5 % where measured, 3 % elsewhere; three
@@ -49,7 +50,7 @@ def test_pula_has_the_mean_and_the_std_of_the_posterior_in_100_evaluations(noise
 
 def test_pula_has_the_covariance_of_the_posterior_and_not_only_its_std() -> None:
     problem = gaussian(0.05)
-    samples = pula(problem.problem, Many(4000))
+    samples = pula(problem.problem, Many(4000), schedule=HUNDRED)
     _, covariance = problem.posterior
     centred = samples.to(torch.complex128) - samples.mean(0)
     measured = centred.T @ centred.conj() / len(samples)
@@ -71,7 +72,7 @@ def test_pula_comes_nearer_with_more_levels() -> None:
 
 def test_pula_hardly_minds_a_solve_that_ends_early() -> None:
     problem = gaussian(0.01)  # weight (0.01 / 10)^2: a condition number of a million at the first level
-    std, _ = problem.compare(pula(problem.problem, Many(1000), cg_iterations=2))
+    std, _ = problem.compare(pula(problem.problem, Many(1000), schedule=HUNDRED, cg_iterations=2))
     # three iterations would solve two coils nearly; two leave the weakest of the measured directions 11 % too wide
     torch.testing.assert_close(std, torch.ones_like(std), atol=0.15, rtol=0)
 
@@ -126,7 +127,7 @@ def test_an_exact_likelihood_of_little_noise_needs_a_preconditioner() -> None:
     plain = annealed_langevin(problem.problem, Many(300), likelihood="exact", schedule=THIRD)
     std, _ = problem.compare(plain)
     assert (std[-SILENT:] > 1.5).all()
-    std, _ = problem.compare(pula(problem.problem, Many(300)))
+    std, _ = problem.compare(pula(problem.problem, Many(300), schedule=HUNDRED))
     assert (std[-SILENT:] < 1.2).all()
 
 
@@ -214,7 +215,7 @@ def mixture(noise_std: float, distance: float, width: float, data: complex) -> t
 def test_pula_gives_two_modes_their_weights() -> None:
     # the data say nothing about which: 4000 chains know 0.3 to 0.007, and the modes part where steps still matter
     problem, weight = mixture(0.5, distance=1.0, width=0.3, data=0.0)
-    samples = pula(problem, Many(4000))
+    samples = pula(problem, Many(4000), schedule=HUNDRED)
     assert weight == pytest.approx(0.3)
     assert (samples[:, 1].real > 0).float().mean().item() == pytest.approx(weight, abs=0.03)
     # and each mode its own width

@@ -31,7 +31,7 @@ def test_a_chain_does_not_depend_on_those_beside_it() -> None:
 
 def test_pula_without_data_samples_the_prior_too() -> None:
     prior = gaussian(1e4)  # noise so high that the data say nothing
-    x = pula(prior.problem, Many(3000))
+    x = pula(prior.problem, Many(3000), schedule=geometric(10.0, 0.01, 99))
     along = ((x - prior.mean) @ prior.basis.conj()) / prior.variances.sqrt()
     # 3000 draws know a std to 0.9 %; 99 levels leave 2 %
     torch.testing.assert_close(along.std(0), torch.ones(8), atol=0.05, rtol=0)

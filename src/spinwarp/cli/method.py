@@ -60,7 +60,7 @@ def build_method(config: DictConfig, choices: dict[str, str], mask: Mask | None 
     mask : that the data are undersampled with.
     """
     reconstructor = instantiate(config.recon)
-    record = getattr(reconstructor, "record", {})
+    record = reconstructor.record
     name = record.get("name") or choices["recon"]
     if config.get("uncertainty"):
         reconstructor = instantiate(config.uncertainty)(reconstructor, mask=mask)

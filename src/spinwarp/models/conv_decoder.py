@@ -39,7 +39,7 @@ class ConvDecoder(nn.Module):
         self,
         size: Sequence[int],
         out_channels: int,
-        channels: int = 64,
+        channels: int = 32,
         layers: int = 8,
         input_size: Sequence[int] = (8, 4),
     ) -> None:

@@ -42,7 +42,7 @@ class Flow(ImageGenerator):
 
     invertible = True
 
-    def __init__(self, size: Sequence[int], levels: int = 3, depth: int = 8, channels: int = 64) -> None:
+    def __init__(self, size: Sequence[int], levels: int = 3, depth: int = 8, channels: int = 32) -> None:
         super().__init__(size)
         if min(levels, depth, channels) < 1:
             raise InputError(f"a flow has at least one level, step and channel; got {levels=}, {depth=}, {channels=}")

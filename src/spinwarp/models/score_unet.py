@@ -37,7 +37,7 @@ class ScoreUNet(nn.Module):
     def __init__(
         self,
         channels: int = 2,
-        widths: Sequence[int] = (64, 96, 128),
+        widths: Sequence[int] = (48, 96, 192),
         blocks: int = 1,
         patch: int = 2,
         dropout: float = 0.0,

@@ -43,7 +43,7 @@ class SkipNet(nn.Module):
         self,
         size: Sequence[int],
         out_channels: int,
-        channels: int = 64,
+        channels: int = 32,
         levels: int = 4,
         skip_channels: int = 4,
         kernel_down: int = 3,

@@ -75,7 +75,7 @@ class UntrainedNetwork(Reconstructor):
     maps: str = "espirit"
     whiten: bool = False
     virtual_coils: int | None = None
-    iterations: int = 800
+    iterations: int = 1500
     learning_rate: float = 0.008
     stop: str = "held_out"
     patience: int = 250

@@ -10,12 +10,12 @@ from spinwarp.errors import InputError
 from spinwarp.progress import report
 from spinwarp.samplers.noise import ChainNoise
 from spinwarp.samplers.problem import Problem
-from spinwarp.samplers.schedules import Schedule, jalal
+from spinwarp.samplers.schedules import Schedule, geometric
 from spinwarp.solvers import norm
 from spinwarp.solvers.batched import Converged
 
 Likelihood = Literal["exact", "annealed", "released"]
-LEVELS = jalal()
+LEVELS = geometric(10.0, 0.01, 1000)
 STEPS: dict[Likelihood, float] = {"exact": 1.148, "annealed": 1.148, "released": 0.1}
 
 

@@ -70,8 +70,8 @@ def check(sigma_max: float, sigma_min: float, n_levels: int) -> None:
         )
 
 
-LANGEVIN = geometric(10.0, 0.01, 99)
-"""For samplers that stay at the posterior of every level: 100 network evaluations with the last denoising."""
+LANGEVIN = geometric(10.0, 0.01, 49)
+"""For samplers that stay at the posterior of every level: 50 network evaluations with the last denoising."""
 
 DIFFUSION = karras(10.0, 0.01, 50)
 """For samplers that step from level to level along the reverse diffusion."""
