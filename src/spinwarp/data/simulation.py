@@ -83,7 +83,7 @@ def loop_coil_maps(n_coils: int, shape: tuple[int, int], rng: np.random.RandomSt
         in_plane /= np.linalg.norm(in_plane)
         field = _loop_field(x, y, center, radius, in_plane, np.cross(normal, in_plane))
         maps[i] = field * np.exp(1j * rng.uniform(0, 2 * np.pi))  # the receiver's own phase
-    return _normalise(maps)
+    return unit_maps(maps)
 
 
 def measured_coil_maps(
@@ -120,7 +120,7 @@ def measured_coil_maps(
     moved = np.stack([map_coordinates(m, at, order=1, mode="nearest") for m in measured])
     _, vectors = np.linalg.eigh(np.einsum("ihw,jhw->ij", moved, moved.conj()))
     strongest = vectors[:, ::-1][:, :n_coils]
-    return _normalise(np.einsum("ij,ihw->jhw", strongest.conj(), moved))
+    return unit_maps(np.einsum("ij,ihw->jhw", strongest.conj(), moved))
 
 
 def correlated_noise(
@@ -221,5 +221,6 @@ def _loop_field(
     return field
 
 
-def _normalise(maps: np.ndarray) -> np.ndarray:
+def unit_maps(maps: np.ndarray) -> np.ndarray:
+    """Scale coil maps ``(coil, h, w)`` to a sum of squares of one in every pixel."""
     return np.asarray(maps / np.sqrt((np.abs(maps) ** 2).sum(0)), np.complex64)

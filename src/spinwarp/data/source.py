@@ -7,8 +7,15 @@ from typing import Protocol, runtime_checkable
 from numpy.random import RandomState
 
 from spinwarp.acquisition import Example
+from spinwarp.errors import InputError
 
 SPLITS = ("train", "val", "test")
+
+
+def check_split(split: str) -> None:
+    """Raise an :class:`InputError` if ``split`` is not one of :data:`SPLITS`."""
+    if split not in SPLITS:
+        raise InputError(f"split={split!r} is not one of {', '.join(SPLITS)}")
 
 
 @dataclass(frozen=True)

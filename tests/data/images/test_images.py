@@ -106,7 +106,7 @@ def test_a_folder_splits_by_numbers_or_by_sub_folders_as_prepare_finds(tmp_path:
     assert names(SimulatedImages(tmp_path / "deep"), "test") == ["c_0000", "c_0001"]
     with pytest.raises(InputError, match="make 1 blocks"):
         SimulatedImages(tmp_path / "flat").prepare()
-    with pytest.raises(InputError, match="no split 'tests'"):
+    with pytest.raises(InputError, match="split='tests' is not one of"):
         source.volumes("tests")
 
 

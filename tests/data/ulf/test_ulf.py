@@ -137,7 +137,7 @@ def test_an_unknown_patient_is_refused_with_the_known_ones(tmp_path: Path) -> No
 
 
 def test_an_unknown_split_and_an_unprepared_set_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no split 'testing'"):
+    with pytest.raises(InputError, match="split='testing' is not one of"):
         brains(tmp_path).files("testing")
     with pytest.raises(InputError, match="no train volume"):
         brains(tmp_path).files("train")

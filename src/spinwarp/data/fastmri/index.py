@@ -18,14 +18,13 @@ from spinwarp.data.fastmri.ismrmrd import LONGEST, Geometry, geometry
 from spinwarp.data.patients import named_patient
 from spinwarp.data.sampling import check_mask, warn_once_per_folder
 from spinwarp.errors import InputError
-from spinwarp.files import cache_folder, unreadable, warn_once, whole_file
+from spinwarp.files import LARGEST_RATIO, cache_folder, unreadable, warn_once, whole_file
 
 log = logging.getLogger(__name__)
 _VERSION = 2  # raise it when scan() reads something else
 _TARGETS = ("reconstruction_rss", "reconstruction_esc")  # of several coils, and of one: there the second goes first
 _TOLERANCE = 1e-3  # of the attribute max, relative to the target's largest value
 _DARKEST = 4  # largest value of a volume over that of its middle slice, up to which the attribute is believed
-_LARGEST_RATIO = 1100  # of declared to stored bytes; deflate, which packs tightest, ends at 1032
 
 
 @dataclass(frozen=True)
@@ -223,7 +222,7 @@ def _check_target(path: Path, target: h5py.Dataset | h5py.Group, shape: tuple[in
 def _check_stored(path: Path, dataset: h5py.Dataset) -> None:
     """Refuse a data set that claims to hold more than can be in the file: its shape would be believed as memory."""
     stored = dataset.id.get_storage_size()
-    if dataset.nbytes > _LARGEST_RATIO * stored and not dataset.is_virtual:
+    if dataset.nbytes > LARGEST_RATIO * stored and not dataset.is_virtual:
         raise InputError(
             f"{path}: {dataset.name[1:]} has shape {dataset.shape}, {dataset.nbytes / 1e9:.3g} GB, but only "
             f"{stored} bytes are stored; it is unfinished or damaged, copy or make it again"

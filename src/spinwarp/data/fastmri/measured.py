@@ -7,11 +7,9 @@ import torch
 
 from spinwarp.acquisition import Acquisition, Example, Header
 from spinwarp.data.fastmri.index import open_volume, scan
-from spinwarp.data.sampling import read_slice, sampling_mask
+from spinwarp.data.sampling import read_slice
 from spinwarp.errors import InputError
 from spinwarp.files import reading, user_path
-
-__all__ = ["Measurement", "sampling_mask"]
 
 
 class Measurement:

@@ -9,7 +9,7 @@ import torch
 from spinwarp.acquisition import Acquisition, Example
 from spinwarp.data.fastmri.index import Entry, index, open_volume, scan
 from spinwarp.data.sampling import read_slice
-from spinwarp.data.source import SPLITS, Volume
+from spinwarp.data.source import Volume, check_split
 from spinwarp.errors import InputError
 from spinwarp.files import is_folder, list_files, user_path
 
@@ -53,8 +53,7 @@ class Folders:
         ------
         InputError : if the folder is missing or has no HDF5 files.
         """
-        if split not in SPLITS:
-            raise InputError(f"split={split!r} is not one of {', '.join(SPLITS)}")
+        check_split(split)
         folder = self.folders[split]
         if folder is None:
             raise InputError(f"this data set has no {split} folder; give data.source.files.{split}=FOLDER")

@@ -8,7 +8,7 @@ import torch
 from scipy.interpolate import CubicSpline
 from torch import Tensor
 
-from spinwarp.data.simulation import coil_covariance, measured_coil_maps, read_maps
+from spinwarp.data.simulation import coil_covariance, measured_coil_maps, read_maps, unit_maps
 
 _NODES = 28  # a side of the grid on which smooth things are computed
 _SEGMENTS = 12  # of a loop of wire
@@ -90,15 +90,15 @@ def draw_array(
         nodes = tuple(int(n) for n in np.maximum(np.round(_NODES * np.array(shape) / max(shape)), 12))
         maps = np.rot90(measured_coil_maps(measured, n_coils, (nodes[0], nodes[1]), rng), rng.randint(4), (1, 2))
         maps = maps[:, :, :: rng.choice((-1, 1))]
-        return _unit(refined(np.ascontiguousarray(maps), (_NODES + 1, _NODES + 1))[:, :-1, :-1].numpy()), np.ones_like(
-            near
-        )
+        return unit_maps(
+            refined(np.ascontiguousarray(maps), (_NODES + 1, _NODES + 1))[:, :-1, :-1].numpy()
+        ), np.ones_like(near)
     if n_coils == 1 and rng.uniform() < 2 / 3:
         return np.ones((1, _NODES, _NODES), np.complex64), np.ones_like(near)
     maps = _loops(n_coils, shape, head, rng) * np.exp(0.15 * rng.randn(n_coils, 1, 1))
     sensitivity = np.sqrt((np.abs(maps) ** 2).sum(0))
     sensitivity = np.clip(sensitivity / np.average(sensitivity, weights=near), 0.2, 2.5).astype(np.float32)
-    return np.ones((1, _NODES, _NODES), np.complex64) if n_coils == 1 else _unit(maps), sensitivity
+    return np.ones((1, _NODES, _NODES), np.complex64) if n_coils == 1 else unit_maps(maps), sensitivity
 
 
 def draw_noise(shape: tuple[int, int, int], std: float, rng: np.random.RandomState) -> Tensor:
@@ -181,10 +181,6 @@ def _loops(
 def _coordinates() -> tuple[np.ndarray, np.ndarray]:
     axis = np.linspace(-1, 1, _NODES, dtype=np.float32)
     return axis[:, None], axis
-
-
-def _unit(maps: np.ndarray) -> np.ndarray:
-    return np.asarray(maps / np.sqrt((np.abs(maps) ** 2).sum(0)), np.complex64)
 
 
 @lru_cache(maxsize=256)

@@ -15,7 +15,7 @@ from spinwarp.data.heads.scan import draw_scan
 from spinwarp.data.heads.subjects import find_heads, is_among, pixels, useful_slices
 from spinwarp.data.images.formats import ImageVolume
 from spinwarp.data.simulation import read_maps
-from spinwarp.data.source import SPLITS, Volume
+from spinwarp.data.source import SPLITS, Volume, check_split
 from spinwarp.errors import InputError
 
 _log = logging.getLogger(__name__)
@@ -123,8 +123,7 @@ class SimulatedHeads:
         ------
         InputError : if the split is none of train, val, test.
         """
-        if split not in SPLITS:
-            raise InputError(f"no split {split!r}; expected one of {', '.join(SPLITS)}")
+        check_split(split)
         slices = [(images, i) for images in self._splits[split] for i in useful_slices(images.n_slices)]
         n = self.n_slices[split]
         if n is not None and n < len(slices):

@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 from scipy.io import loadmat, whosmat
 
-from spinwarp.data.images.formats import PICTURES, ImageVolume, find_images, read_slice
+from spinwarp.data.images.formats import SUFFIXES, ImageVolume, find_images, read_slice
 from spinwarp.errors import InputError
 from spinwarp.files import reading
 
-_IMAGES = (*PICTURES, ".npy", ".nii", ".nii.gz", ".dcm")
 _EDGE = 0.08  # share of the slices at either end of a volume that is left out: little head is in them
 
 
@@ -31,7 +30,7 @@ def find_heads(folders: Sequence[Path]) -> list[ImageVolume]:
         if not folder.is_dir():
             raise InputError(f"there is no folder {folder}; data.source.path names folders of magnitude images")
         arrays = [_matlab(folder, path) for path in sorted(folder.rglob("*.mat")) if not path.name.startswith(".")]
-        alone = arrays and not any(path.name.lower().endswith(_IMAGES) for path in folder.rglob("*"))
+        alone = arrays and not any(path.name.lower().endswith(SUFFIXES) for path in folder.rglob("*"))
         for volume in arrays if alone else arrays + find_images(folder):
             if not volume.subject:
                 if volume.number is None:

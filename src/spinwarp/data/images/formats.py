@@ -14,16 +14,15 @@ from PIL import Image
 from spinwarp.data.patients import file_numbers, named_patient, patients_in
 from spinwarp.data.source import SPLITS
 from spinwarp.errors import InputError
-from spinwarp.files import is_folder, list_files, reading
+from spinwarp.files import LARGEST_RATIO, is_folder, list_files, reading
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
-_SUFFIXES = (*PICTURES, ".npy", ".nii", ".nii.gz", ".dcm")
+SUFFIXES = (*PICTURES, ".npy", ".nii", ".nii.gz", ".dcm")
 _NAMED_AFTER = ("", ".ima", ".dicom", ".dic")  # suffixes of DICOM files beside .dcm; the first bytes decide
 _SPLIT_FOLDERS = {
     **{"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"},
     **{"test": "test", "testing": "test"},
 }
-_LARGEST_RATIO = 1100  # of unpacked to packed bytes; deflate ends at 1032
 _PHOTOMETRIC = 262  # tag of TIFF
 _PLANES = ("sagittal", "coronal", "axial")  # by the axis (right, anterior, superior) across the slices
 
@@ -75,7 +74,7 @@ def find_images(folder: Path) -> list[ImageVolume]:
     if not is_folder(folder):
         raise InputError(f"there is no folder {folder}; data.source.path must name a folder of magnitude images")
     paths = list_files(folder, ("",), below=True)
-    pictures = [p for p in paths if p.name.lower().endswith(_SUFFIXES) and not p.name.lower().endswith(".dcm")]
+    pictures = [p for p in paths if p.name.lower().endswith(SUFFIXES) and not p.name.lower().endswith(".dcm")]
     slices = [p for p in paths if p.suffix.lower() == ".dcm" or _is_dicom(p)]
     volumes = [_volume(folder, path) for path in pictures]
     if slices:
@@ -83,7 +82,7 @@ def find_images(folder: Path) -> list[ImageVolume]:
     if not volumes:
         if slices:
             raise InputError(f"{folder} has {len(slices)} DICOM files without a magnitude image, such as {slices[0]}")
-        raise InputError(f"{folder} has no image; expected files ending in {', '.join(_SUFFIXES)}")
+        raise InputError(f"{folder} has no image; expected files ending in {', '.join(SUFFIXES)}")
     volumes = _with_patients(folder, sorted(volumes, key=lambda v: v.name))
     for one, other in itertools.pairwise(volumes):
         if one.name == other.name:
@@ -188,7 +187,7 @@ def _name(folder: Path, path: Path) -> str:
 
 
 def _stem(path: Path) -> str:
-    suffix = max((s for s in (*_SUFFIXES, *_NAMED_AFTER) if path.name.lower().endswith(s)), key=len)
+    suffix = max((s for s in (*SUFFIXES, *_NAMED_AFTER) if path.name.lower().endswith(s)), key=len)
     return path.name[: len(path.name) - len(suffix)]
 
 
@@ -271,7 +270,7 @@ def _nifti_axes(path: Path) -> tuple[Any, np.ndarray, int]:
         n_bytes = math.prod(image.shape) * image.get_data_dtype().itemsize
         if len(image.shape) != 3 or 0 in image.shape:
             raise InputError(f"{path} has shape {image.shape}; expected one volume of three dimensions")
-        if n_bytes > path.stat().st_size * (_LARGEST_RATIO if _is_packed(path) else 1):
+        if n_bytes > path.stat().st_size * (LARGEST_RATIO if _is_packed(path) else 1):
             raise InputError(f"{path} has shape {image.shape}, which is more than it holds; repair or remove it")
         orientation = nibabel.io_orientation(image.affine)
         if not np.isfinite(orientation).all():

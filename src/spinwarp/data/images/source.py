@@ -15,7 +15,7 @@ from spinwarp.data.images.formats import ImageVolume, find_images, read_slice
 from spinwarp.data.images.survey import has_empty_border, is_coarse, split_by_patient, with_orientation
 from spinwarp.data.patients import warn_of_shared_patients
 from spinwarp.data.simulation import acquire, loop_coil_maps, measured_coil_maps, smooth_phase
-from spinwarp.data.source import SPLITS, Volume
+from spinwarp.data.source import SPLITS, Volume, check_split
 from spinwarp.errors import InputError
 from spinwarp.files import user_path
 
@@ -120,8 +120,7 @@ class SimulatedImages:
         ------
         InputError : if the split is none of train, val, test.
         """
-        if split not in SPLITS:
-            raise InputError(f"no split {split!r}; expected one of {', '.join(SPLITS)}")
+        check_split(split)
         return [
             Volume(v.name, v.files[0], v.n_slices, (self.n_coils, *self._shape(v), *self._shape(v)), v.patient)
             for v in self._splits[split]

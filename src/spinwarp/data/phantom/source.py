@@ -14,7 +14,7 @@ from spinwarp.acquisition import Header
 from spinwarp.data.fastmri.layout import write_volume
 from spinwarp.data.phantom.anatomy import head_volume, pixel_size, slice_spacing
 from spinwarp.data.simulation import acquire, loop_coil_maps, smooth_phase
-from spinwarp.data.source import SPLITS
+from spinwarp.data.source import SPLITS, check_split
 from spinwarp.errors import InputError
 from spinwarp.files import user_path
 
@@ -84,8 +84,7 @@ class Phantoms:
         ------
         InputError : if there is no such split.
         """
-        if split not in SPLITS:
-            raise InputError(f"split={split!r} is not one of {', '.join(SPLITS)}")
+        check_split(split)
         return [self.folders[split] / f"phantom_{split}_{i:04d}.h5" for i in range(self.counts[split])]
 
     def prepare(self) -> None:

@@ -20,7 +20,7 @@ from scipy.io import loadmat
 
 from spinwarp.acquisition import Header
 from spinwarp.data.fastmri.layout import write_volume
-from spinwarp.data.source import SPLITS
+from spinwarp.data.source import check_split
 from spinwarp.data.ulf.pinned import PinnedFile, check_pinned, fetch_pinned, find_pinned, read_manifest
 from spinwarp.errors import InputError
 from spinwarp.files import reading, user_path
@@ -172,8 +172,7 @@ class UltraLowFieldBrains:
         ------
         InputError : if the split is none of these, or none of its volumes is there.
         """
-        if split not in SPLITS:
-            raise InputError(f"no split {split!r}; expected one of {', '.join(SPLITS)}")
+        check_split(split)
         patients = self.validation_patients() if split == "val" else {"train": self.train, "test": self.test}[split]
         paths = sorted(scan.path for scan in self.scans if scan.patient in patients and scan.path.exists())
         if not paths:
