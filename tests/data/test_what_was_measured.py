@@ -188,7 +188,7 @@ def test_zero_lines_that_the_mask_calls_measured_are_not_and_this_is_said_once(t
 
 
 def test_signal_that_the_mask_calls_not_measured_is_refused_with_both_ways_out(tmp_path: Path) -> None:
-    message = r"a\.h5: there is signal in 4 columns .* Multiply k-space by the mask, or remove the data set 'mask'"
+    message = r"a\.h5: 4 columns .* hold signal\. Multiply k-space by the mask, or remove the data set 'mask'"
     with pytest.raises(InputError, match=message):
         acquisitions(tmp_path, random_kspace(3, 2, 16, 12), LINES)
 
@@ -198,7 +198,7 @@ def test_what_a_conversion_spills_beside_the_mask_is_not_used_and_this_is_said_o
 ) -> None:
     check(tmp_path, random_kspace(3, 2, 16, 12) * np.where(LINES, 1, 2e-3), LINES, LINES)
     (record,) = caplog.records
-    assert "weak signal where the mask says that nothing was measured; it is not used" in record.message
+    assert "weak signal that the mask marks as not measured; it is not used" in record.message
 
 
 def test_signal_in_the_padding_of_the_header_is_not_used_and_this_is_said_once(tmp_path: Path, caplog: Any) -> None:
@@ -220,7 +220,7 @@ def test_a_mask_of_other_data_is_refused(tmp_path: Path, stored: np.ndarray) -> 
     [
         (
             np.ones(16),
-            r"its mask \(16,\) does not fit its k-space \(3, 2, 16, 12\), for which it is \(12,\), .*another name",
+            r"its mask \(16,\) does not fit its k-space \(3, 2, 16, 12\); expected is \(12,\), .*another name",
         ),
         (np.ones((3, 2, 16, 12)), r"does not fit"),
         (np.ones((12, 16)), r"does not fit"),
@@ -259,7 +259,7 @@ def test_nan_without_a_mask_is_refused_with_the_way_out(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"NaN or infinite k-space in slice 0; put zeros where nothing was measured"):
         acquisitions(tmp_path, kspace)
     kspace[1, 0, 3, 4] = np.nan
-    with pytest.raises(InputError, match=r"NaN or infinite k-space in slice 1 where its mask calls it measured"):
+    with pytest.raises(InputError, match=r"NaN or infinite k-space in slice 1 where its mask marks it as measured"):
         acquisitions(tmp_path, kspace, LINES)
 
 

@@ -204,9 +204,9 @@ def test_a_centre_that_leaves_nothing_to_accelerate_is_refused(cls: type[PlaneMa
     with pytest.raises(InputError, match=r"center_fraction=0\.5 at acceleration=4 .* of the positions; lower mask"):
         cls([0.5], [4])
     cls([0.4], [4])  # .4 of either direction is .16 of the positions
-    with pytest.raises(InputError, match=r"the 4x2 central positions of 8x4 leave nothing .* acceleration 4; lower"):
+    with pytest.raises(InputError, match=r"the 4x2 central positions of 8x4 leave no point .* acceleration 4; lower"):
         cls([0.49], [4])((8, 4), RandomState(0))
-    with pytest.raises(InputError, match="15 positions are too few .* acceleration 8, which needs at least 16"):
+    with pytest.raises(InputError, match=r"15 positions are too few .* acceleration 8, which needs at least 16"):
         cls([0.08], [8])((5, 3), RandomState(0))
 
 

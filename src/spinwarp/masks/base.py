@@ -153,8 +153,8 @@ class PlaneMask(CenteredMask):
         n_outer = round(h * w / acceleration) - n_rows * n_columns
         if n_outer < 1:
             raise InputError(
-                f"the {n_rows}x{n_columns} central positions of {h}x{w} already are all that acceleration "
-                f"{acceleration} samples; lower mask.center_fractions"
+                f"the {n_rows}x{n_columns} central positions of {h}x{w} leave no point to draw at "
+                f"acceleration {acceleration}; lower mask.center_fractions"
             )
         center = np.zeros(shape, dtype=bool)
         center[central(h, n_rows), central(w, n_columns)] = True

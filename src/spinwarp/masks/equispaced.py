@@ -17,7 +17,7 @@ class EquispacedMask(LineMask):
         """Draw the offset and place the lines."""
         if n_center * acceleration >= width:
             raise InputError(
-                f"the {n_center} central columns of {width} already are all that acceleration {acceleration} samples; "
+                f"the {n_center} central columns of {width} leave no line to draw at acceleration {acceleration}; "
                 f"lower mask.center_fractions"
             )
         spacing = acceleration * (n_center - width) / (n_center * acceleration - width)
