@@ -360,5 +360,5 @@ def test_folders_that_cannot_be_used_end_in_one_sentence(folder: Path, tmp_path:
     with pytest.raises(InputError, match="cat is in both"):
         source(folder, test=["cat"]).prepare()
     Image.fromarray(head().astype(np.uint8)).save(folder / "stray.png")
-    with pytest.raises(InputError, match="belongs to no subject"):
+    with pytest.raises(InputError, match="has no subject"):
         source(folder).prepare()

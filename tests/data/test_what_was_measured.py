@@ -198,7 +198,7 @@ def test_what_a_conversion_spills_beside_the_mask_is_not_used_and_this_is_said_o
 ) -> None:
     check(tmp_path, random_kspace(3, 2, 16, 12) * np.where(LINES, 1, 2e-3), LINES, LINES)
     (record,) = caplog.records
-    assert "weak signal that the mask marks as not measured; it is not used" in record.message
+    assert "weak signal where the mask says that nothing was measured; it is not used" in record.message
 
 
 def test_signal_in_the_padding_of_the_header_is_not_used_and_this_is_said_once(tmp_path: Path, caplog: Any) -> None:
@@ -280,7 +280,7 @@ def test_a_mask_is_drawn_within_what_was_measured_and_the_rates_are_said_once(
         assert float(result.acceleration()) == pytest.approx(48 * 64 / expected.sum())
         assert not result.kspace.numpy()[..., ~expected].any()
     (record,) = caplog.records
-    assert "a.h5 and perhaps others were undersampled already (R 1.78)" in record.message  # 4/3 of lines, 4/3 of rows
+    assert "a.h5 and perhaps others are undersampled already (R 1.78)" in record.message  # 4/3 of lines, 4/3 of rows
     assert f"R {48 * 64 / expected.sum():.2f}" in record.message
     assert full[0].acceleration().tolist() == [pytest.approx(16 / 9)]
 

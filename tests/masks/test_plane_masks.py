@@ -218,7 +218,7 @@ def test_what_lies_outside_its_range_is_refused() -> None:
     with pytest.raises(InputError, match=r"mask\.slope is at least 0"):
         PoissonDiscMask([0.1], [4], slope=-1.0)
     for cls in (GaussianLineMask, GaussianPlaneMask):
-        with pytest.raises(InputError, match=r"mask\.std is a positive share"):
+        with pytest.raises(InputError, match=r"mask\.std is a positive fraction"):
             cls([0.1], [4], std=0.0)
     with pytest.raises(InputError, match=r"ellipse in 32x30 has \d+ positions.* asks for 951.*crop_corner=false"):
         PoissonDiscMask([0.1], [1])((32, 30), RandomState(0))

@@ -15,9 +15,9 @@ log = logging.getLogger(__name__)
 # Magnitudes are relative to the root mean square of a slice. The noise of a scan is above 1e-3, since no image has a
 # signal-to-noise ratio of a thousand; the rounding residue of zeros in single precision is below 1e-6.
 _ROUNDING = 1e-4
-_LINE_GAP, _POINT_GAP = 30, 3  # factor between rounding and the weakest measured line, or point
-_LEAK = 1e-4  # fraction of the energy that a conversion may spill into positions that were not measured
-_HOLES = 0.02  # fraction of a sampled line that may be zero by chance, as quantised noise is
+_LINE_GAP, _POINT_GAP = 30, 3  # factor between rounding and the weakest line, or point, that was measured
+_LEAK = 1e-4  # share of the energy that a conversion may spill where nothing was measured
+_HOLES = 0.02  # share of a sampled line that may be zero by chance, as quantised noise is
 
 KSpace: TypeAlias = h5py.Dataset | np.ndarray
 _said: set[tuple[Path, str]] = set()
@@ -159,10 +159,12 @@ def _agreed(path: Path, allowed: np.ndarray, peak: np.ndarray, columns: tuple[in
             f"signal. Multiply k-space by the mask, or remove the data set 'mask' to use all of k-space"
         )
     if hidden.any():
-        warn_once_per_folder(path, "there is weak signal that the mask marks as not measured", "it is not used")
+        warn_once_per_folder(
+            path, "there is weak signal where the mask says that nothing was measured", "it is not used"
+        )
     if silent:
         warn_once_per_folder(
-            path, "lines that the mask marks as measured are zero in k-space", "they count as not measured"
+            path, "lines that the mask calls measured are zero in k-space", "they count as not measured"
         )
     return _compact(allowed & lines)
 

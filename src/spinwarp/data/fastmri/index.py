@@ -21,9 +21,9 @@ from spinwarp.errors import InputError
 from spinwarp.files import LARGEST_RATIO, cache_folder, unreadable, warn_once, whole_file
 
 log = logging.getLogger(__name__)
-_VERSION = 2  # increase it when scan() reads something else
-_TARGETS = ("reconstruction_rss", "reconstruction_esc")  # for several coils; for one coil the second has priority
-_TOLERANCE = 1e-3  # relative difference of the attribute max from the target's largest value
+_VERSION = 2  # raise it when scan() reads something else
+_TARGETS = ("reconstruction_rss", "reconstruction_esc")  # of several coils, and of one: there the second goes first
+_TOLERANCE = 1e-3  # of the attribute max, relative to the target's largest value
 _DARKEST = 4  # the attribute max is trusted up to this multiple of the middle slice's largest value
 
 
@@ -158,10 +158,10 @@ def scan(path: Path, provenance: str) -> Entry:
         padding = _attribute(path, file, "padding_left", int), _attribute(path, file, "padding_right", int)
         patient = _text(file, "patient_id").strip() or named_patient(path.stem)
         stated, orientation, contrast = (_text(file, name) for name in ("provenance", "orientation", "acquisition"))
-        from_xml = Geometry()
+        told = Geometry()
         if "ismrmrd_header" in file:
-            from_xml = geometry(path, _header_text(path, file["ismrmrd_header"]), (h, w))
-    columns = from_xml.columns
+            told = geometry(path, _header_text(path, file["ismrmrd_header"]), (h, w))
+    columns = told.columns
     if padding[0] is not None and padding[1] is not None:
         columns = int(padding[0]), int(padding[1])
     if columns is not None and not 0 <= columns[0] < columns[1] <= w:
@@ -169,9 +169,9 @@ def scan(path: Path, provenance: str) -> Entry:
     header = Header(
         provenance=stated or provenance,
         source=path.name,
-        reconstruction_size=(int(target_shape[0]), int(target_shape[1])) if target else from_xml.size,
+        reconstruction_size=(int(target_shape[0]), int(target_shape[1])) if target else told.size,
         acquired_columns=columns,
-        voxel_size=from_xml.voxel_size,
+        voxel_size=told.voxel_size,
         orientation=orientation or None,
         contrast=contrast or None,
     )
@@ -190,13 +190,13 @@ def scan(path: Path, provenance: str) -> Entry:
 
 
 def _data_range(path: Path, file: h5py.File, target: str | None) -> float:
-    """Return the largest value of the target; the attribute ``max`` may belong to the other target."""
+    """The largest value of the target: the attribute ``max`` may be that of another one."""
     stated = _attribute(path, file, "max", float)
     if target is None:
         return 1.0 if stated is None else stated
     images = file[target]
     if stated is not None and not all(name in file for name in _TARGETS):
-        # reading every target of a large set takes hours; one slice shows whether the attribute can be right
+        # to read every target of a large set takes hours; a slice shows whether the attribute can be right
         middle = float(np.fmax.reduce(images[len(images) // 2], axis=None))
         if stated / _DARKEST <= middle <= stated * (1 + _TOLERANCE):
             return stated
