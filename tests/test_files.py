@@ -45,9 +45,9 @@ def test_what_a_mac_keeps_beside_the_data_is_left_out_with_one_line(
     for _ in range(2):
         assert [v.name for v in source(tmp_path).volumes("train")] == ["a.h5"]
     assert [record.getMessage() for record in caplog.records] == [
-        f"{tmp_path / 'train'}: 1 files named ._* are left out; a Mac keeps them beside the data"
+        f"{tmp_path / 'train'}: 1 files named ._* are left out; macOS keeps them next to the data"
     ]
-    message = r"\._a\.h5 is not the data but what a Mac keeps beside it; give a\.h5"
+    message = r"\._a\.h5 is not the data but a file that macOS keeps next to it; use a\.h5"
     with pytest.raises(InputError, match=message), open_volume(tmp_path / "train" / "._a.h5"):
         pass
 
@@ -67,7 +67,7 @@ def test_files_below_are_found_behind_links_and_not_in_hidden_folders(tmp_path: 
     found = list_files(tmp_path / "set", (".png",), below=True)
     assert [path.relative_to(tmp_path / "set").as_posix() for path in found] == ["a/5.PNG", "b/2.png"]
     (tmp_path / "set" / "c").symlink_to("/nowhere/c")
-    with pytest.raises(InputError, match="set/c is a link to /nowhere/c, which is not there"):
+    with pytest.raises(InputError, match="set/c is a link to /nowhere/c, which does not exist"):
         list_files(tmp_path / "set", (".png",), below=True)
 
 
@@ -89,22 +89,22 @@ def test_a_folder_that_may_not_be_looked_at_is_not_a_missing_one(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "is_dir", refuse)
         for look in (lambda: source(tmp_path).volumes("train"), lambda: find_images(tmp_path)):
-            with pytest.raises(InputError, match=r"cannot be looked at \(Permission denied\)"):
+            with pytest.raises(InputError, match=r"cannot be accessed \(Permission denied\)"):
                 look()
 
 
 def test_a_link_to_a_moved_disk_is_said_before_anything_is_read(tmp_path: Path) -> None:
     volume(tmp_path / "train" / "a.h5")
     (tmp_path / "train" / "b.h5").symlink_to("/disk/b.h5")
-    with pytest.raises(InputError, match=r"b\.h5 is a link to /disk/b\.h5, which is not there; connect that disk"):
+    with pytest.raises(InputError, match=r"b\.h5 is a link to /disk/b\.h5, which does not exist; connect that disk"):
         source(tmp_path).volumes("train")
 
 
 def test_a_folder_behind_a_link_to_a_moved_disk_is_said(tmp_path: Path) -> None:
     (tmp_path / "set").symlink_to("/disk/fastmri")
-    with pytest.raises(InputError, match="set is a link to /disk/fastmri, which is not there"):
+    with pytest.raises(InputError, match="set is a link to /disk/fastmri, which does not exist"):
         source(tmp_path / "set").volumes("train")
-    with pytest.raises(InputError, match="set is a link to /disk/fastmri, which is not there"):
+    with pytest.raises(InputError, match="set is a link to /disk/fastmri, which does not exist"):
         find_images(tmp_path / "set" / "pictures")
 
 
@@ -145,8 +145,8 @@ def test_a_file_that_is_open_for_writing_is_said_to_be_locked(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (PermissionError(errno.EACCES, "Permission denied"), "you have no right to read"),
-        (OSError("Unable to open file (errno = 13, error message = 'Permission denied')"), "you have no right to read"),
+        (PermissionError(errno.EACCES, "Permission denied"), "you have no permission to read"),
+        (OSError("Unable to open file (errno = 13, error message = 'Permission denied')"), "no permission to read"),
         (OSError(errno.EIO, "Input/output error"), "the disk or network that holds"),
         (OSError("Can't read data (file read failed: errno = 116, error message = 'Stale')"), "the disk or network"),
         (OSError(errno.EMFILE, "Too many open files"), "too many files are open"),
@@ -215,7 +215,7 @@ def test_without_a_home_a_temporary_folder_takes_its_place_with_one_line(
         assert cache_folder() == home / (named or "~/.cache/spinwarp")[2:]
         index([volume(tmp_path / "a.h5")], "scanner")
     assert [record.getMessage() for record in caplog.records] == [
-        f"there is no home folder (set HOME); {home} takes its place"
+        f"there is no home folder (set HOME); {home} is used instead"
     ]
     assert len(list((home / (named or "~/.cache/spinwarp")[2:]).glob("index-*.json"))) == 1
 

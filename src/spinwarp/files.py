@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, files that others wrote, and where files of our own may lie."""
+"""Atomic writes, clear errors for files that cannot be read, listings of folders, and the cache folder."""
 
 import errno
 import logging
@@ -14,18 +14,19 @@ from pathlib import Path
 from spinwarp.errors import InputError
 
 log = logging.getLogger(__name__)
-# how disks and networks say that they failed
+LARGEST_RATIO = 1100  # of unpacked to stored bytes; deflate, which packs tightest, ends at 1032
+# error numbers of a failing disk or network
 _DISK = {
     getattr(errno, name)
     for name in ("EIO", "ESTALE", "ENXIO", "ENODEV", "ENOTCONN", "ETIMEDOUT", "EHOSTDOWN", "EHOSTUNREACH", "EREMOTEIO")
     if hasattr(errno, name)
 }
-# folders that hold nothing of the user's, and that not everybody may read
+# folders that operating systems create; they hold no data, and may be unreadable
 _OF_SYSTEMS = {"__MACOSX", "lost+found", "$RECYCLE.BIN", "System Volume Information"}
 
 
 def user_path(text: str | Path) -> Path:
-    """Return the path that a user wrote, with the home folder for ``~`` and ``~name``.
+    """Return the path that a user wrote, with ``~`` and ``~name`` expanded to the home folder.
 
     Raises
     ------
@@ -38,15 +39,15 @@ def user_path(text: str | Path) -> Path:
 
 
 def with_home(text: str) -> str:
-    """Write the home folder out for ``~`` or ``~name`` at the beginning; a text without one stays as it is."""
-    return os.path.expanduser(text)  # noqa: PTH111 - a Path would shorten a text that is no path
+    """Expand a leading ``~`` or ``~name`` to the home folder; other text is returned unchanged."""
+    return os.path.expanduser(text)  # noqa: PTH111 - a Path would change text that is not a path
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside ``path`` that becomes ``path`` when the block ends without an error.
+    """Yield a temporary path next to ``path``, and rename it to ``path`` when the block ends without an error.
 
-    A killed run leaves no half-written file under the real name, and of two runs that write one file the last wins.
+    A killed run never leaves a half-written file under the real name. If two runs write the same file, the last wins.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
@@ -59,20 +60,20 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def reading(path: Path, kind: str, remedy: str = "repair or remove it") -> Iterator[None]:
-    """Turn whatever a reader of foreign files raises into one sentence that names the file.
+    """Turn any exception of a file reader into an :class:`InputError` that names the file.
 
-    Readers of images and arrays fail on damaged bytes in every way there is; only such a reader may stand in the block,
-    for an error of our own would pass as damage.
+    Image and array libraries raise all kinds of exceptions on damaged bytes. Put nothing but the call of the library
+    into the block: a bug of our own in it would be reported as a damaged file.
 
     Parameters
     ----------
-    path : what is read.
-    kind : what it should be, such as "picture".
-    remedy : what to do.
+    path : the file being read.
+    kind : what the file should be, such as "picture".
+    remedy : what the user should do.
 
     Raises
     ------
-    InputError : if the block raises anything, running out of memory included.
+    InputError : if the block raises anything, including running out of memory.
     """
     try:
         yield
@@ -83,25 +84,28 @@ def reading(path: Path, kind: str, remedy: str = "repair or remove it") -> Itera
 
 
 def unreadable(path: Path, error: BaseException, damaged: str) -> InputError:
-    """Return the sentence for a file that cannot be read: what the system says, or else that it is damaged.
+    """Return the error for a file that cannot be read: the system's reason if there is one, else ``damaged``.
 
     Parameters
     ----------
-    path : what was to be read.
-    error : what that ended in.
-    damaged : what to say of ``path`` if the system is not to blame; ``{reason}`` in it becomes that of ``error``.
+    path : the file.
+    error : the exception that reading it raised.
+    damaged : what follows the path in the message if the system is not to blame; ``{reason}`` stands for the text of
+        ``error``.
     """
-    # HDF5 puts the number of the system's error into its text
+    # HDF5 gives the system's error number only in its text
     found = re.search(r"errno = (\d+)", str(error))
     number = getattr(error, "errno", None) or (int(found[1]) if found else None)
     if sentence := _without_content(path):
         return InputError(sentence)
     if number in (errno.EACCES, errno.EPERM):
-        return InputError(f"you have no right to read {path}; give it to yourself with chmod u+r, or ask its owner")
+        return InputError(
+            f"you have no permission to read {path}; grant it with chmod u+r, or ask the owner of the file"
+        )
     if number == errno.ENOLCK or "unable to lock file" in str(error) or "already open for write" in str(error):
         return InputError(
-            f"{path} is locked: another program has it open for writing, or its disk knows no locks; close that "
-            f"program, or set the environment variable HDF5_USE_FILE_LOCKING=FALSE if nothing writes to the file"
+            f"{path} is locked: another program has it open for writing, or its disk does not support locks; close "
+            f"that program, or set the environment variable HDF5_USE_FILE_LOCKING=FALSE if nothing writes to the file"
         )
     if number in (errno.EMFILE, errno.ENFILE):
         return InputError(f"{path} cannot be opened because too many files are open; raise the limit with ulimit -n")
@@ -110,14 +114,14 @@ def unreadable(path: Path, error: BaseException, damaged: str) -> InputError:
             f"the disk or network that holds {path} failed ({os.strerror(number or 0)}); check it and run again"
         )
     if path.name.startswith("._"):
-        return InputError(f"{path} is not the data but what a Mac keeps beside it; give {path.name[2:]}")
+        return InputError(f"{path} is not the data but a file that macOS keeps next to it; use {path.name[2:]}")
     lines = str(error).strip().splitlines()
     reason = " ".join(lines[0].split())[:200] if lines else type(error).__name__
     return InputError(f"{path} {damaged.replace('{reason}', reason)}")
 
 
 def _without_content(path: Path) -> str | None:
-    """Say what is wrong if a path leads to nothing, to a folder or to an empty file."""
+    """Return what is wrong if the path does not exist, is a folder or is an empty file; else None."""
     try:
         if sentence := _dangling(path):
             return sentence
@@ -127,49 +131,51 @@ def _without_content(path: Path) -> str | None:
             return f"{path} is a folder; a file is expected"
         if path.stat().st_size == 0:
             return f"{path} is empty; copy or download it again"
-    except OSError:  # what the reader ended in says it
+    except OSError:  # the error of the reader says more
         pass
     return None
 
 
 def is_folder(path: Path) -> bool:
-    """Tell whether there is such a folder.
+    """Return whether ``path`` is a folder.
 
     Raises
     ------
-    InputError : if it is behind a link that leads nowhere, or the user may not look.
+    InputError : if the path leads through a broken link, or the user has no permission to look.
     """
     try:
         if sentence := _dangling(path):
             raise InputError(sentence)
         return path.is_dir()
     except OSError as error:
-        raise InputError(f"the folder {path} cannot be looked at ({error.strerror}); ask its owner") from error
+        raise InputError(f"the folder {path} cannot be accessed ({error.strerror}); ask its owner") from error
 
 
 def _dangling(path: Path) -> str | None:
-    """Return a sentence if a path, or a folder above it, is a link that leads nowhere; else None."""
+    """Return a message if the path, or a folder above it, is a broken link; else None."""
     for link in () if path.exists() else (path, *path.parents):
         if link.is_symlink() and not link.exists():
-            return f"{link} is a link to {link.readlink()}, which is not there; connect that disk or make the link anew"
+            return (
+                f"{link} is a link to {link.readlink()}, which does not exist; connect that disk or make the link again"
+            )
     return None
 
 
 def list_files(folder: Path, suffixes: tuple[str, ...], below: bool = False) -> list[Path]:
-    """List the files of a folder by suffix, in either case and sorted.
+    """List the files of a folder that have one of ``suffixes``, sorted; upper and lower case count as the same.
 
-    What begins with a dot is hidden and left out, files and whole folders; of the ``._name`` that a Mac keeps beside
-    each file on the disks of others, the log says how many there are.
+    Hidden files and folders, whose names begin with a dot, are left out. The log says how many of them are the
+    ``._name`` files that macOS writes next to the data on other disks.
 
     Parameters
     ----------
     folder : the folder.
-    suffixes : in small letters, with their dot; ``""`` takes every name.
-    below : take the files of all sub-folders too, those behind links as well.
+    suffixes : lower case, with their dot; ``""`` matches every name.
+    below : also list the files of all sub-folders, including linked ones.
 
     Raises
     ------
-    InputError : if a folder cannot be listed, or a link leads nowhere.
+    InputError : if a folder cannot be listed, or a link is broken.
     """
     found: list[Path] = []
     from_mac = 0
@@ -197,18 +203,18 @@ def list_files(folder: Path, suffixes: tuple[str, ...], below: bool = False) -> 
             elif matches and (entry.is_file() or not below):
                 found.append(path)
     if from_mac:
-        warn_once(f"{folder}: {from_mac} files named ._* are left out; a Mac keeps them beside the data")
+        warn_once(f"{folder}: {from_mac} files named ._* are left out; macOS keeps them next to the data")
     return sorted(found)
 
 
 @lru_cache
 def warn_once(message: str) -> None:
-    """Say something in the log, but not again."""
+    """Log a warning the first time it is given, and never again."""
     log.warning(message)
 
 
 def cache_folder() -> Path:
-    """Return the folder for what only saves time: ``$SPINWARP_CACHE``, or else ``~/.cache/spinwarp``."""
+    """Return the folder for files that can be made again: ``$SPINWARP_CACHE``, or else ``~/.cache/spinwarp``."""
     named = os.environ.get("SPINWARP_CACHE") or "~/.cache/spinwarp"
     if named.startswith("~"):
         find_home()
@@ -216,17 +222,17 @@ def cache_folder() -> Path:
 
 
 def find_home() -> None:
-    """Make a temporary home for a user without one, as in many containers; the log says so.
+    """Create a temporary home folder for a user without one, as in many containers, and log it.
 
-    ``HOME`` becomes that folder, so that the caches of other libraries and of child processes lie there too.
+    ``HOME`` is set to that folder, so other libraries and child processes put their caches there too.
     """
     if _has_home():
         return
     home = Path(tempfile.gettempdir()) / f"spinwarp-{os.getuid()}"
     home.mkdir(mode=0o700, exist_ok=True)
-    if home.stat().st_uid != os.getuid():  # somebody else was there first
+    if home.stat().st_uid != os.getuid():  # another user created it first
         home = Path(tempfile.mkdtemp(prefix="spinwarp-"))
-    log.warning("there is no home folder (set HOME); %s takes its place", home)
+    log.warning("there is no home folder (set HOME); %s is used instead", home)
     os.environ["HOME"] = str(home)
 
 
@@ -235,5 +241,5 @@ def _has_home() -> bool:
         home = Path("~").expanduser()
     except RuntimeError:
         return False
-    # containers give a user they do not know the root folder, and services one that is not there
+    # containers give unknown users the root folder as home, and services a folder that does not exist
     return home.is_dir() and (home != Path("/") or os.access(home, os.W_OK))

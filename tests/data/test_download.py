@@ -69,7 +69,7 @@ def test_a_file_is_fetched_by_its_quoted_path_and_progress_counts_every_byte(ser
 
 
 def test_a_body_cut_short_is_refused(serve: Serve) -> None:
-    with pytest.raises(InputError, match=r"bytes, expected 102400|cannot fetch"):
+    with pytest.raises(InputError, match=r"bytes, expected 102400|cannot download"):
         fetch_pinned(serve({LISTED.path: CONTENT}, 1000), LISTED, lambda _: None)
 
 
@@ -80,7 +80,7 @@ def test_another_file_of_the_same_size_is_refused(serve: Serve) -> None:
 
 def test_a_longer_file_is_refused_without_reading_all_of_it(serve: Serve) -> None:
     pieces: list[int] = []
-    with pytest.raises(InputError, match="cut short or changed"):
+    with pytest.raises(InputError, match="incomplete or changed"):
         fetch_pinned(serve({LISTED.path: CONTENT * 50}, 0), LISTED, pieces.append)
     assert sum(pieces) < 2 * LISTED.size
 
@@ -88,7 +88,7 @@ def test_a_longer_file_is_refused_without_reading_all_of_it(serve: Serve) -> Non
 def test_a_missing_file_and_a_missing_network_name_the_local_folder_as_the_way_out(serve: Serve) -> None:
     with pytest.raises(InputError, match=r"404.*--from FOLDER"):
         fetch_pinned(serve({}, 0), LISTED, lambda _: None)
-    with pytest.raises(InputError, match=r"cannot fetch.*--from FOLDER"):
+    with pytest.raises(InputError, match=r"cannot download.*--from FOLDER"):
         fetch_pinned("http://127.0.0.1:9", LISTED, lambda _: None)  # the discard port: nobody listens
 
 
@@ -118,7 +118,7 @@ def test_a_run_that_broke_off_goes_on_where_it_was_and_never_takes_a_part_for_th
     first, second = contents
     with pytest.raises(InputError, match="run again to go on"):
         fetch(serve({first: contents[first]}, 0))
-    with pytest.raises(InputError, match=r"bytes, expected|cannot fetch"):
+    with pytest.raises(InputError, match=r"bytes, expected|cannot download"):
         fetch(serve(contents, 5))
     assert [path.name for path in tmp_path.glob("*.h5")] == ["1_FSE.h5"]
     assert not list(tmp_path.glob(".*"))

@@ -106,7 +106,7 @@ def test_a_patient_of_a_flat_folder_is_in_one_split_and_the_log_says_how(
 )
 def test_names_that_leave_open_who_is_who_are_refused(tmp_path: Path, names: list[str]) -> None:
     source = SimulatedImages(pictures(tmp_path, *names), n_coils=2)
-    with pytest.raises(InputError, match=r"names do not tell which files may be of one patient; give each patient a"):
+    with pytest.raises(InputError, match=r"names do not show which files may be of one patient; give each patient a"):
         source.volumes("train")
 
 
@@ -130,9 +130,9 @@ def test_a_patient_in_two_folders_of_splits_is_named(tmp_path: Path, caplog: pyt
     warn_of_shared_patients(source)
     warn_of_shared_patients(source)  # says nothing new
     assert warned(caplog) == [
-        "train and val of images share patients (1: p2): figures on val are not those of new patients",
-        "train and test of images share patients (1: p2): figures on test are not those of new patients",
-        "val and test of images share patients (1: p2): figures on test are not those of new patients",
+        "train and val of images share patients (1: p2): results on val are not results on new patients",
+        "train and test of images share patients (1: p2): results on test are not results on new patients",
+        "val and test of images share patients (1: p2): results on test are not results on new patients",
     ]
 
 

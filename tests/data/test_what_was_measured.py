@@ -188,7 +188,7 @@ def test_zero_lines_that_the_mask_calls_measured_are_not_and_this_is_said_once(t
 
 
 def test_signal_that_the_mask_calls_not_measured_is_refused_with_both_ways_out(tmp_path: Path) -> None:
-    message = r"a\.h5: there is signal in 4 columns .* Multiply k-space by the mask, or remove the data set 'mask'"
+    message = r"a\.h5: 4 columns .* hold signal\. Multiply k-space by the mask, or remove the data set 'mask'"
     with pytest.raises(InputError, match=message):
         acquisitions(tmp_path, random_kspace(3, 2, 16, 12), LINES)
 
@@ -220,7 +220,7 @@ def test_a_mask_of_other_data_is_refused(tmp_path: Path, stored: np.ndarray) -> 
     [
         (
             np.ones(16),
-            r"its mask \(16,\) does not fit its k-space \(3, 2, 16, 12\), for which it is \(12,\), .*another name",
+            r"its mask \(16,\) does not fit its k-space \(3, 2, 16, 12\); expected is \(12,\), .*another name",
         ),
         (np.ones((3, 2, 16, 12)), r"does not fit"),
         (np.ones((12, 16)), r"does not fit"),
@@ -259,7 +259,7 @@ def test_nan_without_a_mask_is_refused_with_the_way_out(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"NaN or infinite k-space in slice 0; put zeros where nothing was measured"):
         acquisitions(tmp_path, kspace)
     kspace[1, 0, 3, 4] = np.nan
-    with pytest.raises(InputError, match=r"NaN or infinite k-space in slice 1 where its mask calls it measured"):
+    with pytest.raises(InputError, match=r"NaN or infinite k-space in slice 1 where its mask marks it as measured"):
         acquisitions(tmp_path, kspace, LINES)
 
 
@@ -280,7 +280,7 @@ def test_a_mask_is_drawn_within_what_was_measured_and_the_rates_are_said_once(
         assert float(result.acceleration()) == pytest.approx(48 * 64 / expected.sum())
         assert not result.kspace.numpy()[..., ~expected].any()
     (record,) = caplog.records
-    assert "a.h5 and perhaps others were undersampled already (R 1.78)" in record.message  # 4/3 of lines, 4/3 of rows
+    assert "a.h5 and perhaps others are undersampled already (R 1.78)" in record.message  # 4/3 of lines, 4/3 of rows
     assert f"R {48 * 64 / expected.sum():.2f}" in record.message
     assert full[0].acceleration().tolist() == [pytest.approx(16 / 9)]
 

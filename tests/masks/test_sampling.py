@@ -149,7 +149,7 @@ def test_unpaired_lists_are_refused(cls: type[LineMask], fractions: list, accele
 
 @pytest.mark.parametrize("cls", MASKS, ids=by_name)
 def test_k_space_with_too_few_columns_is_refused(cls: type[LineMask]) -> None:
-    with pytest.raises(InputError, match="7 columns are too few for a mask of acceleration 4; it takes at least 8"):
+    with pytest.raises(InputError, match="7 columns are too few for a mask of acceleration 4, which needs at least 8"):
         cls([0.08], [4])((64, 7), RandomState(0))
 
 

@@ -103,7 +103,7 @@ def test_a_folder_an_empty_file_and_a_dangling_link_are_said(tmp_path: Path, rea
     with pytest.raises(InputError, match=r"empty\.ckpt is empty"):
         reader(str(tmp_path / "empty.ckpt"))
     (tmp_path / "link.ckpt").symlink_to(tmp_path / "moved" / "last.ckpt")
-    with pytest.raises(InputError, match=r"link\.ckpt is a link to .*moved/last\.ckpt, which is not there"):
+    with pytest.raises(InputError, match=r"link\.ckpt is a link to .*moved/last\.ckpt, which does not exist"):
         reader(str(tmp_path / "link.ckpt"))
 
 

@@ -1,4 +1,4 @@
-"""Random changes of fully sampled examples that leave them as physical as they were: more from little data."""
+"""Data augmentation: random changes of fully sampled examples that keep them physically valid."""
 
 from dataclasses import replace
 
@@ -12,14 +12,14 @@ from spinwarp.fourier import fftc, ifftc
 
 
 class FlipsAndPhase:
-    """Mirrors the image along readout and phase direction and turns its global phase.
+    """Mirrors the image along the readout and phase directions, and multiplies it by a global phase.
 
-    What is measured of a mirrored head is as good a measurement as the original; the global phase of a scan is
-    arbitrary, and networks that treat real and imaginary parts apart must learn so. The target is mirrored along.
+    The measurement of a mirrored head is as valid as the original. The global phase of a scan is arbitrary, which
+    networks with separate real and imaginary channels have to learn. The target is mirrored too.
 
     Parameters
     ----------
-    flip : probability of mirroring, for each direction.
+    flip : probability of mirroring each direction.
 
     Raises
     ------
@@ -32,7 +32,7 @@ class FlipsAndPhase:
         self.flip = flip
 
     def __call__(self, example: Example, generator: RandomState) -> Example:
-        """Return the changed example of a batch of one; the input is left as it was."""
+        """Return the augmented example of a batch of one; the input is not modified."""
         flips = [dim for dim in (-2, -1) if generator.uniform() < self.flip and _symmetric(example, dim)]
         phase = 2 * torch.pi * generator.uniform()
         acquisition = example.acquisition
@@ -41,9 +41,9 @@ class FlipsAndPhase:
         headers = acquisition.headers
         if flips:
             kspace = fftc(ifftc(kspace).flip(flips))
-            # mirroring the image mirrors k-space about DC, and what was measured with it
+            # mirroring the image mirrors k-space about DC, and the mask with it
             mask = _mirrored(mask, [dim for dim in flips if mask.shape[dim] > 1])
-            kspace = kspace * mask  # the rest held zeros, up to rounding
+            kspace = kspace * mask  # elsewhere k-space is zero up to rounding
         if -1 in flips:
             headers = tuple(replace(h, acquired_columns=_columns(h, mask.shape[-1])) for h in headers)
         target = example.target if example.target is None else example.target.flip(flips)
@@ -59,7 +59,7 @@ def _mirrored(mask: Tensor, dims: list[int]) -> Tensor:
 
 
 def _columns(header: Header, width: int) -> tuple[int, int] | None:
-    """The acquired columns of the mirrored scan; column 0 of an even width mirrors to itself."""
+    """Return the acquired columns of the mirrored scan; column 0 of an even width mirrors to itself."""
     if header.acquired_columns is None:
         return None
     acquired = torch.zeros(width, dtype=torch.bool)
@@ -69,5 +69,5 @@ def _columns(header: Header, width: int) -> tuple[int, int] | None:
 
 
 def _symmetric(example: Example, dim: int) -> bool:
-    """Whether the target's crop lies in the middle to the pixel, so that image and target mirror alike."""
+    """Return whether the target's crop is exactly centred; only then do image and target mirror alike."""
     return example.target is None or (example.acquisition.kspace.shape[dim] - example.target.shape[dim]) % 2 == 0

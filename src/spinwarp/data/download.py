@@ -1,6 +1,6 @@
-"""Files pinned by size and SHA-256, and the command that fetches the data sets made of them.
+"""The command that downloads and converts data sets.
 
-``python -m spinwarp.data.download ulf_brain`` asks the network; ``--from FOLDER`` takes files that are there already.
+``python -m spinwarp.data.download ulf_brain`` downloads the files; ``--from FOLDER`` uses files that exist already.
 """
 
 import argparse
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     root = user_path(options.to or Path(os.environ.get("SPINWARP_DATA", "data")) / options.name)
 
-    from spinwarp.data.ulf.source import UltraLowFieldBrains  # imports torch, which --help need not wait for
+    from spinwarp.data.ulf.source import UltraLowFieldBrains  # imports torch, and --help should not wait for it
 
     try:
         made = UltraLowFieldBrains(root).fetch(options.source)

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from spinwarp.acquisition import Example, collate
 from spinwarp.coils import low_resolution_maps
 from spinwarp.data.batches import Batch, InOrder, Item, ShapeBatchSampler
-from spinwarp.data.source import SPLITS, DrawingSource, Source, Volume
+from spinwarp.data.source import DrawingSource, Source, Volume, check_split
 from spinwarp.data.undersample import Undersample
 from spinwarp.errors import InputError
 from spinwarp.lightning_internals import next_batch
@@ -156,8 +156,7 @@ class FastMRIDataModule(LightningDataModule):
         ``evaluate`` takes the training split as validation takes its own: all slices, masks seeded from the names.
         ``only`` names the slices that are taken of each volume; None: all.
         """
-        if split not in SPLITS:
-            raise InputError(f"split={split!r} is not one of {', '.join(SPLITS)}")
+        check_split(split)
         training = split == "train" and not evaluate
         volumes = self.source.volumes(split)
         slices = [(v, s) for v, volume in enumerate(volumes) for s in range(volume.n_slices)]

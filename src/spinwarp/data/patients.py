@@ -1,4 +1,4 @@
-"""Who was scanned: the patient that a file's name gives, and a warning when one patient is in several splits."""
+"""Patients: found from file names, and a warning if one patient is in several splits."""
 
 import hashlib
 import itertools
@@ -10,18 +10,18 @@ from spinwarp.data.source import SPLITS, Source, Volume
 from spinwarp.errors import InputError
 from spinwarp.files import warn_once
 
-# words after which a patient's number or label stands; the label of BIDS may have letters
+# words that precede a patient's number or label; labels in BIDS may have letters
 _PATIENT = re.compile(
     r"(?<![a-z])(?:sub-[a-z0-9]+|(?:sub|subj|subject|pat|patient|participant|volunteer|case|pid|id)[-_ ]?\d+)", re.I
 )
-# a p may stand for a patient or for Siemens' factor of acceleration, which all files of a set share
+# p may mean patient, or the acceleration factor on Siemens scanners, which all files of a data set share
 _P = re.compile(r"(?<![a-z])pt?[-_]?\d+", re.I)
-# numbers after these words count slices, series or visits: they never tell two patients apart
+# numbers after these words count slices, series or visits, and never patients
 _INNER = {
     *("slice", "sl", "s", "z", "frame", "fr", "im", "img", "image", "i", "e", "echo", "te", "b", "bval", "t", "dyn"),
     *("series", "ser", "se", "ses", "session", "visit", "run", "acq", "mr", "scan"),
 }
-# what names a contrast, a plane or a field strength, and therefore no patient
+# words that name a contrast, a plane or a field strength, and never a patient
 _KIND = re.compile(
     r"(?<![a-z0-9])(?:t[12](?:w|ce|c|gd|post|pre)?|t2star|flair|pd|pdw|dwi|adc|swi|tof|mra|gd|pre|post|\d+(?:[.p]\d+)?t|"
     r"ax|axial|tra|cor|coronal|sag|sagittal)(?![a-z0-9])",
@@ -30,21 +30,21 @@ _KIND = re.compile(
 
 
 def named_patient(name: str) -> str | None:
-    """Return the part of a name that says which patient it is, such as ``sub-003`` or ``patient12``."""
+    """Return the part of a name that identifies the patient, such as ``sub-003`` or ``patient12``."""
     found = _PATIENT.search(name)
     return found[0] if found else None
 
 
 def patients_in(names: Sequence[str]) -> list[str | None]:
-    """Return the patient of each file of one folder, as far as the names of all of them tell.
+    """Return the patient of each file of one folder, guessed from all names together; None if unknown.
 
-    A word such as ``sub-`` or ``patient`` tells. Where none does, of two numbers that differ between files the first
-    is the patient, if several files share it: ``p01_0001`` is slice 1 of ``p01``. A single number counts files. What
-    stands after ``series``, ``slice`` and the like is no patient.
+    A word such as ``sub-`` or ``patient`` identifies the patient. Without one, if two numbers differ between files and
+    several files share the first, the first is the patient: ``p01_0001`` is slice 1 of ``p01``. A single number counts
+    files. A number after ``series``, ``slice`` and the like is never a patient.
 
     Parameters
     ----------
-    names : without suffixes.
+    names : file names without suffixes.
     """
     found = [named_patient(name) for name in names]
     short = [_P.search(_plain(name)) for name in names]
@@ -52,18 +52,18 @@ def patients_in(names: Sequence[str]) -> list[str | None]:
         found = [one or (match[0] if match else None) for one, match in zip(found, short, strict=True)]
     if not any(found):
         found = _by_first_number(names)
-    same: dict[str, str] = {}  # P1 and p01 are one patient, called as the first file has it
+    same: dict[str, str] = {}  # P1 and p01 are one patient, named as in the first file
     return [None if one is None else same.setdefault(_normal(one), one) for one in found]
 
 
 def file_numbers(names: Sequence[str]) -> list[int | None]:
-    """Return the number of each file: the one that differs between files; of several, or none, the longest."""
+    """Return the number of each file: the one that differs between files; the longest if several or none do."""
     rows = [_numbers(name) for name in names]
     varying = _varying(rows)
     only = varying[0] if len(varying) == 1 else None
     numbers: list[int | None] = []
     for row in rows:
-        # max keeps the first of equals
+        # of equally long ones, max returns the first
         longest = max((n[0] for n in row), key=len, default=None)
         number = longest if only is None or only >= len(row) else row[only][0]
         numbers.append(None if number is None else int(number))
@@ -83,7 +83,7 @@ def _by_first_number(names: Sequence[str]) -> list[str | None]:
 
 
 def without_number(name: str, number: int | None) -> str:
-    """Return what a name says beside one of its numbers, the contrast and the plane."""
+    """Return a name without one of its numbers and without contrast and plane."""
     words = re.split(r"(\d+)", _plain(name))
     rest = [word for word in words if not (word.isdigit() and int(word) == number)]
     return re.sub(r"[^a-z0-9]+", " ", "".join(rest).lower()).strip()
@@ -108,15 +108,15 @@ def _normal(name: str) -> str:
 
 
 def digest(dataset: str, patient: str) -> str:
-    """Return what a checkpoint keeps of a patient: who has it can recognise them, but not read their name."""
+    """Return the hash of a patient that checkpoints store; it recognises a patient without revealing the name."""
     return hashlib.sha256(f"{dataset}/{patient}".encode()).hexdigest()[:16]
 
 
 def warn_of_shared_patients(source: Source, splits: Sequence[str] = SPLITS) -> None:
-    """Say in the log, once, which patients are in two splits of a set; unknown patients are left out.
+    """Log, once, which patients are in two splits of a data set; unknown patients are left out.
 
-    A split that cannot be listed is left out too: a set need not have all of them. Volumes that validation and test
-    share are no mistake, since the official sets have no other test volumes with a reference.
+    A split that cannot be listed is skipped, since a data set need not have all of them. Validation and test may share
+    volumes: the official sets have no other test volumes with a reference.
     """
     found: dict[str, list[Volume]] = {}
     for split in splits:
@@ -130,6 +130,6 @@ def warn_of_shared_patients(source: Source, splits: Sequence[str] = SPLITS) -> N
         if shared := sorted(str(patient) for patient in first & second):
             names = ", ".join(shared[:5]) + (", ..." if len(shared) > 5 else "")
             warn_once(
-                f"{one} and {other} of {source.name} share patients ({len(shared)}: {names}): figures on {other} are "
-                f"not those of new patients"
+                f"{one} and {other} of {source.name} share patients ({len(shared)}: {names}): results on {other} are "
+                f"not results on new patients"
             )

@@ -1,4 +1,4 @@
-"""What was measured of k-space: the one place that decides it, for every reader."""
+"""Which samples of k-space were measured; every reader asks here."""
 
 import logging
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ from spinwarp.errors import InputError
 
 log = logging.getLogger(__name__)
 
-# Magnitudes relative to the root mean square of a slice. The noise of a scan is above 1e-3, since no image has a
-# signal-to-noise ratio of a thousand; what single precision leaves of zeros is below 1e-6.
+# Magnitudes are relative to the root mean square of a slice. The noise of a scan is above 1e-3, since no image has a
+# signal-to-noise ratio of a thousand; the rounding residue of zeros in single precision is below 1e-6.
 _ROUNDING = 1e-4
 _LINE_GAP, _POINT_GAP = 30, 3  # factor between rounding and the weakest line, or point, that was measured
 _LEAK = 1e-4  # share of the energy that a conversion may spill where nothing was measured
@@ -26,36 +26,35 @@ _said: set[tuple[Path, str]] = set()
 def read_slice(
     path: Path, volume: KSpace, stored: h5py.Dataset | None, index: int, columns: tuple[int, int] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Read one slice and decide what of it was measured.
+    """Read one slice and find out which of its samples were measured.
 
-    That is what lies within the stored mask and the acquired columns, where there are such, without the lines and rows
-    that hold nothing but zeros or rounding. A slice of zeros was measured where the one in the middle of the volume
-    was. A mask that hides signal is refused: it is for other data, or has yet to be applied.
+    Samples count as measured inside the stored mask and the acquired columns, if the file has them, except in lines
+    and rows that hold only zeros or rounding. For a slice of zeros the slice nearest to the middle of the volume
+    decides. A mask that hides signal is refused: it belongs to other data, or was never applied.
 
     Parameters
     ----------
     path : of the file, for messages.
     volume : k-space ``(slice, [coil,] h, w)``.
-    stored : the data set ``mask`` of the file, which has passed :func:`check_mask`.
+    stored : the data set ``mask`` of the file, already checked by :func:`check_mask`.
     index : of the slice.
-    columns : first acquired column and the one after the last, as the header has them.
+    columns : first acquired column and the one after the last, from the header.
 
     Returns
     -------
-    kspace : ``(coil, h, w)`` complex64, zero where nothing was measured.
-    mask : bool ``(1, w)``, or ``(h, w)`` where rows are missing or points were sampled one by one.
+    kspace : ``(coil, h, w)`` complex64, zero where it was not measured.
+    mask : bool ``(1, w)``, or ``(h, w)`` if rows are missing or single points were sampled.
 
     Raises
     ------
-    InputError : if k-space is not finite where it was measured, if all slices are zero, or if the stored mask hides
-        signal.
+    InputError : if measured k-space is not finite, all slices are zero, or the stored mask hides signal.
     """
     kspace = _slice(volume, index)
     per_slice = stored is not None and _per_slice(stored.shape, volume.shape)
     allowed = None if stored is None else _stored(path, stored, index, volume.shape)
     peak = _peak(kspace, allowed)
     if not np.isfinite(peak).all():
-        hint = "; put zeros where nothing was measured" if allowed is None else " where its mask calls it measured"
+        hint = "; put zeros where nothing was measured" if allowed is None else " where its mask marks it as measured"
         raise InputError(f"{path} has NaN or infinite k-space in slice {index}{hint}")
     empty = not peak.any()
     if empty:
@@ -69,20 +68,20 @@ def read_slice(
         acquired[:, slice(*columns)] = True
         if (mask & ~acquired).any():
             outside = f"k-space is not zero outside the acquired columns {columns[0]} to {columns[1] - 1}"
-            warn_once_per_folder(path, outside, "what lies there is taken for padding and not used")
+            warn_once_per_folder(path, outside, "it is treated as padding and not used")
         mask = mask & acquired
     if not mask.any():
-        raise InputError(f"{path}: nothing of slice {index} was measured by its mask and header; repair or remove them")
+        raise InputError(f"{path}: by its mask and header nothing of slice {index} was measured; repair or remove them")
     if not mask.all():
         kspace = np.where(mask, kspace, 0)
     return kspace, mask
 
 
 def sampling_mask(kspace: np.ndarray) -> np.ndarray:
-    """Where ``(coil, h, w)`` was measured: bool ``(1, w)`` if every row was, else ``(h, w)``.
+    """Return where ``(coil, h, w)`` was measured: bool ``(1, w)`` if all rows were, else ``(h, w)``.
 
-    Zeros were not measured, nor is what rounding makes of them: lines, rows or points that are weaker than the others
-    by a wide gap and weaker than any scanner's noise.
+    Zeros count as not measured, and so does their rounding residue: lines, rows or points that are far weaker than
+    the others and weaker than any scanner's noise.
     """
     return _sampled(_peak(kspace))
 
@@ -92,7 +91,7 @@ def check_mask(path: Path, mask: object, shape: Sequence[int]) -> None:
 
     Raises
     ------
-    InputError : if it is not a data set of numbers or its shape fits nothing, or two things.
+    InputError : if the mask is not a data set of numbers, or its shape fits in no way or in two ways.
     """
     n, h, w = shape[0], *shape[-2:]
     fitting = f"({w},), ({h}, {w}), ({n}, 1, {w}) or ({n}, {h}, {w})"
@@ -103,34 +102,34 @@ def check_mask(path: Path, mask: object, shape: Sequence[int]) -> None:
     shared, per_slice = _shared(found, shape), _per_slice(found, shape)
     if not (shared or per_slice):
         raise InputError(
-            f"{path}: its mask {found} does not fit its k-space {tuple(shape)}, for which it is {fitting}; if it "
-            f"is no sampling mask, give it another name"
+            f"{path}: its mask {found} does not fit its k-space {tuple(shape)}; expected is {fitting}; if it "
+            f"is not a sampling mask, give it another name"
         )
     if shared and per_slice:
         raise InputError(
-            f"{path}: its mask {found} may be one of rows and columns or one line of columns for each slice; "
+            f"{path}: its mask {found} may be one (h, w) mask for all slices or one line of columns per slice; "
             f"store it as (1, {h}, {w}) or ({n}, 1, {w})"
         )
 
 
 def _shared(mask: Sequence[int], volume: Sequence[int]) -> bool:
-    """Whether the shape of a mask is that of one for all slices."""
+    """Return whether the shape is that of one mask for all slices."""
     rest = mask[:-1]
     return len(mask) > 0 and mask[-1] == volume[-1] and set(rest[:-1]) <= {1} and set(rest[-1:]) <= {1, volume[-2]}
 
 
 def _per_slice(mask: Sequence[int], volume: Sequence[int]) -> bool:
-    """Whether the shape of a mask is that of one for each slice."""
+    """Return whether the shape is that of one mask per slice."""
     return len(mask) > 1 and mask[0] == volume[0] > 1 and _shared(mask[1:], volume)
 
 
 def _stored(path: Path, dataset: h5py.Dataset, index: int, shape: Sequence[int]) -> np.ndarray:
-    """The stored mask of a slice, bool ``(1 or h, w)``."""
+    """Return the stored mask of a slice, bool ``(1 or h, w)``."""
     values = np.asarray(dataset[index] if _per_slice(dataset.shape, shape) else dataset[()])
     values = values.reshape(-1, shape[-1])
     if not np.isfinite(values).all():
         raise InputError(
-            f"{path}: its mask has NaN or infinite values; it is 1 where k-space was measured, 0 elsewhere"
+            f"{path}: its mask has NaN or infinite values; expected is 1 where k-space was measured, 0 elsewhere"
         )
     allowed: np.ndarray = values > 0.5
     if not allowed.any():
@@ -139,7 +138,7 @@ def _stored(path: Path, dataset: h5py.Dataset, index: int, shape: Sequence[int])
 
 
 def _agreed(path: Path, allowed: np.ndarray, peak: np.ndarray, columns: tuple[int, int] | None) -> np.ndarray:
-    """What both the stored mask and the data call measured; see :func:`read_slice`."""
+    """Return what is measured by both the stored mask and the data; see :func:`read_slice`."""
     has_columns, has_rows = _lines(peak)
     lines = has_columns & has_rows[:, None]
     inside = slice(*(columns or (0, len(has_columns))))
@@ -150,14 +149,14 @@ def _agreed(path: Path, allowed: np.ndarray, peak: np.ndarray, columns: tuple[in
     energy = np.square(peak / peak.max(), dtype=np.float64)
     if hidden.any() and silent:
         raise InputError(
-            f"{path}: its mask belongs to other data: {silent} lines that it calls measured are zero in k-space, and "
-            f"there is signal in {int(hidden.any(axis=0).sum())} columns where it says that nothing was measured; "
+            f"{path}: its mask belongs to other data: {silent} lines that it marks as measured are zero in k-space, "
+            f"and {int(hidden.any(axis=0).sum())} columns that it marks as not measured hold signal; "
             f"repair or remove the data set 'mask' (1 where measured, in the order of k-space)"
         )
     if energy[hidden].sum() > _LEAK * energy.sum():
         raise InputError(
-            f"{path}: there is signal in {int(hidden.any(axis=0).sum())} columns of k-space where its mask says that "
-            f"nothing was measured. Multiply k-space by the mask, or remove the data set 'mask' to use all of k-space"
+            f"{path}: {int(hidden.any(axis=0).sum())} columns of k-space that its mask marks as not measured hold "
+            f"signal. Multiply k-space by the mask, or remove the data set 'mask' to use all of k-space"
         )
     if hidden.any():
         warn_once_per_folder(
@@ -176,7 +175,7 @@ def _slice(volume: KSpace, index: int) -> np.ndarray:
 
 
 def _another(path: Path, volume: KSpace, allowed: np.ndarray | None) -> np.ndarray:
-    """The magnitudes of the slice nearest to the middle that is not zero."""
+    """Return the magnitudes of the nonzero slice nearest to the middle."""
     middle = len(volume) // 2
     for index in sorted(range(len(volume)), key=lambda i: abs(i - middle)):
         peak = _peak(_slice(volume, index), allowed)
@@ -186,12 +185,12 @@ def _another(path: Path, volume: KSpace, allowed: np.ndarray | None) -> np.ndarr
 
 
 def _peak(kspace: np.ndarray, allowed: np.ndarray | None = None) -> np.ndarray:
-    """The largest real or imaginary part over the coils, ``(h, w)``; squares of raw data may leave the float range."""
+    """Return the largest real or imaginary part over the coils, ``(h, w)``; squares of raw data could overflow."""
     kspace = np.ascontiguousarray(kspace)
     parts = kspace.view(kspace.real.dtype).reshape(*kspace.shape, 2)
     peak: np.ndarray = np.maximum(parts.max(axis=0), -parts.min(axis=0)).max(axis=-1)
     if allowed is not None:
-        peak[~(allowed | np.isfinite(peak))] = 0  # some write NaN for what is missing
+        peak[~(allowed | np.isfinite(peak))] = 0  # some files have NaN for missing samples
     return peak
 
 
@@ -203,18 +202,18 @@ def _sampled(peak: np.ndarray) -> np.ndarray:
 
 
 def _compact(mask: np.ndarray) -> np.ndarray:
-    """``(h, w)`` as ``(1, w)`` where all rows are alike."""
+    """Return ``(h, w)`` as ``(1, w)`` if all rows are equal."""
     return mask[:1] if (mask == mask[:1]).all() else mask
 
 
 def _lines(peak: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which columns ``(w,)`` and rows ``(h,)`` hold more than rounding."""
+    """Return which columns ``(w,)`` and rows ``(h,)`` hold more than rounding."""
     power = np.square(peak / (peak.max() or 1), dtype=np.float64)
     return tuple(_loud(np.sqrt(power.mean(axis=axis)), _LINE_GAP) for axis in (0, 1))  # type: ignore[return-value]
 
 
 def _loud(level: np.ndarray, gap: float) -> np.ndarray:
-    """Which magnitudes are more than rounding: those above the last wide gap between weak ones."""
+    """Return which magnitudes are more than rounding: those above the last wide gap between weak ones."""
     scaled = level / (level.max() or 1)
     floor = _ROUNDING * np.sqrt(np.square(scaled, dtype=np.float64).mean())
     weak = np.sort(scaled[scaled <= floor], axis=None)
@@ -226,7 +225,7 @@ def _loud(level: np.ndarray, gap: float) -> np.ndarray:
 
 
 def warn_once_per_folder(path: Path, what: str, so: str) -> None:
-    """Log what is odd about a file, once for all files of a folder."""
+    """Log something odd about a file, once for all files of its folder."""
     if (path.parent, what) not in _said:
         _said.add((path.parent, what))
-        log.warning("%s, and perhaps files beside it: %s; %s", path.name, what, so)
+        log.warning("%s, and perhaps files next to it: %s; %s", path.name, what, so)

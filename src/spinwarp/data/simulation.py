@@ -1,6 +1,6 @@
 """The physics of a simulated acquisition: phase, coil sensitivities, noise.
 
-Every draw comes from a ``numpy.random.RandomState``, whose stream of numbers never changes between releases.
+Every draw comes from a ``numpy.random.RandomState``, whose stream is the same in every release of numpy.
 """
 
 from collections.abc import Sequence
@@ -20,16 +20,16 @@ _SEGMENTS = 24
 
 
 def smooth_field(shape: tuple[int, ...], smoothness: float | Sequence[float], rng: np.random.RandomState) -> np.ndarray:
-    """Draw a smooth random field: white noise under a Gaussian filter.
+    """Draw a smooth random field: white noise through a Gaussian filter.
 
     Parameters
     ----------
     shape : of the field, any number of dimensions.
-    smoothness : standard deviation of the filter in pixels, one for all axes or one for each.
+    smoothness : standard deviation of the filter in pixels, one for all axes or one per axis.
 
     Returns
     -------
-    ``shape`` float32 of mean zero and standard deviation one; zeros where the shape is a single pixel.
+    ``shape`` float32 with mean zero and standard deviation one; zero for a single pixel.
     """
     field = gaussian_filter(rng.standard_normal(shape).astype(np.float32), smoothness)
     field -= field.mean()
@@ -38,10 +38,10 @@ def smooth_field(shape: tuple[int, ...], smoothness: float | Sequence[float], rn
 
 
 def smooth_phase(shape: tuple[int, int], rng: np.random.RandomState) -> np.ndarray:
-    """Draw a smooth image phase: a quadratic polynomial and a smooth field.
+    """Draw a smooth image phase: a quadratic polynomial plus a smooth field.
 
-    The amplitudes were read off scanner images: an echo off the centre of k-space gives up to some ten radians of
-    linear phase across the field of view, field inhomogeneity a bowl of up to a radian, and 0.1 to 0.9 rad remain.
+    The amplitudes are those of scanner images. An echo off the centre of k-space gives up to about ten radians of
+    linear phase across the field of view, field inhomogeneity a bowl of up to a radian; the rest is 0.1 to 0.9 rad.
 
     Returns
     -------
@@ -57,9 +57,9 @@ def smooth_phase(shape: tuple[int, int], rng: np.random.RandomState) -> np.ndarr
 
 
 def loop_coil_maps(n_coils: int, shape: tuple[int, int], rng: np.random.RandomState) -> np.ndarray:
-    """Receive sensitivities of circular loops around the field of view, by the law of Biot and Savart.
+    """Simulate receive sensitivities of circular loops around the field of view by the law of Biot and Savart.
 
-    The loops stand on an ellipse about the image, evenly but for a jitter of position, size and tilt. The main field
+    The loops are spaced evenly on an ellipse around the image, with jitter of position, size and tilt. The main field
     is perpendicular to the slice, so a loop receives ``B_x - i B_y`` (Hoult, Concepts Magn Reson 12:173, 2000). One
     coil is a volume coil: a map of ones.
 
@@ -69,7 +69,7 @@ def loop_coil_maps(n_coils: int, shape: tuple[int, int], rng: np.random.RandomSt
     """
     if n_coils == 1:
         return np.ones((1, *shape), np.complex64)
-    h, w = (n / max(shape) for n in shape)  # half sides of the image; its larger one is the unit
+    h, w = (n / max(shape) for n in shape)  # half the height and width; the unit is half the larger
     y, x = np.linspace(-h, h, shape[0], dtype=np.float32)[:, None], np.linspace(-w, w, shape[1], dtype=np.float32)
     maps = np.empty((n_coils, *shape), np.complex64)
     start = rng.uniform(0, 2 * np.pi)
@@ -83,20 +83,20 @@ def loop_coil_maps(n_coils: int, shape: tuple[int, int], rng: np.random.RandomSt
         in_plane /= np.linalg.norm(in_plane)
         field = _loop_field(x, y, center, radius, in_plane, np.cross(normal, in_plane))
         maps[i] = field * np.exp(1j * rng.uniform(0, 2 * np.pi))  # the receiver's own phase
-    return _normalise(maps)
+    return unit_maps(maps)
 
 
 def measured_coil_maps(
     path: str | Path, n_coils: int, shape: tuple[int, int], rng: np.random.RandomState
 ) -> np.ndarray:
-    """Measured receive sensitivities, moved at random and compressed to ``n_coils`` virtual coils.
+    """Return measured receive sensitivities, moved at random and compressed to ``n_coils`` virtual coils.
 
     Parameters
     ----------
-    path : MATLAB file with a complex array of sensitivities ``(h, w, coil)``, axes of length one aside, that covers a
+    path : MATLAB file with a complex array of sensitivities ``(h, w, coil)``, ignoring axes of length one, over a
         square field of view; for example ``xGT.mat`` of the alignedSENSE package (Cordero-Grande et al., IEEE Trans
         Comput Imaging 2:266, 2016), 128 x 128 x 32.
-    n_coils : at most as many as were measured.
+    n_coils : at most the number of measured coils.
 
     Returns
     -------
@@ -104,11 +104,11 @@ def measured_coil_maps(
 
     Raises
     ------
-    InputError : if the file is missing, is not MATLAB or holds no such array, or holds fewer coils.
+    InputError : if the file is missing, is not MATLAB, has no such array or has fewer coils.
     """
     measured = read_maps(Path(path))
     if n_coils > measured.shape[0]:
-        raise InputError(f"{path} holds {measured.shape[0]} coils, {n_coils} were asked for; lower n_coils")
+        raise InputError(f"{path} has {measured.shape[0]} coils, but n_coils={n_coils}; lower n_coils")
     turn, scale = np.deg2rad(rng.uniform(-10, 10)), rng.uniform(0.9, 1.1)
     shift, mirror = rng.uniform(-0.05, 0.05, 2), rng.choice((-1, 1))
     y, x = (np.linspace(-n, n, n) / max(shape) * scale for n in shape)
@@ -120,7 +120,7 @@ def measured_coil_maps(
     moved = np.stack([map_coordinates(m, at, order=1, mode="nearest") for m in measured])
     _, vectors = np.linalg.eigh(np.einsum("ihw,jhw->ij", moved, moved.conj()))
     strongest = vectors[:, ::-1][:, :n_coils]
-    return _normalise(np.einsum("ij,ihw->jhw", strongest.conj(), moved))
+    return unit_maps(np.einsum("ij,ihw->jhw", strongest.conj(), moved))
 
 
 def correlated_noise(
@@ -130,13 +130,13 @@ def correlated_noise(
     rng: np.random.RandomState,
     correlation: float = 0.16,
 ) -> np.ndarray:
-    """Complex Gaussian noise, white in k-space and correlated between the coils.
+    """Draw complex Gaussian noise, white in k-space and correlated between coils.
 
     Parameters
     ----------
-    shape : of what one coil measures, ``(h, w)`` or ``(slice, h, w)``; one covariance holds for all of it.
+    shape : shape of one coil's data, ``(h, w)`` or ``(slice, h, w)``; all of it has the same covariance.
     std : standard deviation of one complex sample, ``E |n|^2 = std^2``, in every coil.
-    correlation : mean magnitude of the correlation of two coils; each pair has its own, and its own phase.
+    correlation : mean magnitude of the correlation of two coils; each pair draws its own magnitude and phase.
 
     Returns
     -------
@@ -159,7 +159,7 @@ def correlated_noise(
 
 @lru_cache(maxsize=2)
 def read_maps(path: Path) -> np.ndarray:
-    """Return the sensitivities ``(coil, h, w)`` of a file; see :func:`measured_coil_maps`."""
+    """Read the sensitivities ``(coil, h, w)`` of a file; see :func:`measured_coil_maps`."""
     if not path.is_file():
         raise InputError(f"there is no file of coil sensitivities at {path}; give the path of a .mat file")
     with reading(path, "MATLAB file up to version 7.2"):
@@ -175,8 +175,8 @@ def read_maps(path: Path) -> np.ndarray:
 
 
 def coil_covariance(n_coils: int, correlation: float, rng: np.random.RandomState) -> np.ndarray:
-    """Draw the covariance ``(n_coils, n_coils)`` of noise of unit variance whose mean correlation is as asked."""
-    # the Gram matrix of unit vectors, weakened to the mean asked for: positive definite with a diagonal of one
+    """Draw the covariance ``(n_coils, n_coils)`` of noise with unit variance and the given mean correlation."""
+    # the Gram matrix of unit vectors, shrunk to the requested mean: positive definite, with ones on the diagonal
     vectors = rng.standard_normal((2, n_coils, 3))
     vectors = vectors[0] + 1j * vectors[1]
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -187,14 +187,14 @@ def coil_covariance(n_coils: int, correlation: float, rng: np.random.RandomState
 
 
 def acquire(image: np.ndarray, maps: np.ndarray, noise_std: float, rng: np.random.RandomState) -> np.ndarray:
-    """Simulate fully sampled k-space: ``fftc(maps * image)`` and noise that is correlated between the coils.
+    """Simulate fully sampled k-space: ``fftc(maps * image)`` plus noise that is correlated between coils.
 
     Parameters
     ----------
     image : ``(*slices, h, w)`` real or complex.
     maps : ``(coil, h, w)``, the same for all slices.
-    noise_std : standard deviation of one complex k-space sample; the transform is orthonormal, so it is that of an
-        image pixel too.
+    noise_std : standard deviation of the noise of a complex k-space sample. The transform is orthonormal, so it is the
+        same in an image pixel.
 
     Returns
     -------
@@ -208,18 +208,19 @@ def acquire(image: np.ndarray, maps: np.ndarray, noise_std: float, rng: np.rando
 def _loop_field(
     x: np.ndarray, y: np.ndarray, center: np.ndarray, radius: float, first: np.ndarray, second: np.ndarray
 ) -> np.ndarray:
-    """``B_x - i B_y`` at the points (x, y, 0) of a loop spanned by two unit vectors."""
+    """Return ``B_x - i B_y`` at the points (x, y, 0) for a loop spanned by two unit vectors."""
     angles = 2 * np.pi * (np.arange(_SEGMENTS)[:, None] + 0.5) / _SEGMENTS
     wire = center + radius * (np.cos(angles) * first + np.sin(angles) * second)
     current = (np.cos(angles) * second - np.sin(angles) * first).astype(np.float32)
     field = np.zeros(np.broadcast_shapes(x.shape, y.shape), np.complex64)
     for (px, py, pz), (ix, iy, iz) in zip(wire.astype(np.float32), current, strict=True):
         dx, dy = x - px, y - py
-        inverse_cube = (dx**2 + dy**2 + (pz**2 + np.float32(0.1) ** 2)) ** np.float32(-1.5)  # a wire of some width
+        inverse_cube = (dx**2 + dy**2 + (pz**2 + np.float32(0.1) ** 2)) ** np.float32(-1.5)  # a wire of finite width
         field.real -= (iy * pz + iz * dy) * inverse_cube
         field.imag -= (iz * dx + ix * pz) * inverse_cube
     return field
 
 
-def _normalise(maps: np.ndarray) -> np.ndarray:
+def unit_maps(maps: np.ndarray) -> np.ndarray:
+    """Scale coil maps ``(coil, h, w)`` to a sum of squares of one in every pixel."""
     return np.asarray(maps / np.sqrt((np.abs(maps) ** 2).sum(0)), np.complex64)

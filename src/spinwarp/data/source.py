@@ -1,4 +1,4 @@
-"""What the data module asks of a set of volumes. Each data set is one class in one file."""
+"""The interface of a data set. Each data set is one class in one file."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,8 +7,15 @@ from typing import Protocol, runtime_checkable
 from numpy.random import RandomState
 
 from spinwarp.acquisition import Example
+from spinwarp.errors import InputError
 
 SPLITS = ("train", "val", "test")
+
+
+def check_split(split: str) -> None:
+    """Raise an :class:`InputError` if ``split`` is not one of :data:`SPLITS`."""
+    if split not in SPLITS:
+        raise InputError(f"split={split!r} is not one of {', '.join(SPLITS)}")
 
 
 @dataclass(frozen=True)
@@ -18,10 +25,10 @@ class Volume:
     Parameters
     ----------
     name : unique in the data set; it seeds the mask in validation, so fastMRI files keep their ``.h5``.
-    path : the file or folder it is read from.
+    path : the file or folder that holds it.
     n_slices : number of slices.
     shape : (coils, h, w, target h, target w); only equal shapes share a batch.
-    patient : who was scanned, where the file or its name tells it.
+    patient : who was scanned; None if neither the file nor its name says.
     """
 
     name: str
@@ -32,21 +39,21 @@ class Volume:
 
 
 class Source(Protocol):
-    """A data set: where its volumes are and how a slice is read.
+    """A data set: lists its volumes and reads their slices.
 
-    ``prepare`` makes, fetches or converts what is not there yet; it is called once per machine, twice is harmless.
-    ``volumes`` lists a split ("train", "val", "test") in a fixed order; it reads headers at most.
-    ``read`` returns one **fully sampled** slice as a batch of one, whose mask is True on every acquired column.
+    ``prepare`` makes, downloads or converts missing files. It runs once per machine; running it twice does no harm.
+    ``volumes`` lists a split ("train", "val", "test") in a fixed order, reading no more than headers.
+    ``read`` returns one **fully sampled** slice as a batch of one; its mask is True on every acquired column.
     """
 
     name: str
 
     def prepare(self) -> None:
-        """Make, fetch or convert the data."""
+        """Make, download or convert the data."""
         ...
 
     def volumes(self, split: str) -> list[Volume]:
-        """List a split."""
+        """List the volumes of a split."""
         ...
 
     def read(self, volume: Volume, slice_index: int) -> Example:
@@ -56,9 +63,10 @@ class Source(Protocol):
 
 @runtime_checkable
 class DrawingSource(Source, Protocol):
-    """A simulated data set that training sees anew in each epoch, while ``read`` stays the same.
+    """A simulated data set with new draws in each training epoch; ``read`` always returns the same.
 
-    ``draw`` returns what ``read`` does, of the same shape, from a generator that depends on seed, epoch and slice.
+    ``draw`` returns an example like that of ``read``, of the same shape, from a generator that depends on seed, epoch
+    and slice.
     """
 
     def draw(self, volume: Volume, slice_index: int, generator: RandomState) -> Example:

@@ -8,16 +8,16 @@ from spinwarp.masks.base import LineMask
 
 
 class EquispacedMask(LineMask):
-    """Equal spacing, stretched so that lines and centre together give the nominal acceleration.
+    """Equal spacing, chosen such that lines and centre together give the nominal acceleration.
 
-    fastMRI's ``equispaced_fraction``, which its leaderboard called "equispaced".
+    This is fastMRI's ``equispaced_fraction``, which its leaderboard called "equispaced".
     """
 
     def outer_lines(self, width: int, acceleration: int, n_center: int, generator: RandomState) -> np.ndarray:
         """Draw the offset and place the lines."""
         if n_center * acceleration >= width:
             raise InputError(
-                f"the {n_center} central columns of {width} leave nothing of the share of acceleration {acceleration}; "
+                f"the {n_center} central columns of {width} leave no line to draw at acceleration {acceleration}; "
                 f"lower mask.center_fractions"
             )
         spacing = acceleration * (n_center - width) / (n_center * acceleration - width)
@@ -28,9 +28,9 @@ class EquispacedMask(LineMask):
 
 
 class LiteralEquispacedMask(LineMask):
-    """Every ``acceleration``-th line plus the centre, so that the realised acceleration is below the nominal one.
+    """Every ``acceleration``-th line plus the centre; the realised acceleration is therefore below the nominal one.
 
-    fastMRI's ``equispaced``: about 3.2 at a nominal 4.
+    This is fastMRI's ``equispaced``: about 3.2 at a nominal 4.
     """
 
     def outer_lines(self, width: int, acceleration: int, n_center: int, generator: RandomState) -> np.ndarray:  # noqa: ARG002

@@ -1,4 +1,4 @@
-"""Measured samples that a method does not see, so that it can be judged without a reference."""
+"""Measured samples that are hidden from a method in order to judge it without a reference."""
 
 import torch
 from torch import Tensor
@@ -8,19 +8,19 @@ from spinwarp.errors import InputError
 
 
 def hold_out(acquisition: Acquisition, one_in: int = 5) -> Tensor:
-    """Choose which measured samples are held out: whole lines of a line mask, points of a plane mask.
+    """Choose which measured samples to hold out: whole lines of a line mask, points of a plane mask.
 
-    Of the samples outside the centre, in the order in which they lie, every ``one_in``-th, so that near and far ones on
-    both sides are among them. The choice depends on the mask alone, and on that of each item by itself.
+    Every ``one_in``-th sample outside the centre is held out, in order of position, which covers both sides and all
+    distances from the centre. Each item's choice depends on its own mask and nothing else.
 
     Parameters
     ----------
-    acquisition : its mask alone is looked at.
-    one_in : one sample of so many; at least two.
+    acquisition : only its mask is used.
+    one_in : holds out one sample in this many; at least two.
 
     Returns
     -------
-    held : bool, shaped as the sampling mask, True where held out.
+    held : bool, of the shape of the sampling mask, True where held out.
 
     Raises
     ------
@@ -30,12 +30,11 @@ def hold_out(acquisition: Acquisition, one_in: int = 5) -> Tensor:
     held = torch.zeros_like(acquisition.mask)
     columns = acquisition.mask.shape[-1]
     for item, mask, n in zip(held, acquisition.mask, n_acs.tolist(), strict=True):
-        # of a long calibration block, as where everything is sampled, only the middle is always kept
+        # of a long calibration block, as in full sampling, only the middle is kept for certain
         center = min(n, max(8, columns // 10))
         lines = mask[0].any(0, keepdim=True)
-        whole = torch.equal(
-            mask[0], lines & mask[0].any(1, keepdim=True)
-        )  # rows may be missing, as of asymmetric echoes
+        # rows may be missing from a line mask, as with asymmetric echoes
+        whole = torch.equal(mask[0], lines & mask[0].any(1, keepdim=True))
         outside = (lines if whole else mask[0]).clone()
         top = max((len(outside) - center + 1) // 2, 0)
         first = (columns - center + 1) // 2
@@ -43,7 +42,7 @@ def hold_out(acquisition: Acquisition, one_in: int = 5) -> Tensor:
         positions = outside.nonzero()[one_in // 2 :: one_in]
         if not len(positions):
             raise InputError(
-                "choosing by prediction holds out sampled lines, and outside the centre there are too few; give the "
+                "choosing by prediction holds out sampled lines, but there are too few outside the centre; give the "
                 "weight as a number, recon.weight=0.01, or the number of iterations, recon.stop=fixed"
             )
         chosen = torch.zeros_like(outside)

@@ -7,7 +7,7 @@ from spinwarp.masks.base import LineMask
 
 
 class MagicMask(LineMask):
-    """Every ``acceleration``-th line, offset between the two halves so that no sampled line mirrors another one."""
+    """Every ``acceleration``-th line; the halves are offset, which keeps sampled lines from mirroring each other."""
 
     def outer_lines(self, width: int, acceleration: int, n_center: int, generator: RandomState) -> np.ndarray:  # noqa: ARG002
         """Draw the offset and place the lines on both halves."""
@@ -15,14 +15,14 @@ class MagicMask(LineMask):
 
 
 class MagicFractionMask(LineMask):
-    """The same, with a spacing that brings the realised acceleration near the nominal one."""
+    """Like :class:`MagicMask`, with a spacing that brings the realised acceleration near the nominal one."""
 
     def n_center(self, width: int, center_fraction: float, acceleration: int) -> int:
-        """Number of central columns, at least one and at most all that the acceleration allows."""
+        """Return the number of central columns: at least one, at most as many as the acceleration allows."""
         return max(min(round(width * center_fraction), round(width / acceleration)), 1)
 
     def outer_lines(self, width: int, acceleration: int, n_center: int, generator: RandomState) -> np.ndarray:
-        """Place the lines that the centre leaves."""
+        """Place the lines outside the centre."""
         n_left = round(width / acceleration) - n_center
         if n_left <= 0:
             return np.zeros(width, dtype=bool)

@@ -1,4 +1,4 @@
-"""One of several masks, drawn anew each time."""
+"""One of several masks, picked at random for each draw."""
 
 from collections.abc import Sequence
 
@@ -11,19 +11,19 @@ from spinwarp.masks.base import Mask
 
 
 class MixedMask:
-    """Draws one of several masks and lets it sample: training on all of them makes a network that knows them all.
+    """Picks one of several masks for each draw, to train one network for all of them.
 
     Parameters
     ----------
     masks : the masks.
-    weights : relative frequency of each; None: all are equally frequent.
+    weights : relative frequency of each; None: all are equally likely.
 
     Raises
     ------
-    InputError : if there is no mask, or the weights are not one positive number for each.
+    InputError : if there is no mask, or ``weights`` does not hold one positive number for each mask.
     """
 
-    nominal_acceleration = float("nan")  # it is a mix
+    nominal_acceleration = float("nan")  # the masks may differ
 
     def __init__(self, masks: Sequence[Mask], weights: Sequence[float] | None = None) -> None:
         weights = [1.0] * len(masks) if weights is None else weights
@@ -33,8 +33,8 @@ class MixedMask:
                 f"and weights={list(weights)}"
             )
         self.masks = tuple(masks)
-        self.shares = np.array(weights, float) / sum(weights)
+        self._probabilities = np.array(weights, float) / sum(weights)
 
     def __call__(self, shape: tuple[int, int], generator: RandomState) -> tuple[Tensor, int]:
-        """Draw a mask for k-space of ``shape`` = (h, w), and its number of central columns."""
-        return self.masks[generator.choice(len(self.masks), p=self.shares)](shape, generator)
+        """Draw a mask for k-space of ``shape`` = (h, w); return it and its number of central columns."""
+        return self.masks[generator.choice(len(self.masks), p=self._probabilities)](shape, generator)

@@ -17,11 +17,11 @@ class RandomMask(LineMask):
         return generator.uniform(size=width) < _probability(width, acceleration, n_center)
 
     def density(self, shape: tuple[int, int]) -> Tensor:
-        """Probability ``(w,)`` with which each column of k-space of ``shape`` = (h, w) is sampled: 1 in the centre.
+        """Return the probability ``(w,)`` of each column of k-space of ``shape`` = (h, w); 1 in the centre.
 
         Raises
         ------
-        InputError : if the mask is a mix. What was drawn first, the pair, makes its lines depend on one another.
+        InputError : if the mask has several pairs: drawing the pair first makes its lines depend on each other.
         """
         self.check_one_pair()
         width = shape[-1]
@@ -31,14 +31,14 @@ class RandomMask(LineMask):
         return density
 
     def check_one_pair(self) -> None:
-        """Raise an :class:`InputError` if the mask is a mix, which has no :meth:`density`."""
+        """Raise an :class:`InputError` if the mask has several pairs, for then it has no :meth:`density`."""
         if len(set(zip(self.center_fractions, self.accelerations, strict=True))) > 1:
             raise InputError(
-                f"a mix of masks (accelerations={list(self.accelerations)}) has no density of its own, since a mask "
-                f"does not say which pair drew it; choose one acceleration, such as mask=random_4x"
+                f"a mix of masks (accelerations={list(self.accelerations)}) has no density, since a mask does not say "
+                f"which pair drew it; choose one acceleration, such as mask=random_4x"
             )
 
 
 def _probability(width: int, acceleration: int, n_center: int) -> float:
-    """Of a column outside the centre."""
+    """Return the probability of a column outside the centre."""
     return (width / acceleration - n_center) / max(width - n_center, 1)

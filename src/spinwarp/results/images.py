@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 
 from spinwarp.errors import InputError
-from spinwarp.files import reading, whole_file
+from spinwarp.files import LARGEST_RATIO, reading, whole_file
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,7 +179,7 @@ def _read_example(group: h5py.Group) -> ExampleSlice:
 
 
 def _plane(dataset: h5py.Dataset) -> np.ndarray:
-    # deflate compresses a thousandfold at most: a larger claim would fill the memory
-    if dataset.ndim != 2 or dataset.dtype.kind not in "bf" or dataset.nbytes > 1100 * dataset.id.get_storage_size():
+    largest = LARGEST_RATIO * dataset.id.get_storage_size()  # more was never written
+    if dataset.ndim != 2 or dataset.dtype.kind not in "bf" or dataset.nbytes > largest:
         raise ValueError(f"{dataset.name} is {dataset.dtype} of shape {dataset.shape}")
     return np.asarray(dataset[()])

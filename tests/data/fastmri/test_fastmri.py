@@ -158,7 +158,7 @@ def test_the_only_target_is_taken_with_its_own_name_and_a_word(
     example = first(tmp_path)
     assert example.target is not None and example.target.dtype == torch.float32
     assert (example.target_type, example.target.unique().tolist(), example.data_range.tolist()) == (("rss",), [3], [3])
-    assert "there is no reconstruction_esc" in caplog.text and "reconstruction_rss is taken for it" in caplog.text
+    assert "there is no reconstruction_esc" in caplog.text and "reconstruction_rss is used instead" in caplog.text
 
 
 def test_a_volume_without_a_reference_has_no_target_and_the_size_of_its_header(tmp_path: Path) -> None:
@@ -422,7 +422,7 @@ def test_of_several_encodings_the_one_that_fits_kspace_counts(tmp_path: Path, ca
     official(tmp_path / "multicoil_train" / "a.h5", target=False, xml=xml)
     found = first(tmp_path).acquisition.headers[0]
     assert (found.reconstruction_size, found.acquired_columns) == ((20, 20), (3, 31))
-    assert "there are 2 encodings, of which number 2 is used" in caplog.text
+    assert "there are 2 encodings; number 2 is used" in caplog.text
 
 
 def test_one_odd_header_does_not_refuse_the_set(tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def test_a_damaged_index_is_made_anew_with_a_warning(
     index_file(cache).write_bytes(content)
     with caplog.at_level(logging.WARNING):
         assert index([path], "scanner") == first
-    assert "cannot be read and is made anew" in caplog.text
+    assert "cannot be read and is made again" in caplog.text
     assert index_file(cache).read_bytes() == whole
 
 

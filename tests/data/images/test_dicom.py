@@ -202,7 +202,7 @@ def test_a_mosaic_and_colours_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"a\.dcm is a mosaic of slices; convert the series to NIfTI"):
         find_images(tmp_path)
     dicom(tmp_path / "a.dcm", image(0), SamplesPerPixel=3, PhotometricInterpretation="RGB")
-    with pytest.raises(InputError, match=r"a\.dcm holds colours"):
+    with pytest.raises(InputError, match=r"a\.dcm is in colour"):
         find_images(tmp_path)
 
 
@@ -214,7 +214,7 @@ def test_a_compression_that_cannot_be_unpacked_is_named(tmp_path: Path, monkeypa
     file.save_as(tmp_path / "a.dcm", enforce_file_format=True)
     decoder = SimpleNamespace(is_available=False)
     monkeypatch.setattr("spinwarp.data.images.dicom.get_decoder", lambda _: decoder)
-    with pytest.raises(InputError, match=r"a\.dcm is compressed as JPEG 2000 .*; install what unpacks it"):
+    with pytest.raises(InputError, match=r"a\.dcm is compressed as JPEG 2000 .*; install the decoder"):
         read_slice(find_images(tmp_path)[0], 0)
 
 

@@ -33,7 +33,7 @@ def test_broken_colour_and_doubled_files_and_empty_folders_are_refused(tmp_path:
     with pytest.raises(InputError, match="not a whole picture"):
         read_slice(find_images(tmp_path)[0], 0)
     Image.fromarray(np.random.RandomState(0).randint(0, 255, (8, 8, 3), np.uint8)).save(tmp_path / "1.png")
-    with pytest.raises(InputError, match="colour picture"):
+    with pytest.raises(InputError, match="is in colour"):
         read_slice(find_images(tmp_path)[0], 0)
     Image.fromarray(picture()).save(tmp_path / "1.jpg")
     with pytest.raises(InputError, match="would both be called 1"):
@@ -73,7 +73,7 @@ def test_nifti_slices_lie_across_the_thickest_voxels(tmp_path: Path) -> None:
     assert (volume.orientation, volume.n_slices, volume.size) == ("sagittal", 4, (10, 12))
     np.testing.assert_array_equal(read_slice(volume, 2), data[2].T[::-1])
     nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 4, 2), np.float32), np.eye(4)), tmp_path / "1.nii")
-    with pytest.raises(InputError, match="one volume of three dimensions"):
+    with pytest.raises(InputError, match="one three-dimensional volume"):
         find_images(tmp_path)
 
 
@@ -158,22 +158,22 @@ def png_of_16_bits(path: Path, channels: int) -> None:
 @pytest.mark.parametrize("channels", [2, 3])
 def test_sixteen_bits_of_which_eight_would_be_lost_are_refused(tmp_path: Path, channels: int) -> None:
     png_of_16_bits(tmp_path / "1.png", channels)
-    with pytest.raises(InputError, match=r"1\.png has 16 bits with colours or transparency; save it as grey alone"):
+    with pytest.raises(InputError, match=r"1\.png has 16 bits with colour or transparency; save it as plain"):
         read_slice(find_images(tmp_path)[0], 0)
 
 
 def test_pictures_that_would_be_read_wrongly_are_refused(tmp_path: Path) -> None:
     frames = [Image.fromarray(picture(seed=i)) for i in range(2)]
     frames[0].save(tmp_path / "1.png", save_all=True, append_images=frames[1:])
-    with pytest.raises(InputError, match=r"1\.png is animated; expected one slice, or a TIFF file of several"):
+    with pytest.raises(InputError, match=r"1\.png is animated; expected one slice, or a TIFF file with several"):
         find_images(tmp_path)
     (tmp_path / "1.png").unlink()
     Image.fromarray(picture().astype(np.uint16) * 200).save(tmp_path / "1.tif", tiffinfo={262: 0})
-    with pytest.raises(InputError, match=r"1\.tif is a TIFF of 16 bits whose zero is white"):
+    with pytest.raises(InputError, match=r"1\.tif is a 16-bit TIFF in which zero is white"):
         read_slice(find_images(tmp_path)[0], 0)
     (tmp_path / "1.tif").unlink()
     np.save(tmp_path / "1.npy", np.ones((48, 40, 3)))
-    with pytest.raises(InputError, match=r"1\.npy has shape \(48, 40, 3\), colours last; expected"):
+    with pytest.raises(InputError, match=r"1\.npy has shape \(48, 40, 3\), colour channels last; expected"):
         find_images(tmp_path)
 
 
@@ -190,7 +190,7 @@ def test_true_and_false_are_one_and_zero(tmp_path: Path) -> None:
 def test_a_nifti_file_of_colours_is_refused(tmp_path: Path) -> None:
     colours = np.zeros((4, 5, 6), np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")]))
     nibabel.save(nibabel.Nifti1Image(colours, np.eye(4)), tmp_path / "1.nii")
-    with pytest.raises(InputError, match=r"1\.nii holds colours .*; expected one magnitude value a voxel"):
+    with pytest.raises(InputError, match=r"1\.nii is in colour .*; expected one magnitude per voxel"):
         find_images(tmp_path)
 
 

@@ -76,7 +76,7 @@ def test_other_names_of_the_splits_are_known_and_other_folders_beside_them_refus
     assert {split: [v.subject for v in part] for split, part in splits.items()} == {
         "train": ["Training"], "val": ["Validation"], "test": ["Testing"]
     }  # fmt: skip
-    with pytest.raises(InputError, match=r"beside the sub-folders of the splits there are others \(masks\)"):
+    with pytest.raises(InputError, match=r"other sub-folders than those of the splits \(masks\)"):
         split_by_patient(found + pictures(1, subject="masks"), 50, 1, 1)
 
 
@@ -89,7 +89,7 @@ def test_what_cannot_be_split_is_refused_with_the_way_out() -> None:
         split_by_patient(pictures(1, 2, subject="a"), 50, 1, 1)
     with pytest.raises(InputError, match="has no number to split by"):
         split_by_patient(pictures(1, None), 50, 1, 1)
-    with pytest.raises(InputError, match="lies beside sub-folders"):
+    with pytest.raises(InputError, match="lies next to sub-folders"):
         split_by_patient(pictures(1) + pictures(1, subject="a"), 50, 1, 1)
 
 

@@ -137,7 +137,7 @@ def test_an_unknown_patient_is_refused_with_the_known_ones(tmp_path: Path) -> No
 
 
 def test_an_unknown_split_and_an_unprepared_set_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no split 'testing'"):
+    with pytest.raises(InputError, match="split='testing' is not one of"):
         brains(tmp_path).files("testing")
     with pytest.raises(InputError, match="no train volume"):
         brains(tmp_path).files("train")
@@ -155,7 +155,7 @@ def test_files_that_a_folder_lacks_are_named_and_left_out(tmp_path: Path, caplog
 
 
 def test_a_needed_file_that_the_folder_lacks_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"has no source of 1B_GRE\.h5"):
+    with pytest.raises(InputError, match=r"has no source files of 1B_GRE\.h5"):
         brains(tmp_path, leave_out="1B").prepare()
 
 

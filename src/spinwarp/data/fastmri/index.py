@@ -1,4 +1,4 @@
-"""What the files of a data set hold, read once and remembered until a file changes."""
+"""The index of a data set: what its files hold, read once and cached until a file changes."""
 
 import hashlib
 import importlib
@@ -18,19 +18,18 @@ from spinwarp.data.fastmri.ismrmrd import LONGEST, Geometry, geometry
 from spinwarp.data.patients import named_patient
 from spinwarp.data.sampling import check_mask, warn_once_per_folder
 from spinwarp.errors import InputError
-from spinwarp.files import cache_folder, unreadable, warn_once, whole_file
+from spinwarp.files import LARGEST_RATIO, cache_folder, unreadable, warn_once, whole_file
 
 log = logging.getLogger(__name__)
 _VERSION = 2  # raise it when scan() reads something else
 _TARGETS = ("reconstruction_rss", "reconstruction_esc")  # of several coils, and of one: there the second goes first
 _TOLERANCE = 1e-3  # of the attribute max, relative to the target's largest value
-_DARKEST = 4  # largest value of a volume over that of its middle slice, up to which the attribute is believed
-_LARGEST_RATIO = 1100  # of declared to stored bytes; deflate, which packs tightest, ends at 1032
+_DARKEST = 4  # the attribute max is trusted up to this multiple of the middle slice's largest value
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What the index keeps of one file; stale when the file's size or time of change differs."""
+    """What the index stores of one file; outdated when the file's size or modification time differs."""
 
     mtime_ns: int
     size: int
@@ -49,13 +48,13 @@ class Entry:
 
 
 def index(paths: list[Path], provenance: str) -> dict[Path, Entry]:
-    """Return the entry of each file; only files that are new or changed since the last call are opened.
+    """Return the entry of each file; opens only files that are new or have changed since the last call.
 
-    The index lies in :func:`spinwarp.files.cache_folder`.
+    The index is stored in :func:`spinwarp.files.cache_folder`.
 
     Raises
     ------
-    InputError : on the first file that is no volume of the fastMRI layout.
+    InputError : on the first file that is not a volume in the fastMRI layout.
     """
     cache = _cache_path(paths, provenance)
     known = _load_index(cache)
@@ -76,7 +75,7 @@ def index(paths: list[Path], provenance: str) -> dict[Path, Entry]:
 
 @contextmanager
 def open_volume(path: Path) -> Iterator[h5py.File]:
-    """Open an HDF5 file for reading, with one clear sentence for what cannot be read.
+    """Open an HDF5 file for reading; an error names the file and says what is wrong with it.
 
     Raises
     ------
@@ -91,7 +90,7 @@ def open_volume(path: Path) -> Iterator[h5py.File]:
             yield file
     except InputError:
         raise
-    # h5py answers damaged metadata with many kinds of errors
+    # h5py raises many types of errors on damaged metadata
     except (
         OSError,
         LookupError,
@@ -106,11 +105,11 @@ def open_volume(path: Path) -> Iterator[h5py.File]:
 
 
 def _load_filters(path: Path, file: h5py.File) -> None:
-    """Make the filters available that the file's data needs; those of ``hdf5plugin`` come by importing it.
+    """Load the filters that the file's data sets need; importing ``hdf5plugin`` registers its own.
 
     Raises
     ------
-    InputError : if one is missing, by its name.
+    InputError : if a filter is missing; the message names it.
     """
     for name in ("kspace", *_TARGETS, "mask"):
         if not isinstance(file.get(name), h5py.Dataset):
@@ -130,7 +129,7 @@ def _load_filters(path: Path, file: h5py.File) -> None:
 
 
 def scan(path: Path, provenance: str) -> Entry:
-    """Read what the index keeps of one file; ``provenance`` is that of files that do not say it themselves."""
+    """Read the index entry of one file; ``provenance`` is used if the file does not state its own."""
     with open_volume(path) as file:
         status = path.stat()
         shape = file["kspace"].shape
@@ -150,7 +149,7 @@ def scan(path: Path, provenance: str) -> Entry:
             _check_target(path, file[target], shape)
         if target and target != names[0]:
             warn_once_per_folder(
-                path, f"there is no {names[0]}, which is the target of such data", f"{target} is taken for it"
+                path, f"there is no {names[0]}, the usual target of such data", f"{target} is used instead"
             )
         target_shape = file[target].shape[-2:] if target else (h, w)
         data_range = _data_range(path, file, target)
@@ -203,7 +202,7 @@ def _data_range(path: Path, file: h5py.File, target: str | None) -> float:
             return stated
     found = float(max(np.fmax.reduce(image, axis=None) for image in images))
     if stated is not None and not math.isclose(stated, found, rel_tol=_TOLERANCE):
-        so = f"the largest value is used ({found:g}, not {stated:g})"
+        so = f"the largest value ({found:g}) is used, not max ({stated:g})"
         warn_once_per_folder(path, f"the attribute max is not the largest value of {target}", so)
         return found
     return found if stated is None else stated
@@ -221,17 +220,17 @@ def _check_target(path: Path, target: h5py.Dataset | h5py.Group, shape: tuple[in
 
 
 def _check_stored(path: Path, dataset: h5py.Dataset) -> None:
-    """Refuse a data set that claims to hold more than can be in the file: its shape would be believed as memory."""
+    """Refuse a data set whose shape is larger than its stored bytes can hold, before memory is allocated for it."""
     stored = dataset.id.get_storage_size()
-    if dataset.nbytes > _LARGEST_RATIO * stored and not dataset.is_virtual:
+    if dataset.nbytes > LARGEST_RATIO * stored and not dataset.is_virtual:
         raise InputError(
             f"{path}: {dataset.name[1:]} has shape {dataset.shape}, {dataset.nbytes / 1e9:.3g} GB, but only "
-            f"{stored} bytes are stored; it is unfinished or damaged, copy or make it again"
+            f"{stored} bytes are stored; it is unfinished or damaged; copy or make it again"
         )
 
 
 def _header_text(path: Path, dataset: h5py.Dataset | h5py.Group) -> object:
-    """Return a header as bytes or text, whether it is stored as one or as an array of bytes; None if it is neither."""
+    """Return a header as bytes or text, stored as a string or as an array of bytes; None if it is neither."""
     if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
         return None
     if dataset.nbytes > LONGEST:
@@ -243,7 +242,7 @@ def _header_text(path: Path, dataset: h5py.Dataset | h5py.Group) -> object:
 
 
 def _attribute(path: Path, file: h5py.File, name: str, kind: type[float] | type[int]) -> float | None:
-    """Return an attribute that must be one number, None where it is absent."""
+    """Return an attribute that must be one number; None if it is absent."""
     if name not in file.attrs:
         return None
     value = file.attrs[name]
@@ -256,7 +255,7 @@ def _attribute(path: Path, file: h5py.File, name: str, kind: type[float] | type[
 
 
 def _text(file: h5py.File, name: str) -> str:
-    """Return an attribute that must be a text, an empty one where it is absent or something else."""
+    """Return a text attribute; an empty string if it is absent or not text."""
     value = file.attrs.get(name, "")
     if isinstance(value, bytes):
         value = value.decode(errors="replace")
@@ -274,12 +273,12 @@ def _load_index(cache: Path) -> dict[Path, Entry]:
         stored = json.loads(cache.read_text())
         entries = {Path(p): Entry(**{**e, "shape": tuple(e["shape"])}) for p, e in stored.items()}
         for entry in entries.values():
-            hash(entry.patient)  # a list cannot be compared
+            hash(entry.patient)  # raises on a list, which comparisons cannot use
             _ = entry.header, entry.n_slices + sum(entry.shape) + entry.mtime_ns + entry.size, float(entry.data_range)
     except FileNotFoundError:
         return {}
     except (ValueError, TypeError, KeyError, AttributeError, OSError, RecursionError):
-        log.warning("the index %s cannot be read and is made anew", cache)
+        log.warning("the index %s cannot be read and is made again", cache)
         return {}
     return entries
 
@@ -288,5 +287,5 @@ def _save_index(cache: Path, entries: dict[Path, Entry]) -> None:
     try:
         with whole_file(cache) as temporary:
             temporary.write_text(json.dumps({str(path): asdict(entry) for path, entry in entries.items()}))
-    except OSError as error:  # an index only saves time; a read-only home is no reason to stop
+    except OSError as error:  # the index only saves time; a read-only home folder is no reason to stop
         warn_once(f"the index {cache} cannot be written ({error}); files are scanned at each start")

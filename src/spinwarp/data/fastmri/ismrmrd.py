@@ -1,4 +1,4 @@
-"""The ISMRMRD header of a volume, as far as fastMRI's reader looks at it."""
+"""The parts of a volume's ISMRMRD header that fastMRI's reader uses."""
 
 import logging
 import math
@@ -10,17 +10,17 @@ from spinwarp.errors import InputError
 
 _log = logging.getLogger(__name__)
 _NOTHING = "all columns count as acquired, and the size is that of the target or k-space"
-LONGEST = 16 * 2**20  # bytes; headers of scanners have some ten thousand
+LONGEST = 16 * 2**20  # bytes; the headers of scanners have about ten thousand
 
 
 class Geometry(NamedTuple):
-    """What a header says; None where it does not.
+    """What a header says; None for what it does not say.
 
     Parameters
     ----------
     size : of the reconstruction, (h, w) in pixels.
     columns : first acquired column and the one after the last.
-    voxel_size : (h, w, slice) in mm, of the image that k-space makes.
+    voxel_size : (h, w, slice) in mm, of the image reconstructed from k-space.
     """
 
     size: tuple[int, int] | None = None
@@ -29,31 +29,31 @@ class Geometry(NamedTuple):
 
 
 def geometry(path: Path, xml: object, shape: tuple[int, int]) -> Geometry:
-    """Read reconstruction size, acquired columns and voxel size from a header, each by itself.
+    """Read reconstruction size, acquired columns and voxel size from a header, independently of each other.
 
-    As in fastMRI's reader, the first acquired column is ``encodedSpace y // 2 - center`` of kspace_encoding_step_1, the
-    last ``maximum`` further on; limits beyond k-space are cut. As in its transforms (``UnetDataTransform``, and the
-    inference script of the VarNet), where reconSpace is wider than k-space the image is cropped to a square of
-    k-space's width. Of several encodings the first counts whose encodedSpace has the shape of k-space, or else the
-    first.
+    As in fastMRI's reader, the first acquired column is ``encodedSpace y // 2 - center`` of kspace_encoding_step_1, and
+    the last is ``maximum`` columns after it; both are clipped to k-space. As in fastMRI's transforms
+    (``UnetDataTransform``, and the VarNet inference script), if reconSpace is wider than k-space the image is cropped
+    to a square of k-space's width. If there are several encodings, the first one whose encodedSpace has the shape of
+    k-space is used, or else the first.
 
-    What cannot be used is None. One line in the log names the file, every such field, and what is assumed instead.
+    A value that cannot be used is None. One log line names the file, every such field, and what is assumed instead.
 
     Parameters
     ----------
     path : of the volume, for messages.
-    xml : the header as the file has it, bytes or text; in any namespace.
+    xml : the header as stored in the file, bytes or text, in any namespace.
     shape : (h, w) of k-space.
 
     Raises
     ------
-    InputError : if the header is longer than :data:`LONGEST` or declares a document type; no scanner writes such.
+    InputError : if the header is longer than :data:`LONGEST` or declares a document type, which no scanner writes.
     """
     notes: list[str] = []
     root = _root(path, xml, notes)
     found = Geometry() if root is None else _read(root, shape, notes)
     if notes:
-        _log.warning("%s: in its ISMRMRD header %s", path, "; ".join(notes))
+        _log.warning("%s: in its ISMRMRD header, %s", path, "; ".join(notes))
     return found
 
 
@@ -63,7 +63,7 @@ def _root(path: Path, xml: object, notes: list[str]) -> ElementTree.Element | No
         return None
     if len(xml) > LONGEST:
         raise InputError(f"{path}: its ISMRMRD header is longer than {LONGEST} bytes; remove it from the file")
-    if isinstance(xml, bytes) and xml[:2] in (b"\xff\xfe", b"\xfe\xff"):  # UTF-16 says so
+    if isinstance(xml, bytes) and xml[:2] in (b"\xff\xfe", b"\xfe\xff"):  # byte order mark of UTF-16
         xml = xml.decode("utf-16", errors="replace")
     parser = ElementTree.XMLParser(target=_NoDocumentType())
     try:
@@ -84,7 +84,7 @@ def _read(root: ElementTree.Element, shape: tuple[int, int], notes: list[str]) -
     fitting = [i for i, encoding in enumerate(encodings) if _matrix(encoding, "encodedSpace") == shape]
     encoding = encodings[fitting[0] if fitting else 0]
     if len(encodings) > 1:
-        notes.append(f"there are {len(encodings)} encodings, of which number {(fitting or [0])[0] + 1} is used")
+        notes.append(f"there are {len(encodings)} encodings; number {(fitting or [0])[0] + 1} is used")
     size = columns = voxel_size = None
     recon = _matrix(encoding, "reconSpace", notes)
     if recon is None:
@@ -98,21 +98,26 @@ def _read(root: ElementTree.Element, shape: tuple[int, int], notes: list[str]) -
         columns = _columns(encoding, shape[1], notes)
     except ValueError as error:
         notes.append(f"{error}: all columns count as acquired")
-    # what was interpolated for viewing has other voxels than the image that k-space makes
+    # an image interpolated for viewing has other voxels than the one reconstructed from k-space
     space = "encodedSpace" if size != recon and fitting else "reconSpace"
     try:
         voxel = [
             _number(encoding, f"{where}/fieldOfView_mm/{axis}") / _count(encoding, f"{where}/matrixSize/{axis}")
             for where, axis in ((space, "x"), (space, "y"), ("reconSpace", "z"))
         ]
-        voxel_size = (voxel[0], voxel[1], voxel[2]) if all(voxel) else None  # zero mm says that it is unknown
+        voxel_size = (voxel[0], voxel[1], voxel[2]) if all(voxel) else None  # zero mm stands for unknown
     except ValueError as error:
         notes.append(f"{error}: the voxel size is unknown")
     return Geometry(size, columns, voxel_size)
 
 
 def _columns(encoding: ElementTree.Element, width: int, notes: list[str]) -> tuple[int, int]:
-    """Return the first acquired column and the one after the last; a ValueError says why they are unknown."""
+    """Return the first acquired column and the one after the last.
+
+    Raises
+    ------
+    ValueError : if they are unknown; the message says why.
+    """
     encoded = _count(encoding, "encodedSpace/matrixSize/y")
     if encoded != width:
         raise ValueError(f"encodedSpace has {encoded} columns and k-space {width}")
@@ -162,11 +167,11 @@ def _count(encoding: ElementTree.Element, where: str) -> int:
 
 
 class _DocumentTypeError(ValueError):
-    """A header declares a document type: its entities may unpack to any length or name other files."""
+    """A header declares a document type, whose entities may expand to any length or refer to other files."""
 
 
 class _NoDocumentType(ElementTree.TreeBuilder):
-    """Builds the tree, but of no document with a type."""
+    """Builds the tree, and refuses a document type."""
 
     def doctype(self, name: str, pubid: str | None, system: str | None) -> None:  # noqa: ARG002
         raise _DocumentTypeError("declares a document type, which no scanner writes")

@@ -1,9 +1,9 @@
-"""The fastMRI HDF5 layout: one volume a file, written whole or not at all.
+"""The fastMRI HDF5 layout, one volume per file, and how to write it.
 
 Layout (facebookresearch/fastMRI): ``kspace`` (slice, [coil,] h, w) complex64; ``reconstruction_rss`` or
-``reconstruction_esc`` (slice, h', w') float32, of several coils and of one; ``mask``, bool or numbers, where k-space
-was undersampled (``sampling.py`` says of which shapes); ``ismrmrd_header`` XML; attributes ``max``, ``norm``,
-``acquisition``, ``patient_id``. Ours add the attributes ``provenance`` and ``orientation``.
+``reconstruction_esc`` (slice, h', w') float32, for several coils and for one; ``mask``, bool or numbers, if k-space is
+undersampled (``sampling.py`` lists its shapes); ``ismrmrd_header`` XML; attributes ``max``, ``norm``, ``acquisition``,
+``patient_id``. Files written here add the attributes ``provenance`` and ``orientation``.
 """
 
 from pathlib import Path
@@ -21,7 +21,7 @@ _NAMESPACE = "http://www.ismrm.org/ISMRMRD"
 
 
 def rss_target(kspace: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Root-sum-of-squares magnitude ``(slice, h', w')`` of fully sampled ``(slice, coil, h, w)``, cropped to size."""
+    """Return the root sum of squares ``(slice, h', w')`` of fully sampled ``(slice, coil, h, w)``, cropped to size."""
     slices = [
         center_crop(ifftc(torch.from_numpy(k.astype(np.complex64))), size).abs().square().sum(0).sqrt() for k in kspace
     ]
@@ -38,16 +38,15 @@ def write_volume(
 ) -> None:
     """Write one fully sampled volume in the fastMRI layout.
 
-    The file appears under its name only when it is whole, so a killed run leaves nothing half-written and two runs
-    may write the same volume at once.
+    The write is atomic: a killed run leaves no half-written file, and two runs may write the same volume at once.
 
     Parameters
     ----------
-    path : the file to make, ``*.h5``.
+    path : the file to write, ``*.h5``.
     kspace : ``(slice, coil, h, w)``, or ``(slice, h, w)`` for a single-coil volume.
     header : its reconstruction_size, acquired_columns, voxel_size, orientation, contrast and provenance are stored.
-    target : ``(slice, h', w')``; None: the root sum of squares of the k-space, cropped to the reconstruction size.
-    patient_id : for splits by patient.
+    target : ``(slice, h', w')``; None: the root sum of squares of k-space, cropped to the reconstruction size.
+    patient_id : the patient, for splits by patient.
     """
     multicoil = kspace.ndim == 4 and kspace.shape[1] > 1
     h, w = kspace.shape[-2:]
@@ -69,10 +68,10 @@ def write_volume(
 
 
 def _header_xml(matrix: tuple[int, int], header: Header) -> str:
-    """Return the part of an ISMRMRD header that fastMRI's readers look at; x is the readout, y the phase."""
+    """Return the part of an ISMRMRD header that fastMRI's readers use; x is the readout, y the phase encoding."""
     root = ElementTree.Element("ismrmrdHeader", xmlns=_NAMESPACE)
     encoding = ElementTree.SubElement(root, "encoding")
-    # ISMRMRD has no word for an unknown field of view; zero millimetres is read back as unknown
+    # ISMRMRD cannot express an unknown field of view; the reader takes zero millimetres for unknown
     voxel = header.voxel_size or (0.0, 0.0, 0.0)
     recon = header.reconstruction_size or matrix
     for name, (x, y) in {"encodedSpace": matrix, "reconSpace": recon}.items():

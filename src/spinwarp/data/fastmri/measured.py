@@ -1,4 +1,4 @@
-"""Measured k-space without any reference, for reconstruction only: HDF5 of the fastMRI layout, or ``.npy``."""
+"""Measured k-space without a reference, for reconstruction only: HDF5 in the fastMRI layout, or ``.npy``."""
 
 from collections.abc import Iterator
 
@@ -7,15 +7,13 @@ import torch
 
 from spinwarp.acquisition import Acquisition, Example, Header
 from spinwarp.data.fastmri.index import open_volume, scan
-from spinwarp.data.sampling import read_slice, sampling_mask
+from spinwarp.data.sampling import read_slice
 from spinwarp.errors import InputError
 from spinwarp.files import reading, user_path
 
-__all__ = ["Measurement", "sampling_mask"]
-
 
 class Measurement:
-    """One file of k-space, read slice by slice; what was measured of it is what :func:`read_slice` finds.
+    """One file of k-space, read slice by slice; :func:`read_slice` finds out what was measured.
 
     HDF5 holds ``kspace`` (slice, [coil,] h, w) and may hold ``mask``, as fastMRI's test sets do. ``.npy`` holds complex
     (h, w), (coil, h, w) or (slice, coil, h, w).
@@ -46,7 +44,7 @@ class Measurement:
 
         Raises
         ------
-        InputError : if a slice does not exist, its k-space is not finite, all slices are zero, or the mask of the file
+        InputError : if a slice does not exist, its k-space is not finite, all slices are zero, or the mask in the file
             belongs to other data.
         """
         for index in indices:
@@ -72,7 +70,7 @@ class Measurement:
             return read_slice(self.path, file["kspace"], file.get("mask"), index, self.header.acquired_columns)
 
     def _npy(self) -> np.ndarray:
-        """The file as (slice, coil, h, w), mapped and not read."""
+        """Return the file as a memory-mapped array (slice, coil, h, w)."""
         if not self.path.is_file():
             raise InputError(f"there is no file {self.path}")
         with reading(self.path, ".npy file of numbers"):

@@ -1,4 +1,4 @@
-"""Volumes in the fastMRI HDF5 layout: the official knee and brain sets, and every set that is converted to it."""
+"""Volumes in the fastMRI HDF5 layout: the official knee and brain sets, and every set converted to it."""
 
 from pathlib import Path
 from typing import Protocol
@@ -9,16 +9,16 @@ import torch
 from spinwarp.acquisition import Acquisition, Example
 from spinwarp.data.fastmri.index import Entry, index, open_volume, scan
 from spinwarp.data.sampling import read_slice
-from spinwarp.data.source import SPLITS, Volume
+from spinwarp.data.source import Volume, check_split
 from spinwarp.errors import InputError
 from spinwarp.files import is_folder, list_files, user_path
 
 
 class Files(Protocol):
-    """Where the HDF5 files of a set are, and how they come to be there."""
+    """Where the HDF5 files of a data set are, and how to get them."""
 
     def prepare(self) -> None:
-        """Make, fetch or convert the files."""
+        """Make, download or convert the files."""
         ...
 
     def files(self, split: str) -> list[Path]:
@@ -27,13 +27,13 @@ class Files(Protocol):
 
 
 class Folders:
-    """Files that are there already: one folder a split, as the official sets are unpacked.
+    """Files that exist already, in one folder per split, as the official sets unpack.
 
     Parameters
     ----------
-    root : folder of the set.
-    train, val, test : folders of ``*.h5`` or ``*.hdf5`` below it; a split may be left out.
-    hint : added to the error when a folder is missing: where to get the data.
+    root : folder of the data set.
+    train, val, test : folders of ``*.h5`` or ``*.hdf5`` inside ``root``; any may be left out.
+    hint : where to get the data; added to the error if a folder is missing.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Folders:
         self.hint = hint
 
     def prepare(self) -> None:
-        """Do nothing; missing folders are reported when they are listed."""
+        """Do nothing; listing the files reports missing folders."""
 
     def files(self, split: str) -> list[Path]:
         """Return the sorted HDF5 files of a split.
@@ -53,8 +53,7 @@ class Folders:
         ------
         InputError : if the folder is missing or has no HDF5 files.
         """
-        if split not in SPLITS:
-            raise InputError(f"split={split!r} is not one of {', '.join(SPLITS)}")
+        check_split(split)
         folder = self.folders[split]
         if folder is None:
             raise InputError(f"this data set has no {split} folder; give data.source.files.{split}=FOLDER")
@@ -70,14 +69,14 @@ class Folders:
 class FastMRIFiles:
     """A data set of volumes in the fastMRI layout.
 
-    A file is opened for each slice and closed again: no handle is kept, so workers and many thousand files are safe.
-    Shapes and headers are kept in an index under the user's cache folder, which knows when a file changed.
+    A file is opened for each slice and closed again. No handle stays open, which keeps workers and thousands of files
+    safe. An index in the cache folder holds shapes and headers, and notices when a file changes.
 
     Parameters
     ----------
-    name : of the data set, for results.
+    name : name of the data set in the results.
     files : where the files are.
-    provenance : of files that do not say it themselves; the official sets come from scanners.
+    provenance : of files that do not state their own; the official sets come from scanners.
     """
 
     def __init__(self, name: str, files: Files, provenance: str = "scanner") -> None:
@@ -87,22 +86,22 @@ class FastMRIFiles:
         self._entries: dict[Path, Entry] = {}
 
     def prepare(self) -> None:
-        """Make or fetch the files."""
+        """Make or download the files."""
         self.files.prepare()
 
     def volumes(self, split: str) -> list[Volume]:
-        """List the volumes of a split in the order of their names; unchanged files are not opened.
+        """List the volumes of a split, sorted by name; opens only new or changed files.
 
         Raises
         ------
-        InputError : on the first file that is no volume of this layout.
+        InputError : on the first file that is not a volume in this layout.
         """
         entries = index(self.files.files(split), self.provenance)
         self._entries.update(entries)
         return [Volume(path.name, path, entry.n_slices, entry.shape, entry.patient) for path, entry in entries.items()]
 
     def read(self, volume: Volume, slice_index: int) -> Example:
-        """Read one slice as a batch of one, its mask True where :func:`read_slice` finds that it was measured.
+        """Read one slice as a batch of one; its mask is True where :func:`read_slice` finds measured samples.
 
         Raises
         ------

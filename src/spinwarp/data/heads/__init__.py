@@ -1,4 +1,4 @@
-"""Simulated raw data of heads, as varied as scanners are."""
+"""Simulated raw data of heads, with the variety of real scanners."""
 
 from spinwarp.data.heads.source import SimulatedHeads
 

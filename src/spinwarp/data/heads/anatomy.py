@@ -1,4 +1,4 @@
-"""What lies in the scanner: a slice of a head without its air, seen at any angle and size, in any contrast."""
+"""The object in the scanner: a slice of a head without air, at any angle, size and contrast."""
 
 from dataclasses import dataclass
 
@@ -9,22 +9,22 @@ from scipy.interpolate import PchipInterpolator
 from scipy.ndimage import binary_closing, binary_fill_holes, gaussian_filter
 from torch import Tensor
 
-_CUT = 0.012  # share of the image: a head nearer to its border is cut by it
-_FADE = 0.15  # share of the image over which a cut head fades out
-_SMALL = 64  # pixels a side on which the head is told from the air
-_FINEST = 0.95  # pixels of a scan are at least so wide, in details of the magnitude image: it has nothing finer
+_CUT = 0.012  # fraction of the image; a head closer to the border than this is cut by it
+_FADE = 0.15  # fraction of the image over which a cut head fades out
+_SMALL = 64  # side in pixels of the image in which the head is segmented
+_FINEST = 0.95  # smallest pixel of a scan, relative to the finest detail of the magnitude image
 
 
 @dataclass(frozen=True)
 class Slice:
-    """A magnitude image and where the head lies in it.
+    """A magnitude image and the position of the head in it.
 
     Parameters
     ----------
     image : ``(h, w)`` float32, bright tissue about one, air zero.
     pixel : (h, w) size of a pixel in mm.
-    resolved : (h, w) smallest detail in mm; more than a pixel where the image was interpolated.
-    box : (top, bottom, left, right) of the head, in shares of the image.
+    resolved : (h, w) smallest detail in mm; larger than a pixel if the image was interpolated.
+    box : (top, bottom, left, right) of the head, as fractions of the image.
     """
 
     image: Tensor
@@ -34,10 +34,10 @@ class Slice:
 
 
 def without_air(image: np.ndarray, pixel: tuple[float, float], resolved: tuple[float, float]) -> Slice | None:
-    """Tell the head from the air around it and set the air to zero; None where there is next to no head.
+    """Segment the head and set the air around it to zero; return None if there is almost no head.
 
-    The air of a magnitude image holds rectified noise, which would lie below the simulated one and end at the image's
-    border. Dark parts within the head stay.
+    The air of a magnitude image holds rectified noise. It would add to the simulated noise, and stop at the border of
+    the image. Dark regions inside the head stay.
     """
     magnitude = torch.from_numpy(image)
     small = F.adaptive_avg_pool2d(magnitude[None, None], min(_SMALL, *image.shape))[0, 0].numpy()
@@ -54,7 +54,7 @@ def without_air(image: np.ndarray, pixel: tuple[float, float], resolved: tuple[f
 
 @dataclass(frozen=True)
 class View:
-    """How the scanner sees a slice.
+    """The position of a slice in the scanner.
 
     Parameters
     ----------
@@ -80,10 +80,10 @@ class View:
 def draw_view(there: Slice, shape: tuple[int, int], rng: np.random.RandomState) -> View:
     """Draw rotation, field of view and position for a scan of ``shape`` = (h, w).
 
-    All quarter turns are as frequent, so that either direction of the head encodes phase. The head fills between half
-    and nearly all of each direction, in some scans it wraps around. Pixels are hardly finer than the detail of the
-    image: to be so, the field of view grows to about twice the head. A side on which the image cuts the head (the
-    neck) is the border of the field of view too, where that can be.
+    All quarter turns are equally likely: phase encoding may run along either direction of the head. The head fills
+    between half and nearly all of each direction; in some scans it wraps around. Pixels are hardly finer than the
+    detail of the image; to keep them so, the field of view grows to up to about twice the head. If the image cuts the
+    head on one side (the neck), the field of view ends there too, where possible.
     """
     at, half = _box_mm(there)
     size = np.array(there.image.shape) * np.array(there.pixel)
@@ -94,7 +94,7 @@ def draw_view(there: Slice, shape: tuple[int, int], rng: np.random.RandomState) 
     angle = float(np.deg2rad(90 * rng.randint(4) + np.clip(tilt, -steepest, steepest)))
     extent = 2 * _extent(half, angle)
     upright = abs(np.cos(angle)) > 0.5
-    # a head that goes on beyond the field of view lies at its border, and would leave the other half empty
+    # a head that continues beyond the field of view lies at its border; a large field would leave the other half empty
     ends = np.logical_or(*cut.T)
     ends = ends if upright else ends[::-1]
     fill = rng.uniform(np.where(ends, 0.7, 0.5), 0.98)
@@ -106,7 +106,7 @@ def draw_view(there: Slice, shape: tuple[int, int], rng: np.random.RandomState) 
     longest = rng.uniform(1, 1.5) if rng.uniform() < 0.5 else 1.1
     voxel = np.maximum(voxel, np.where(fill > 1, 0, voxel[::-1] / longest))
     fov = voxel * np.array(shape)
-    widest = np.where(cut.all(1), size, np.inf)  # there is nothing to be seen beyond two cut sides
+    widest = np.where(cut.all(1), size, np.inf)  # beyond two cut sides there is nothing
     fov = np.minimum(fov, widest if upright else widest[::-1])
     center = at + _rotation(angle, 1) @ (rng.uniform(-0.3, 0.3, 2) * np.abs(fov - extent) / 2)
     window = _extent(fov / 2, angle)
@@ -122,21 +122,20 @@ def draw_view(there: Slice, shape: tuple[int, int], rng: np.random.RandomState) 
 
 
 def seen(there: Slice, view: View, shape: tuple[int, int], oversampling: int = 2) -> Tensor:
-    """Return the slice as it lies in the field of view, on a grid finer than the scan's by ``oversampling``.
+    """Resample the slice to the field of view, on a grid finer than the scan's by the factor ``oversampling``.
 
-    Pixel N // 2 of the scan is the centre of the field of view. What lies beyond it along the phase direction wraps
-    around. A head that the image cuts within the field of view
-    fades out, as it does where the coil ends.
+    Pixel N // 2 of the scan is the centre of the field of view. Signal outside the field of view along the phase
+    direction wraps around. A head that the image cuts within the field of view fades out, as at the end of a coil.
     """
     image = there.image
     pixel = np.array(there.pixel)
     h, w = (n * oversampling for n in shape)
     fine = _extent(np.array(view.fov) / (h, w), view.angle)
     pool = [max(int(f / p), 1) for f, p in zip(fine, pixel, strict=True)]
-    if max(pool) > 1:  # a grid coarser than the image would fold its detail
+    if max(pool) > 1:  # a grid coarser than the image would alias its detail
         image = F.avg_pool2d(image[None], pool, ceil_mode=False)[0]
     size = np.array(there.image.shape) * pixel
-    covered = np.array(image.shape) * pool * pixel  # pooling drops what fills no block
+    covered = np.array(image.shape) * pool * pixel  # pooling drops incomplete blocks
     reach = _extent(np.array(view.fov) / 2, view.angle)
     image = _faded(
         image, there.box, (np.array(view.center) - reach) / size + 0.5, (np.array(view.center) + reach) / size + 0.5
@@ -155,16 +154,17 @@ def seen(there: Slice, view: View, shape: tuple[int, int], oversampling: int = 2
 
 
 def recoloured(image: Tensor, rng: np.random.RandomState) -> Tensor:
-    """Draw another contrast: the image's own, a gamma curve, or other signals for its intensities.
+    """Draw a contrast: the image's own, a gamma curve, or a random curve from intensity to signal.
 
-    The last may be negative, as after an inversion pulse: the magnitude vanishes between tissues of either sign.
+    The curve may be negative, as after an inversion pulse: the magnitude then vanishes between tissues of opposite
+    sign.
     """
     kind = rng.uniform()
     if kind < 0.35:
         return image
     if kind < 0.6:
         return image ** float(np.exp(rng.uniform(np.log(0.55), np.log(1.8))))
-    # few knots and a smooth curve: others draw contour lines around the tissues
+    # few knots and a smooth curve; anything else draws contour lines around the tissues
     n = rng.randint(3, 5)
     steps = rng.uniform(0.25, 1, n) * rng.choice((1, -1), n, p=(0.6, 0.4))
     steps[0] = abs(steps[0])
@@ -180,7 +180,7 @@ def recoloured(image: Tensor, rng: np.random.RandomState) -> Tensor:
 
 
 def random_phantom(rng: np.random.RandomState, n: int = 224) -> Slice:
-    """Draw ellipses, bars and bands of random signals within a large ellipse: anatomy and contrast of no kind."""
+    """Draw ellipses and bars of random signal inside a large ellipse, with no particular anatomy or contrast."""
     y, x = np.meshgrid(*(np.linspace(-1, 1, n, dtype=np.float32),) * 2, indexing="ij")
     a, b = rng.uniform(0.55, 0.9, 2)
     radius = np.sqrt((x / b) ** 2 + (y / a) ** 2)
@@ -201,7 +201,7 @@ def random_phantom(rng: np.random.RandomState, n: int = 224) -> Slice:
 
 
 def _faded(image: Tensor, box: tuple[float, float, float, float], first: np.ndarray, last: np.ndarray) -> Tensor:
-    """Let a head that the image cuts fade out, where the field of view from ``first`` to ``last`` shows the cut."""
+    """Fade out a head that the image cuts, if the field of view from ``first`` to ``last`` shows the cut."""
     for axis, (low, high) in enumerate((box[:2], box[2:])):
         at = (torch.arange(image.shape[axis]) + 0.5) / image.shape[axis]
         ramp = torch.ones_like(at)
@@ -215,7 +215,7 @@ def _faded(image: Tensor, box: tuple[float, float, float, float], first: np.ndar
 
 
 def _box_mm(there: Slice) -> tuple[np.ndarray, np.ndarray]:
-    """Centre of the head in mm from the slice's centre, and its half extents."""
+    """Return the centre of the head in mm from the slice's centre, and half its extents."""
     size = np.array(there.image.shape) * np.array(there.pixel)
     top, bottom, left, right = there.box
     middle = np.array([(top + bottom) / 2, (left + right) / 2])
@@ -223,12 +223,12 @@ def _box_mm(there: Slice) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _rotation(angle: float, mirror: int) -> np.ndarray:
-    """From the axes of the field of view to those of the slice."""
+    """Return the matrix from the axes of the field of view to those of the slice."""
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     return turn * np.array([1, mirror])
 
 
 def _extent(half: np.ndarray, angle: float) -> np.ndarray:
-    """Half axes of the box around a turned ellipse."""
+    """Return the half axes of the box around a rotated ellipse."""
     c, s = np.cos(angle) ** 2, np.sin(angle) ** 2
     return np.sqrt(np.array([c * half[0] ** 2 + s * half[1] ** 2, s * half[0] ** 2 + c * half[1] ** 2]))

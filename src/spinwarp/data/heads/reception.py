@@ -1,4 +1,4 @@
-"""What the receiver adds: arrays of coils, phase, noise that the coils share, and the part of k-space it acquires."""
+"""Effects of the receiver: coil arrays, phase, correlated noise, and the acquired part of k-space."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -8,16 +8,16 @@ import torch
 from scipy.interpolate import CubicSpline
 from torch import Tensor
 
-from spinwarp.data.simulation import coil_covariance, measured_coil_maps, read_maps
+from spinwarp.data.simulation import coil_covariance, measured_coil_maps, read_maps, unit_maps
 
-_NODES = 28  # a side of the grid on which smooth things are computed
+_NODES = 28  # side of the grid on which smooth fields are computed
 _SEGMENTS = 12  # of a loop of wire
 
 
 def refined(nodes: np.ndarray | Tensor, shape: tuple[int, int]) -> Tensor:
-    """Interpolate ``(..., n, m)`` on nodes from edge to edge of the field of view to pixels ``(..., h, w)``.
+    """Interpolate nodes ``(..., n, m)``, from edge to edge of the field of view, to pixels ``(..., h, w)``.
 
-    By cubic splines, which two small matrix products apply.
+    Cubic splines, applied as two small matrix products.
     """
     nodes = torch.as_tensor(nodes)
     down, across = (_spline(n, size).to(nodes.dtype) for n, size in zip(nodes.shape[-2:], shape, strict=True))
@@ -25,18 +25,18 @@ def refined(nodes: np.ndarray | Tensor, shape: tuple[int, int]) -> Tensor:
 
 
 def smooth_nodes(rng: np.random.RandomState, coarse: int) -> np.ndarray:
-    """Draw a smooth random field on the nodes, of mean zero and standard deviation one, by ``coarse`` knots a side."""
+    """Draw a smooth random field on the nodes, of mean zero and standard deviation one; ``coarse`` knots per side."""
     field = refined(rng.standard_normal((coarse, coarse)).astype(np.float32), (_NODES, _NODES)).numpy()
     field -= field.mean()
     return np.asarray(field / field.std())
 
 
 def draw_phase(image: Tensor, head: tuple[np.ndarray, np.ndarray], rng: np.random.RandomState) -> Tensor:
-    """Draw the phase of an image ``(h, w)`` whose head is at ``head``, in radians.
+    """Draw the phase in radians of an image ``(h, w)`` whose head is at ``head``.
 
-    A polynomial of second order (echo off the centre of k-space, shim) and a smooth field, as of
-    :func:`spinwarp.data.simulation.smooth_phase`. Often the tissues' own phase, a smooth function of the signal;
-    sometimes opposed phase (as of fat and water), and a dipole in the lower part of the head (air in the sinuses).
+    A second-order polynomial (echo off the centre of k-space, shim) plus a smooth field, as in
+    :func:`spinwarp.data.simulation.smooth_phase`. Often also a phase of the tissues, a smooth function of the signal;
+    sometimes opposed phase (as of fat and water), or a dipole (air in the sinuses).
     """
     y, x = _coordinates()
     constant, x1, y1, x2, y2, xy = rng.randn(6) * (np.pi, 2, 2, 0.5, 0.5, 0.4)
@@ -73,15 +73,15 @@ def draw_array(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw receive sensitivities on the nodes of a field of view.
 
-    Loops of wire on rings around the head, by the law of Biot and Savart; the main field, to which only perpendicular
-    components count (Hoult, Concepts Magn Reson 12:173, 2000), lies across the slice or within it. Or measured
-    sensitivities, moved and compressed, for a third of the arrays where a file is given. One coil is a volume coil or,
-    for a third, one loop: its phase belongs to the image.
+    Loops of wire on rings around the head follow the law of Biot and Savart. The main field is perpendicular to the
+    slice or lies in it, and only components perpendicular to the main field count (Hoult, Concepts Magn Reson 12:173,
+    2000). If a file is given, a third of the arrays are measured sensitivities, moved and compressed. A single coil is
+    a volume coil or, in a third of the draws, one loop; its phase is part of the image.
 
     Returns
     -------
     maps : ``(n_coils, n, n)`` complex64 with a sum of squares of one.
-    profile : ``(n, n)`` float32, sensitivity of all coils together, of mean one in the head.
+    profile : ``(n, n)`` float32, combined sensitivity of all coils, with mean one in the head.
     """
     y, x = _coordinates()
     center, half = head
@@ -90,22 +90,21 @@ def draw_array(
         nodes = tuple(int(n) for n in np.maximum(np.round(_NODES * np.array(shape) / max(shape)), 12))
         maps = np.rot90(measured_coil_maps(measured, n_coils, (nodes[0], nodes[1]), rng), rng.randint(4), (1, 2))
         maps = maps[:, :, :: rng.choice((-1, 1))]
-        return _unit(refined(np.ascontiguousarray(maps), (_NODES + 1, _NODES + 1))[:, :-1, :-1].numpy()), np.ones_like(
-            near
-        )
+        maps = refined(np.ascontiguousarray(maps), (_NODES + 1, _NODES + 1))[:, :-1, :-1].numpy()
+        return unit_maps(maps), np.ones_like(near)
     if n_coils == 1 and rng.uniform() < 2 / 3:
         return np.ones((1, _NODES, _NODES), np.complex64), np.ones_like(near)
     maps = _loops(n_coils, shape, head, rng) * np.exp(0.15 * rng.randn(n_coils, 1, 1))
     sensitivity = np.sqrt((np.abs(maps) ** 2).sum(0))
     sensitivity = np.clip(sensitivity / np.average(sensitivity, weights=near), 0.2, 2.5).astype(np.float32)
-    return np.ones((1, _NODES, _NODES), np.complex64) if n_coils == 1 else _unit(maps), sensitivity
+    return np.ones((1, _NODES, _NODES), np.complex64) if n_coils == 1 else unit_maps(maps), sensitivity
 
 
 def draw_noise(shape: tuple[int, int, int], std: float, rng: np.random.RandomState) -> Tensor:
-    """Draw complex Gaussian noise ``(coil, h, w)``, ``E |n|^2 = std^2``, of a random correlation between the coils.
+    """Draw complex Gaussian noise ``(coil, h, w)``, ``E |n|^2 = std^2``, with random correlation between coils.
 
-    The mean correlation is 0 to 0.35; see :func:`spinwarp.data.simulation.correlated_noise`, which draws the same from
-    numpy's generator in three times the time.
+    The mean correlation is 0 to 0.35. :func:`spinwarp.data.simulation.correlated_noise` draws the same distribution
+    from numpy's generator, but takes three times as long.
     """
     factor = np.linalg.cholesky(coil_covariance(shape[0], rng.uniform(0, 0.35), rng)) if shape[0] > 1 else np.eye(1)
     generator = torch.Generator().manual_seed(int(rng.randint(2**31)))
@@ -114,10 +113,10 @@ def draw_noise(shape: tuple[int, int, int], std: float, rng: np.random.RandomSta
 
 
 def draw_window(shape: tuple[int, int], rng: np.random.RandomState) -> tuple[slice, slice]:
-    """Draw the rows and columns of k-space that the scanner acquires; most scans acquire all.
+    """Draw the rows and columns of k-space that the scanner acquires; most scans acquire all of them.
 
-    The others leave out the edges on both sides (zero padding) or on one (asymmetric echo along the readout, partial
-    Fourier along the phase direction), and never the centre.
+    Other scans omit the edges on both sides (zero padding) or on one side (asymmetric echo along the readout, partial
+    Fourier along the phase direction), but never the centre.
     """
     windows = []
     for n, padded, partial in zip(shape, (0.08, 0.25), (0.1, 0.1), strict=True):
@@ -136,14 +135,14 @@ def draw_window(shape: tuple[int, int], rng: np.random.RandomState) -> tuple[sli
 def _loops(
     n_coils: int, shape: tuple[int, int], head: tuple[np.ndarray, np.ndarray], rng: np.random.RandomState
 ) -> np.ndarray:
-    """Sensitivities ``(n_coils, n, n)`` of loops on rings around the main field and the head."""
+    """Return the sensitivities ``(n_coils, n, n)`` of loops on rings around the main field and the head."""
     y, x = _coordinates()
-    scale = np.array(shape) / max(shape)  # the larger side is two; a pixel is taken for square
+    scale = np.array(shape) / max(shape)  # the larger side is two; pixels are assumed square
     points = np.stack([y * scale[0] + 0 * x, x * scale[1] + 0 * y, 0 * y + 0 * x]).reshape(3, -1).astype(np.float32)
     middle = np.append(head[0] * scale, 0)
     half = np.append(head[1] * scale, 0)
     half[2] = half[:2].mean()
-    along = rng.choice((2, 0, 1), p=(0.5, 0.3, 0.2))  # the axis of the main field: across the slice, or within it
+    along = rng.choice((2, 0, 1), p=(0.5, 0.3, 0.2))  # axis of the main field: perpendicular to the slice, or in it
     first, second = (axis for axis in range(3) if axis != along)
     n_rings = 1 if n_coils < 6 else rng.randint(1, 2 + n_coils // 6)
     ring = np.arange(n_coils) % n_rings
@@ -166,9 +165,9 @@ def _loops(
     cos, sin = np.cos(angle)[None, :, None], np.sin(angle)[None, :, None]
     wire = (centers[:, None] + radius[:, None, None] * (cos * one[:, None] + sin * two[:, None])).astype(np.float32)
     current = (cos * two[:, None] - sin * one[:, None]).astype(np.float32) * radius[:, None, None].astype(np.float32)
-    # B = sum of I x r / r^3 over the wire: with every product of I and r a matrix product
+    # B = sum of I x r / r^3 over the wire, with each product of I and r as a matrix product
     square = (wire**2).sum(-1)[..., None] - 2 * wire @ points + (points**2).sum(0)
-    cube = (square + np.float32(0.15) ** 2) ** np.float32(-1.5)  # a wire of some width
+    cube = (square + np.float32(0.15) ** 2) ** np.float32(-1.5)  # a wire of finite width
     across = np.cross(current, -wire)  # I x (p - wire) = I x p - I x wire
     field = np.einsum("csi,csp->cip", across, cube)
     turned = np.einsum("csi,csp->cip", current, cube)
@@ -183,12 +182,8 @@ def _coordinates() -> tuple[np.ndarray, np.ndarray]:
     return axis[:, None], axis
 
 
-def _unit(maps: np.ndarray) -> np.ndarray:
-    return np.asarray(maps / np.sqrt((np.abs(maps) ** 2).sum(0)), np.complex64)
-
-
 @lru_cache(maxsize=256)
 def _spline(n: int, size: int) -> Tensor:
-    """Matrix ``(size, n)`` from nodes on [-1, 1] to pixels, whose centre size // 2 lies at 0."""
+    """Return the matrix ``(size, n)`` from nodes on [-1, 1] to pixels, with pixel size // 2 at 0."""
     at = (np.arange(size) - size // 2) * (2 / size)
     return torch.from_numpy(CubicSpline(np.linspace(-1, 1, n), np.eye(n))(at).astype(np.float32))

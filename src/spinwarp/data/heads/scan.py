@@ -1,4 +1,4 @@
-"""One simulated scan of one slice: everything that scanners vary is drawn here."""
+"""One simulated scan of one slice: draws everything that varies between scanners."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from spinwarp.fourier import fftc, ifftc
 
 @dataclass(frozen=True)
 class Scan:
-    """K-space, and the truth that it was made of: ``kspace = window * (F (maps * image) + noise)``.
+    """K-space and the ground truth behind it: ``kspace = window * (F (maps * image) + noise)``.
 
     Parameters
     ----------
@@ -22,9 +22,9 @@ class Scan:
     image : ``(h, w)`` complex64, without noise.
     maps : ``(coil, h, w)`` complex64 with a sum of squares of one.
     noise : ``(coil, h, w)`` complex64.
-    window : rows and columns that were acquired.
-    target : ``(h, w)`` float32, root sum of squares of what was acquired, without its noise.
-    view : how the head was seen.
+    window : acquired rows and columns.
+    target : ``(h, w)`` float32, root sum of squares of the acquired k-space without noise.
+    view : position of the head in the scanner.
     """
 
     kspace: Tensor
@@ -47,8 +47,8 @@ def draw_scan(
 
     Parameters
     ----------
-    snr : range of the signal-to-noise ratio: mean magnitude of the head over the standard deviation of the complex
-        noise of a pixel, drawn evenly in the logarithm.
+    snr : range of the signal-to-noise ratio, drawn uniformly in the logarithm: mean magnitude of the head over the
+        standard deviation of the complex noise of a pixel.
     measured : file of measured sensitivities, see :func:`spinwarp.data.heads.reception.draw_array`.
     """
     n_coils, *size = shape
@@ -60,13 +60,13 @@ def draw_scan(
     bias = profile ** rng.uniform(0, 0.9) * np.exp(rng.uniform(0, 0.3) * smooth_nodes(rng, rng.randint(3, 6)))
     fine = fine * refined(bias.astype(np.float32), (fine.shape[0], fine.shape[1])).clamp_min(0.05)
     phase = draw_phase(fine, head, rng)
-    # sampling of a finer world ends at the edge of k-space: edges ring, and phases within a pixel cancel
+    # k-space of a finer image is cut at its edge: edges ring, and phases within a pixel cancel
     world = fftc(torch.polar(fine.abs(), phase) * fine.sign())
     top, left = world.shape[-2] // 2 - h // 2, world.shape[-1] // 2 - w // 2
     image = ifftc(world[top : top + h, left : left + w]) * (h * w / world.numel()) ** 0.5
     maps = refined(maps_nodes, (h, w))
     maps = maps / maps.abs().square().sum(0).sqrt()
-    image = image * float(np.exp(rng.uniform(np.log(1e-2), np.log(1e2))))  # no scanner's units are known beforehand
+    image = image * float(np.exp(rng.uniform(np.log(1e-2), np.log(1e2))))  # scanners have arbitrary units
     magnitude = image.abs()
     signal = float(magnitude[magnitude > 0.1 * magnitude.max()].mean())
     noise = draw_noise((n_coils, h, w), signal / float(np.exp(rng.uniform(*np.log(snr)))), rng)

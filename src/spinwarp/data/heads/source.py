@@ -1,4 +1,4 @@
-"""The set ``simulated_heads``: magnitudes of many subjects, each draw another scanner."""
+"""The data set ``simulated_heads``: magnitude images of many subjects, with a new scanner in every draw."""
 
 import hashlib
 import logging
@@ -15,45 +15,46 @@ from spinwarp.data.heads.scan import draw_scan
 from spinwarp.data.heads.subjects import find_heads, is_among, pixels, useful_slices
 from spinwarp.data.images.formats import ImageVolume
 from spinwarp.data.simulation import read_maps
-from spinwarp.data.source import SPLITS, Volume
+from spinwarp.data.source import SPLITS, Volume, check_split
 from spinwarp.errors import InputError
 
 _log = logging.getLogger(__name__)
-_SAMPLES = 2**20  # of k-space in one slice: what a small machine trains on
-_INTERPOLATED = 1.3  # a matrix is at most so much larger than the magnitude image's
-_RESLICED = 0.2  # share of the slices of a volume that are cut along another axis
-# planes that lie across the rows and across the columns of a plane
+_SAMPLES = 2**20  # most k-space samples in a slice that a small machine can train on
+_INTERPOLATED = 1.3  # largest ratio of a matrix to that of the magnitude image
+_RESLICED = 0.2  # fraction of the slices that are cut along another axis of the volume
+# for each plane, the planes perpendicular to its rows and to its columns
 _CUTS = {"axial": ("coronal", "sagittal"), "coronal": ("axial", "sagittal"), "sagittal": ("axial", "coronal")}
 
 
 class SimulatedHeads:
-    """Simulated raw data of heads in which every draw varies what scanners vary; nothing is written to disk.
+    """Simulated raw data of heads; every draw varies what differs between scanners. Nothing is written to disk.
 
-    A volume is one slice, seen by a scanner of its own. Its number of coils and its matrix depend on the seed and its
-    name alone, so that batches can be planned. All else (field of view, orientation, contrast, phase, coils, noise,
-    padding) is drawn anew in each epoch of training; :meth:`read`, which validation and test use, always draws the
+    A volume is one slice with its own scanner. The number of coils and the matrix depend only on the seed and the
+    volume's name, so batches can be planned. Everything else (field of view, orientation, contrast, phase, coils,
+    noise, padding) is drawn again in each training epoch. :meth:`read`, for validation and test, always draws the
     same. ``docs/data.md`` describes the protocol.
 
-    The split is by subject. A subject is a sub-folder; of files in the folder itself it is the number in the name.
+    The split is by subject. A subject is a sub-folder; for files in the folder itself, the number in the file name.
 
     Parameters
     ----------
-    path : a folder of magnitude images, or several: what ``data=images`` reads, and MATLAB arrays (h, w, slice).
+    path : one or several folders of magnitude images, in any format of ``data=images`` or as MATLAB arrays
+        (h, w, slice).
     val, test : subjects kept out of training: names of sub-folders, or ranges of file numbers such as ``10-19``.
     exclude : subjects that are not used at all.
-    matrices : sizes (h, w) of k-space, h along the readout. One is drawn for each slice; for slices of coarse images
-        only smaller ones.
-    coils : numbers of coils; one is drawn for each slice, of those for which coils x h x w is at most 2^20.
-    coil_maps : MATLAB file of measured sensitivities, used for a third of the draws of 2 coils and up to as
-        many as were measured; None: loops alone.
+    matrices : sizes (h, w) of k-space, h along the readout. One is drawn for each slice; coarse images draw only the
+        smaller ones.
+    coils : numbers of coils. One is drawn for each slice, such that coils x h x w is at most 2^20.
+    coil_maps : MATLAB file of measured sensitivities. A third of the draws with at least 2 coils, and no more than
+        were measured, use it; None: only loops.
     snr : range of the signal-to-noise ratio.
-    phantoms : share of the training draws that are random shapes instead of heads.
-    n_val, n_test : slices of these splits, spread evenly over their subjects; fewer where there are fewer.
-    seed : of all draws.
+    phantoms : fraction of the training draws that are random shapes instead of heads.
+    n_val, n_test : largest number of slices of these splits, spread evenly over their subjects.
+    seed : seed of all draws.
 
     Raises
     ------
-    InputError : if an option makes no sense.
+    InputError : if an option has an impossible value.
     """
 
     name = "simulated_heads"
@@ -83,7 +84,7 @@ class SimulatedHeads:
             raise InputError(f"data.source.snr is a range of two positive numbers, low and high; got {list(snr)}")
         if not 0 <= phantoms <= 1 or min(n_val, n_test) < 1:
             raise InputError(
-                f"data.source.phantoms is a share from 0 to 1, n_val and n_test are at least 1; got {phantoms}, "
+                f"data.source.phantoms is a fraction from 0 to 1, n_val and n_test are at least 1; got {phantoms}, "
                 f"{n_val} and {n_test}"
             )
         self.folders = [Path(p).expanduser() for p in ([path] if isinstance(path, str | Path) else path)]
@@ -98,11 +99,11 @@ class SimulatedHeads:
         self.seed = seed
 
     def prepare(self) -> None:
-        """Check folders, coil maps and split, and log who is in which.
+        """Check folders, coil maps and split, and log which subjects each split has.
 
         Raises
         ------
-        InputError : if one of them is not usable.
+        InputError : if one of them cannot be used.
         """
         if self.coil_maps is not None:
             read_maps(self.coil_maps)
@@ -117,14 +118,13 @@ class SimulatedHeads:
         _log.warning("results on simulated heads are labelled simulated: processed magnitudes flatter every method")
 
     def volumes(self, split: str) -> list[Volume]:
-        """List the slices of a split, each a volume, in the order of their names.
+        """List the slices of a split, each as a volume, sorted by name.
 
         Raises
         ------
-        InputError : if the split is none of train, val, test.
+        InputError : if the split is not train, val or test.
         """
-        if split not in SPLITS:
-            raise InputError(f"no split {split!r}; expected one of {', '.join(SPLITS)}")
+        check_split(split)
         slices = [(images, i) for images in self._splits[split] for i in useful_slices(images.n_slices)]
         n = self.n_slices[split]
         if n is not None and n < len(slices):
@@ -132,11 +132,11 @@ class SimulatedHeads:
         return [self._volume(images, index) for images, index in slices]
 
     def read(self, volume: Volume, slice_index: int) -> Example:
-        """Draw the scan that belongs to a slice: the same at every call."""
+        """Draw the fixed scan of a slice, the same at every call."""
         return self._example(volume, _generator(self.seed, volume.name, slice_index), phantoms=0)
 
     def draw(self, volume: Volume, slice_index: int, generator: np.random.RandomState) -> Example:  # noqa: ARG002
-        """Draw another scan of a slice, for training."""
+        """Draw a new scan of a slice, for training."""
         return self._example(volume, generator, self.phantoms)
 
     def _example(self, volume: Volume, rng: np.random.RandomState, phantoms: float) -> Example:
@@ -170,8 +170,8 @@ class SimulatedHeads:
                 there = sorted({v.subject for v in found})
                 listed = ", ".join(there[:8]) + (", ..." if len(there) > 8 else "")
                 raise InputError(
-                    f"no subject is left for {split} in {', '.join(map(str, self.folders))}, which holds {listed}; "
-                    f"name those kept out of training in data.source.val and data.source.test"
+                    f"no subject is left for {split} in {', '.join(map(str, self.folders))}, which has {listed}; "
+                    f"name the subjects kept out of training in data.source.val and data.source.test"
                 )
         return {split: splits[split] for split in SPLITS}
 
@@ -197,14 +197,14 @@ class SimulatedHeads:
 def _slice(
     images: ImageVolume, index: int, shape: tuple[int, int], rng: np.random.RandomState
 ) -> tuple[Slice, str | None]:
-    """Return a slice of a head and its plane, across the volume's slices or, where there are enough, along them.
+    """Return a slice of a head and its plane; if the volume has enough slices, some are cut along another axis.
 
-    A slice with next to no head gives way to one nearer to the middle.
+    A slice with almost no head is replaced by one nearer to the middle.
     """
-    stack, bright, share = pixels(images)
+    stack, bright, fraction = pixels(images)
     down, across, between = images.voxel_size or (1.0, 1.0, 1.0)
     plane, pixel = images.orientation, (down, across)
-    resolved = (down / share[0], across / share[1])
+    resolved = (down / fraction[0], across / fraction[1])
     coarsest = max(down * images.size[0], across * images.size[1]) / max(shape)
     if images.n_slices >= 24 and between < 2 * coarsest and rng.uniform() < _RESLICED:
         along = rng.randint(1, 3)  # cut across rows, or across columns

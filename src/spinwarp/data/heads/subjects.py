@@ -1,4 +1,4 @@
-"""Magnitude volumes of many subjects: which there are, who is kept out of training, and their pixels in memory."""
+"""Magnitude volumes of many subjects: lists them, tells subjects apart, and keeps their pixels in memory."""
 
 import re
 from collections.abc import Sequence
@@ -9,36 +9,32 @@ from pathlib import Path
 import numpy as np
 from scipy.io import loadmat, whosmat
 
-from spinwarp.data.images.formats import PICTURES, ImageVolume, find_images, read_slice
+from spinwarp.data.images.formats import SUFFIXES, ImageVolume, find_images, read_slice
 from spinwarp.errors import InputError
 from spinwarp.files import reading
 
-_IMAGES = (*PICTURES, ".npy", ".nii", ".nii.gz", ".dcm")
-_EDGE = 0.08  # share of the slices at either end of a volume that is left out: little head is in them
+_EDGE = 0.08  # fraction of the slices left out at either end of a volume; they show little of the head
 
 
 def find_heads(folders: Sequence[Path]) -> list[ImageVolume]:
-    """List the magnitude volumes of several folders, by name: what ``data=images`` reads, and MATLAB arrays.
+    """List the magnitude volumes of several folders, sorted by name: all formats of ``data=images``, and MATLAB arrays.
 
-    The subject of a volume is the first sub-folder, of files in the folder itself the number in the file name.
+    The subject of a volume is its first sub-folder; for files in the folder itself, the number in the file name.
 
     Raises
     ------
-    InputError : if a folder is missing or empty, a file cannot be read or belongs to no subject, or two share a name.
+    InputError : if a folder is missing or empty, a file cannot be read or has no subject, or two have the same name.
     """
     found: dict[str, ImageVolume] = {}
     for folder in folders:
         if not folder.is_dir():
             raise InputError(f"there is no folder {folder}; data.source.path names folders of magnitude images")
         arrays = [_matlab(folder, path) for path in sorted(folder.rglob("*.mat")) if not path.name.startswith(".")]
-        alone = arrays and not any(path.name.lower().endswith(_IMAGES) for path in folder.rglob("*"))
+        alone = arrays and not any(path.name.lower().endswith(SUFFIXES) for path in folder.rglob("*"))
         for volume in arrays if alone else arrays + find_images(folder):
             if not volume.subject:
                 if volume.number is None:
-                    raise InputError(
-                        f"{volume.files[0]} belongs to no subject; put each subject in a folder of its own, or number "
-                        f"the files"
-                    )
+                    raise InputError(f"{volume.files[0]} has no subject; give each a folder, or number the files")
                 volume = replace(volume, subject=str(volume.number))
             if volume.name in found:
                 raise InputError(
@@ -49,7 +45,7 @@ def find_heads(folders: Sequence[Path]) -> list[ImageVolume]:
 
 
 def is_among(volume: ImageVolume, subjects: Sequence[str]) -> bool:
-    """Tell whether a volume is of one of ``subjects``: names of sub-folders, or ranges of file numbers ``10-19``."""
+    """Return whether a volume belongs to ``subjects``: names of sub-folders, or ranges of file numbers ``10-19``."""
     for subject in subjects:
         if volume.subject == subject:
             return True
@@ -60,21 +56,21 @@ def is_among(volume: ImageVolume, subjects: Sequence[str]) -> bool:
 
 
 def useful_slices(n_slices: int) -> range:
-    """Return the indices of a volume's slices without those at its ends."""
+    """Return the indices of a volume's slices, without those at its ends."""
     edge = int(n_slices * _EDGE)
     return range(edge, n_slices - edge)
 
 
 @lru_cache(maxsize=4096)
 def pixels(volume: ImageVolume) -> tuple[np.ndarray, float, tuple[float, float]]:
-    """Return the whole volume ``(slice, h, w)``, the magnitude of its bright tissue and its resolution; kept in memory.
+    """Return the whole volume ``(slice, h, w)``, the magnitude of bright tissue and the resolution; cached in memory.
 
-    The resolution (h, w) is the share of each direction of k-space that an image fills: less than one where it was
-    interpolated. 8-bit files stay 8-bit, all others are scaled to 16 bit, which is finer than their noise.
+    The resolution (h, w) is the fraction of k-space that the images fill in each direction: less than one if they were
+    interpolated. 8-bit files stay 8-bit; all others are scaled to 16 bits, which is finer than their noise.
 
     Raises
     ------
-    InputError : if the file cannot be read, or its values are not finite magnitudes of the size in its header.
+    InputError : if the file cannot be read, or does not hold finite magnitudes of the size in its header.
     """
     path = volume.files[0]
     if path.suffix.lower() == ".mat":
@@ -95,18 +91,18 @@ def pixels(volume: ImageVolume) -> tuple[np.ndarray, float, tuple[float, float]]
 
 
 def _resolution(images: np.ndarray) -> tuple[float, float]:
-    """Share (h, w) of k-space inside the radius from which on its power is below a fiftieth of that near the centre."""
+    """Return the fraction (h, w) of k-space within the radius where power falls to 1/50 of that near the centre."""
     window = np.outer(*(np.hanning(n + 2)[1:-1] for n in images.shape[1:]))  # keeps the image's edge out of k-space
     power = (np.abs(np.fft.fft2(images * window)) ** 2).sum(0)
-    shares = []
+    fractions = []
     for axis in (0, 1):
         profile = np.median(power, axis=1 - axis)
         radius = np.abs(np.fft.fftfreq(len(profile))) * 2
         bands = [np.median(profile[(radius >= r) & (radius < r + 0.1)]) for r in np.arange(0.3, 1, 0.1)]
         inner = np.median(profile[(radius > 0.1) & (radius < 0.25)])
         faint = [band < inner / 50 for band in bands]
-        shares.append(0.3 + 0.1 * faint.index(True) if any(faint) else 1.0)
-    return max(shares[0], 0.5), max(shares[1], 0.5)
+        fractions.append(0.3 + 0.1 * faint.index(True) if any(faint) else 1.0)
+    return max(fractions[0], 0.5), max(fractions[1], 0.5)
 
 
 def _matlab(folder: Path, path: Path) -> ImageVolume:
@@ -124,7 +120,7 @@ def _matlab(folder: Path, path: Path) -> ImageVolume:
 
 
 def _magnitudes(path: Path) -> tuple[str, tuple[int, int, int]]:
-    """Return name and size (h, w, slice) of the only array of two or three dimensions."""
+    """Return name and size (h, w, slice) of the only 2-D or 3-D array."""
     with reading(path, "MATLAB file up to version 7.2"):
         arrays = [(name, shape) for name, shape, _ in whosmat(path) if len(shape) in (2, 3) and min(shape[:2]) > 1]
     if len(arrays) != 1:

@@ -1,4 +1,4 @@
-"""Magnitude images, turned into simulated raw data as they are read."""
+"""Magnitude images, and raw data simulated from them on reading."""
 
 from spinwarp.data.images.source import SimulatedImages
 

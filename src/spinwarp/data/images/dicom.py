@@ -1,4 +1,4 @@
-"""Magnitude slices of DICOM files: which of them make a volume, and their pixels. Needs pydicom."""
+"""Magnitude slices of DICOM files: groups them into volumes and reads their pixels. Needs pydicom."""
 
 import itertools
 import logging
@@ -17,7 +17,7 @@ from spinwarp.files import reading
 
 _log = logging.getLogger(__name__)
 _PLANES = ("sagittal", "coronal", "axial")  # by the axis (left, posterior, superior) across the slices
-# what Siemens and Philips write after ORIGINAL\PRIMARY in ImageType of images that are no magnitudes
+# words after ORIGINAL\PRIMARY in ImageType by which Siemens and Philips mark images that are not magnitudes
 _NO_MAGNITUDE = {"P", "R", "I", "PHASE", "REAL", "IMAGINARY", "P_FFE", "R_FFE", "I_FFE", "P_SE", "R_SE", "I_SE"}
 _GE_TYPE = (0x0043, 0x102F)  # 0 magnitude, 1 phase, 2 real, 3 imaginary
 _DIRECTORY = "1.2.840.10008.1.3.10"  # SOP class of DICOMDIR
@@ -30,9 +30,9 @@ class Frame:
     Parameters
     ----------
     path : its file.
-    index : of the slice in the file, 0 but for files of several frames.
+    index : index of the slice in the file; 0 except in multi-frame files.
     number : InstanceNumber.
-    along : position along the normal of the slice in mm, where the file has it.
+    along : position along the slice normal in mm; None if the file does not have it.
     """
 
     path: Path
@@ -43,13 +43,13 @@ class Frame:
 
 @dataclass(frozen=True)
 class Stack:
-    """The slices of one volume, in the order of their positions, or of InstanceNumber where there are none.
+    """The slices of one volume, sorted by position, or by InstanceNumber if they have no positions.
 
     Parameters
     ----------
     frames : the slices.
-    first : the file with the lowest InstanceNumber, which names the volume.
-    size, orientation, voxel_size : as of :class:`spinwarp.data.images.formats.ImageVolume`.
+    first : the file with the lowest InstanceNumber; the volume is named after it.
+    size, orientation, voxel_size : as in :class:`spinwarp.data.images.formats.ImageVolume`.
     patient : PatientID.
     """
 
@@ -62,15 +62,15 @@ class Stack:
 
 
 def stacks(paths: Sequence[Path]) -> list[Stack]:
-    """Group the slices of DICOM files into volumes; reads headers only.
+    """Group the slices of DICOM files into volumes, reading only headers.
 
-    The slices of a volume have one folder, series, echo, b-value, time point, orientation and size; several at one
-    position are several volumes. Phase, real and imaginary images are left out, and so is what holds no image; the
-    log says how many.
+    The slices of a volume share folder, series, echo, b-value, time point, orientation and size. Several slices at one
+    position belong to several volumes. Phase, real and imaginary images are left out, and so are files without an
+    image; the log says how many.
 
     Raises
     ------
-    InputError : if a file cannot be read, or holds colours or a mosaic of slices.
+    InputError : if a file cannot be read, is in colour or is a mosaic of slices.
     """
     groups: dict[tuple[object, ...], list[tuple[Frame, Any]]] = {}
     left_out: list[Path] = []
@@ -93,20 +93,20 @@ def stacks(paths: Sequence[Path]) -> list[Stack]:
 
 
 def read_frame(frames: tuple[tuple[Path, int], ...], which: int) -> np.ndarray:
-    """Return one of the slices ``(h, w)`` of a volume, bright where the signal is high.
+    """Return one slice ``(h, w)`` of a volume; high signal is bright.
 
     Parameters
     ----------
-    frames : file and index in it of each slice.
-    which : of them.
+    frames : for each slice of the volume, its file and its index in that file.
+    which : number of the slice in ``frames``.
     """
     values, inverted = _values(*frames[which])
-    # which value is dark is a matter of the volume: air holds its largest one
+    # air has the largest value of the whole volume
     return _largest(frames) - values.astype(np.float64) if inverted else values
 
 
 def _volumes(group: list[tuple[Frame, Any]]) -> Iterator[Stack]:
-    """Yield the stacks of a group: the second slice at a position belongs to the second stack, and so on."""
+    """Yield the stacks of a group; the second slice at a position goes to the second stack, and so on."""
     ordered = sorted(group, key=lambda entry: (entry[0].number, entry[0].path, entry[0].index))
     placed = all(frame.along is not None for frame, _ in ordered)
     stacked: list[list[tuple[Frame, Any]]] = []
@@ -126,11 +126,11 @@ def _volumes(group: list[tuple[Frame, Any]]) -> Iterator[Stack]:
 
 
 def _frames(path: Path, header: Any) -> Iterator[tuple[tuple[object, ...], Frame, dict[str, Any]]]:
-    """Yield what a volume has in common, the slice and its geometry for each magnitude in a file."""
+    """Yield the key that the slices of a volume share, the frame and its geometry for each magnitude in a file."""
     if header.file_meta.get("MediaStorageSOPClassUID") == _DIRECTORY or "Rows" not in header:
         return
     if int(header.get("SamplesPerPixel") or 1) > 1 or header.get("PhotometricInterpretation") == "PALETTE COLOR":
-        raise InputError(f"{path} holds colours; expected one magnitude value a pixel")
+        raise InputError(f"{path} is in colour; expected one magnitude value per pixel")
     if "MOSAIC" in _words(header.get("ImageType")):
         raise InputError(f"{path} is a mosaic of slices; convert the series to NIfTI with dcm2niix")
     for i in range(int(header.get("NumberOfFrames") or 1)):
@@ -176,7 +176,7 @@ def _frames(path: Path, header: Any) -> Iterator[tuple[tuple[object, ...], Frame
 
 
 def _part(header: Any, index: int, name: str) -> Any:
-    """Return what a file of several frames says of one of them in a sequence; the header itself in other files."""
+    """Return a frame's item of the sequence ``name`` in a multi-frame file; in other files the header itself."""
     own = header.get("PerFrameFunctionalGroupsSequence") or []
     for groups in itertools.chain(own[index : index + 1], header.get("SharedFunctionalGroupsSequence") or []):
         if groups.get(name):
@@ -189,13 +189,13 @@ def _words(value: Any) -> list[str]:
 
 
 def _values(path: Path, index: int) -> tuple[np.ndarray, bool]:
-    """Return the values of a slice in the units of the file, and whether high ones are dark."""
+    """Return the values of a slice in the units of the file, and whether high values are dark."""
     with reading(path, "DICOM file"):
         header = pydicom.dcmread(path, stop_before_pixels=True)
         syntax = header.file_meta.TransferSyntaxUID
         if syntax.is_compressed and not get_decoder(syntax).is_available:
             raise InputError(
-                f"{path} is compressed as {syntax.name}; install what unpacks it with: pip install pylibjpeg "
+                f"{path} is compressed as {syntax.name}; install the decoder with: pip install pylibjpeg "
                 f"pylibjpeg-libjpeg pylibjpeg-openjpeg"
             )
         stored = np.asarray(pixel_array(path, index=index))

@@ -1,4 +1,4 @@
-"""Magnitude images as they lie on disk: PNG, JPEG, TIFF, npy, NIfTI and DICOM, found by header and read by slice."""
+"""Magnitude images on disk: PNG, JPEG, TIFF, npy, NIfTI and DICOM, listed from headers and read slice by slice."""
 
 import importlib
 import itertools
@@ -14,18 +14,17 @@ from PIL import Image
 from spinwarp.data.patients import file_numbers, named_patient, patients_in
 from spinwarp.data.source import SPLITS
 from spinwarp.errors import InputError
-from spinwarp.files import is_folder, list_files, reading
+from spinwarp.files import LARGEST_RATIO, is_folder, list_files, reading
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
-_SUFFIXES = (*PICTURES, ".npy", ".nii", ".nii.gz", ".dcm")
-_NAMED_AFTER = ("", ".ima", ".dicom", ".dic")  # suffixes of DICOM files beside .dcm; the first bytes decide
+SUFFIXES = (*PICTURES, ".npy", ".nii", ".nii.gz", ".dcm")
+_NAMED_AFTER = ("", ".ima", ".dicom", ".dic")  # other suffixes of DICOM files; the first bytes decide
 _SPLIT_FOLDERS = {
     **{"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"},
     **{"test": "test", "testing": "test"},
 }
-_LARGEST_RATIO = 1100  # of unpacked to packed bytes; deflate ends at 1032
 _PHOTOMETRIC = 262  # tag of TIFF
-_PLANES = ("sagittal", "coronal", "axial")  # by the axis (right, anterior, superior) across the slices
+_PLANES = ("sagittal", "coronal", "axial")  # by the axis (right, anterior, superior) normal to the slices
 
 
 @dataclass(frozen=True)
@@ -34,16 +33,16 @@ class ImageVolume:
 
     Parameters
     ----------
-    name : path in the folder without its suffix, parts joined by ``_``.
-    files : one, or for DICOM one a slice.
-    frames : for DICOM the index of each slice in its file.
+    name : path inside the folder without its suffix, parts joined by ``_``.
+    files : one file, or for DICOM one per slice.
+    frames : for DICOM, the index of each slice in its file.
     n_slices : number of slices.
     size : (h, w) in pixels.
     subject : the first sub-folder; empty for files in the folder itself.
-    number : the number in the file's name that differs between files; of several the longest; None: there is none.
-    orientation : ``axial``, ``coronal``, ``sagittal`` where the file tells it.
-    voxel_size : (h, w, slice) in mm where the file tells it.
-    patient : by PatientID of DICOM, else by the name or the sub-folder; None where none of them tells.
+    number : the number in the file name that differs between files; the longest if several do; None: there is none.
+    orientation : ``axial``, ``coronal`` or ``sagittal``; None if the file does not state it.
+    voxel_size : (h, w, slice) in mm; None if the file does not state it.
+    patient : from the DICOM PatientID, else from the name or the sub-folder; None if unknown.
     """
 
     name: str
@@ -64,18 +63,18 @@ class ImageVolume:
 
 
 def find_images(folder: Path) -> list[ImageVolume]:
-    """List the images of a folder and its sub-folders, sorted by name; reads headers only.
+    """List the images of a folder and its sub-folders, sorted by name, reading only headers.
 
-    Hidden files and folders are left out. DICOM files are known by their first bytes where they have no suffix.
+    Hidden files and folders are left out. DICOM files without a suffix are recognised by their first bytes.
 
     Raises
     ------
-    InputError : if the folder is missing or holds no image, a file cannot be read, or two volumes share a name.
+    InputError : if the folder is missing or has no image, a file cannot be read, or two volumes have the same name.
     """
     if not is_folder(folder):
         raise InputError(f"there is no folder {folder}; data.source.path must name a folder of magnitude images")
     paths = list_files(folder, ("",), below=True)
-    pictures = [p for p in paths if p.name.lower().endswith(_SUFFIXES) and not p.name.lower().endswith(".dcm")]
+    pictures = [p for p in paths if p.name.lower().endswith(SUFFIXES) and not p.name.lower().endswith(".dcm")]
     slices = [p for p in paths if p.suffix.lower() == ".dcm" or _is_dicom(p)]
     volumes = [_volume(folder, path) for path in pictures]
     if slices:
@@ -83,7 +82,7 @@ def find_images(folder: Path) -> list[ImageVolume]:
     if not volumes:
         if slices:
             raise InputError(f"{folder} has {len(slices)} DICOM files without a magnitude image, such as {slices[0]}")
-        raise InputError(f"{folder} has no image; expected files ending in {', '.join(_SUFFIXES)}")
+        raise InputError(f"{folder} has no image; expected files ending in {', '.join(SUFFIXES)}")
     volumes = _with_patients(folder, sorted(volumes, key=lambda v: v.name))
     for one, other in itertools.pairwise(volumes):
         if one.name == other.name:
@@ -92,11 +91,11 @@ def find_images(folder: Path) -> list[ImageVolume]:
 
 
 def read_slice(volume: ImageVolume, index: int) -> np.ndarray:
-    """Return one slice ``(h, w)`` in the file's own units and number type, bright where the signal is high.
+    """Return one slice ``(h, w)`` in the units and number type of the file; high signal is bright.
 
     Raises
     ------
-    InputError : if the file cannot be read, or is a colour picture.
+    InputError : if the file cannot be read or is in colour.
     """
     if volume.frames:
         from spinwarp.data.images.dicom import read_frame
@@ -131,7 +130,7 @@ def _dicom_volumes(folder: Path, paths: list[Path]) -> list[ImageVolume]:
     from spinwarp.data.images.dicom import stacks
 
     volumes = []
-    n_of: dict[str, int] = {}  # volumes in one file of several frames
+    n_of: dict[str, int] = {}  # number of volumes in one multi-frame file
     for stack in stacks(paths):
         name = _name(folder, stack.first)
         n_of[name] = n_of.get(name, 0) + 1
@@ -151,7 +150,7 @@ def _dicom_volumes(folder: Path, paths: list[Path]) -> list[ImageVolume]:
 
 
 def _with_patients(folder: Path, volumes: list[ImageVolume]) -> list[ImageVolume]:
-    """Fill in the sub-folder, the number and the patient, which the names of all files together tell."""
+    """Fill in sub-folder, number and patient from the names of all files together."""
     stems = [volume.stem for volume in volumes]
     parents = [volume.files[0].relative_to(folder).parts[:-1] for volume in volumes]
     subjects = [folders[0] if folders else "" for folders in parents]
@@ -166,19 +165,19 @@ def _with_patients(folder: Path, volumes: list[ImageVolume]) -> list[ImageVolume
 
 
 def splits_of(subjects: set[str]) -> dict[str, str]:
-    """Return the split of each sub-folder if they are the splits; nothing if they are patients.
+    """Return the split of each sub-folder; an empty dict if the sub-folders are not splits but patients.
 
     Raises
     ------
-    InputError : if there is a folder ``train`` beside others that are no splits.
+    InputError : if there is a folder ``train`` among folders that are not splits.
     """
     splits = {subject: _SPLIT_FOLDERS.get(subject.lower(), "") for subject in subjects}
     if "train" not in splits.values():
         return {}
     if others := [subject or "files" for subject, split in splits.items() if not split]:
         raise InputError(
-            f"beside the sub-folders of the splits there are others ({', '.join(sorted(others)[:4])}); leave only "
-            f"{', '.join(SPLITS)}, or only one of each patient"
+            f"there are other sub-folders than those of the splits ({', '.join(sorted(others)[:4])}); keep only "
+            f"{', '.join(SPLITS)}, or only one per patient"
         )
     return splits
 
@@ -188,14 +187,14 @@ def _name(folder: Path, path: Path) -> str:
 
 
 def _stem(path: Path) -> str:
-    suffix = max((s for s in (*_SUFFIXES, *_NAMED_AFTER) if path.name.lower().endswith(s)), key=len)
+    suffix = max((s for s in (*SUFFIXES, *_NAMED_AFTER) if path.name.lower().endswith(s)), key=len)
     return path.name[: len(path.name) - len(suffix)]
 
 
 def _is_dicom(path: Path) -> bool:
-    """Tell by its first bytes whether a file is DICOM; those are read only where the suffix tells nothing."""
+    """Return whether the first bytes say DICOM; they are read only if the suffix does not decide."""
     suffix = path.suffix.lower()
-    if suffix not in _NAMED_AFTER and not suffix[1:].isdigit():  # a name may be a UID, numbers with dots between
+    if suffix not in _NAMED_AFTER and not suffix[1:].isdigit():  # the name may be a UID: numbers separated by dots
         return False
     with reading(path, "file"), path.open("rb") as file:
         return file.read(132)[128:] == b"DICM"
@@ -207,11 +206,11 @@ def _opened(path: Path) -> Image.Image:
 
 
 def _n_pages(path: Path, picture: Image.Image) -> int:
-    """Return the number of slices of a picture: the pages of a TIFF, one of any other."""
+    """Return the number of slices of a picture: the pages of a TIFF, else one."""
     with reading(path, "picture"):
         n_pages = int(getattr(picture, "n_frames", 1))
     if n_pages > 1 and picture.format == "PNG":
-        raise InputError(f"{path} is animated; expected one slice, or a TIFF file of several")
+        raise InputError(f"{path} is animated; expected one slice, or a TIFF file with several")
     return n_pages if picture.format == "TIFF" else 1
 
 
@@ -221,21 +220,21 @@ def _picture(path: Path, page: int) -> np.ndarray:
             picture.seek(page)
         if picture.mode.startswith("RGB") and _is_deep(path):
             raise InputError(
-                f"{path} has 16 bits with colours or transparency; save it as grey alone, to keep them all"
+                f"{path} has 16 bits with colour or transparency; save it as plain greyscale to keep all bits"
             )
         if picture.mode == "I;16" and getattr(picture, "tag_v2", {}).get(_PHOTOMETRIC) == 0:
-            raise InputError(f"{path} is a TIFF of 16 bits whose zero is white; save it with zero as black")
+            raise InputError(f"{path} is a 16-bit TIFF in which zero is white; save it with zero as black")
         grey = len(picture.getbands()) == 1 and picture.mode != "P"
         pixels = np.asarray(picture if grey else picture.convert("RGB"))
     if pixels.ndim == 3:
         if (pixels != pixels[..., :1]).any():
-            raise InputError(f"{path} is a colour picture; expected one magnitude value a pixel")
+            raise InputError(f"{path} is in colour; expected one magnitude value per pixel")
         pixels = pixels[..., 0]
     return pixels
 
 
 def _is_deep(path: Path) -> bool:
-    """Tell whether a PNG has 16 bits, of which Pillow reads eight unless it is grey alone."""
+    """Return whether a PNG has 16 bits; Pillow reads only eight of them unless it is plain greyscale."""
     with path.open("rb") as file:
         start = file.read(25)
     return start.startswith(b"\x89PNG") and start[24] == 16
@@ -248,7 +247,7 @@ def _array(path: Path) -> np.ndarray:
             found = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else "an archive"
             raise InputError(f"{path} holds {found}; expected numbers (h, w) or (slice, h, w)")
         if array.ndim == 3 and array.shape[-1] <= 4 < array.shape[1]:
-            raise InputError(f"{path} has shape {array.shape}, colours last; expected (h, w) or (slice, h, w)")
+            raise InputError(f"{path} has shape {array.shape}, colour channels last; expected (h, w) or (slice, h, w)")
     return array
 
 
@@ -262,21 +261,21 @@ def _extra(module: str, extra: str) -> Any:
 
 
 def _nifti_axes(path: Path) -> tuple[Any, np.ndarray, int]:
-    """Return the image, its orientation (axis and direction of each stored axis) and the stored axis across slices."""
+    """Return the image, the anatomical axis and direction of each stored axis, and the stored axis of the slices."""
     nibabel = _extra("nibabel", "nifti")
     with reading(path, "NIfTI file"):
         image = nibabel.squeeze_image(nibabel.load(path))
         if image.get_data_dtype().fields:
-            raise InputError(f"{path} holds colours ({image.get_data_dtype()}); expected one magnitude value a voxel")
+            raise InputError(f"{path} is in colour ({image.get_data_dtype()}); expected one magnitude per voxel")
         n_bytes = math.prod(image.shape) * image.get_data_dtype().itemsize
         if len(image.shape) != 3 or 0 in image.shape:
-            raise InputError(f"{path} has shape {image.shape}; expected one volume of three dimensions")
-        if n_bytes > path.stat().st_size * (_LARGEST_RATIO if _is_packed(path) else 1):
-            raise InputError(f"{path} has shape {image.shape}, which is more than it holds; repair or remove it")
+            raise InputError(f"{path} has shape {image.shape}; expected one three-dimensional volume")
+        if n_bytes > path.stat().st_size * (LARGEST_RATIO if _is_packed(path) else 1):
+            raise InputError(f"{path} has shape {image.shape}, but is too small to hold that; repair or remove it")
         orientation = nibabel.io_orientation(image.affine)
         if not np.isfinite(orientation).all():
-            raise InputError(f"{path} does not say along which axes it lies; repair its affine")
-    # thick slices were acquired as such; with cubic voxels axial slices are taken
+            raise InputError(f"{path} does not state its orientation; repair its affine")
+    # slice along the thickest side of the voxels, which is how they were acquired; cubic voxels give axial slices
     zooms = np.round(image.header.get_zooms()[:3], 3)
     across = max(range(3), key=lambda axis: (zooms[axis], orientation[axis, 0]))
     return image, orientation, across
@@ -295,7 +294,7 @@ def _nifti_geometry(path: Path) -> dict[str, Any]:
 
 
 def _nifti_slice(path: Path, index: int) -> np.ndarray:
-    """Return a slice with superior (or anterior) on top and right (or anterior) on the right."""
+    """Return a slice with superior (or anterior) at the top and right (or anterior) on the right."""
     image, orientation, across = _nifti_axes(path)
     data = _unpacked(path) if _is_packed(path) else image.dataobj
     if orientation[across, 1] < 0:
@@ -315,6 +314,6 @@ def _is_packed(path: Path) -> bool:
 
 @lru_cache(maxsize=2)
 def _unpacked(path: Path) -> np.ndarray:
-    # a slice of a compressed file costs the whole file, so neighbouring reads share it
+    # reading one slice unpacks the whole file, so the reads that follow share it
     with reading(path, "NIfTI file"):
         return np.asarray(_nifti_axes(path)[0].dataobj)

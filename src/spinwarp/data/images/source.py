@@ -1,4 +1,4 @@
-"""The set ``images``: a folder of magnitude images, turned into simulated multi-coil raw data as it is read."""
+"""The data set ``images``: multi-coil raw data simulated from a folder of magnitude images."""
 
 import hashlib
 import logging
@@ -15,45 +15,45 @@ from spinwarp.data.images.formats import ImageVolume, find_images, read_slice
 from spinwarp.data.images.survey import has_empty_border, is_coarse, split_by_patient, with_orientation
 from spinwarp.data.patients import warn_of_shared_patients
 from spinwarp.data.simulation import acquire, loop_coil_maps, measured_coil_maps, smooth_phase
-from spinwarp.data.source import SPLITS, Volume
+from spinwarp.data.source import SPLITS, Volume, check_split
 from spinwarp.errors import InputError
 from spinwarp.files import user_path
 
 _log = logging.getLogger(__name__)
-_VARIANTS = 16  # sets of coil maps a split; each takes n_coils * h * w * 8 bytes in every worker
+_VARIANTS = 16  # sets of coil maps per split; each takes n_coils * h * w * 8 bytes in every worker
 
 
 class SimulatedImages:
-    """Simulated raw data of magnitude images; nothing is written to disk.
+    """Simulated raw data of magnitude images, made as a slice is read; nothing is written to disk.
 
-    k-space = F(maps x magnitude x exp(i smooth phase)) + noise correlated between coils. Everything random is drawn
-    from ``seed``, the volume's name and the slice, so that a slice is the same in every epoch and worker; each split
-    has coil maps of its own. The target is the magnitude image itself, which is the noise-free root sum of squares.
+    k-space = F(maps x magnitude x exp(i smooth phase)) + noise correlated between coils. All draws depend on ``seed``,
+    the volume's name and the slice: a slice is the same in every epoch and worker. Each split has its own coil maps.
+    The target is the magnitude image itself, which is the noise-free root sum of squares.
 
     A picture or a 2-D ``.npy`` is a volume of one slice; a 3-D ``.npy``, a NIfTI file and a DICOM series are volumes.
-    In NIfTI files the slices are taken across the axis of the thickest voxels, of equal ones the axial; a compressed
-    one is unpacked whole for every slice unless it was among the last two, so train on ``.nii`` or ``.npy``.
+    NIfTI files are sliced along the axis of the thickest voxels; cubic voxels give axial slices. A compressed file is
+    unpacked whole for every slice unless it was one of the last two, so train on ``.nii`` or ``.npy``.
 
-    The split is by sub-folder where there are any: each is a patient, or the split where they are called ``train``,
-    ``val`` and ``test``. In a flat folder it is by patient, where PatientID of DICOM or the file names tell it
-    (``p01_0001.png``, ``sub-003_T1w_012.png``; see :func:`spinwarp.data.patients.patients_in`). Elsewhere it is by
-    contiguous blocks of file numbers, never at random, since neighbouring numbers tend to be one patient:
-    approximately patient-disjoint. The last groups are test, those before them val.
+    Sub-folders decide the split: each is a patient, or they are called ``train``, ``val`` and ``test``. A flat folder
+    is split by patient if the DICOM PatientID or the file names give it (``p01_0001.png``, ``sub-003_T1w_012.png``;
+    see :func:`spinwarp.data.patients.patients_in`). Otherwise it is split by contiguous blocks of file numbers, never
+    at random: neighbouring numbers tend to be one patient, so the splits are approximately patient-disjoint. The last
+    groups become test, those before them val.
 
     Parameters
     ----------
-    path : the folder. An ``orientation.tsv`` in it, with columns first, last and orientation, tells the orientation
-        of runs of file numbers.
+    path : the folder. An ``orientation.tsv`` in it, with columns first, last and orientation, gives the orientation
+        for ranges of file numbers.
     n_coils : number of simulated coils.
-    noise_std : standard deviation of the complex noise of a k-space sample, in fractions of the volume's largest
-        magnitude: 0.01 is 1 % of it in an image pixel too, the transform being orthonormal.
+    noise_std : standard deviation of the complex noise of a k-space sample, as a fraction of the volume's largest
+        magnitude. The transform is orthonormal, so it is the same in an image pixel.
     coil_maps : MATLAB file of measured sensitivities; None: loops around the head.
-    size : (h, w), or one number for both: images are scaled to fit, proportions kept, and padded with zeros. None:
-        each has its own.
-    block : a longer run of consecutive numbers is cut after so many.
-    n_val, n_test : number of patients, sub-folders or blocks of the split.
-    orientations : only these are used; None: all.
-    seed : of all draws.
+    size : (h, w), or one number for both. Images are scaled to fit, keeping proportions, and padded with zeros. None:
+        each image keeps its size.
+    block : runs of consecutive file numbers are cut into blocks of at most this many.
+    n_val, n_test : number of patients, sub-folders or blocks in the split.
+    orientations : use only these; None: all.
+    seed : seed of all draws.
     """
 
     name = "images"
@@ -90,11 +90,11 @@ class SimulatedImages:
         self._largest: dict[str, float] = {}
 
     def prepare(self) -> None:
-        """Check the folder and say, in one log warning, what flatters results on it.
+        """Check the folder, and log one warning about what makes results on it look too good.
 
         Raises
         ------
-        InputError : if the folder, an image looked at, the coil maps or the split is not usable.
+        InputError : if the folder, a sampled image, the coil maps or the split cannot be used.
         """
         volumes = [volume for split in SPLITS for volume in self._splits[split]]
         warn_of_shared_patients(self)
@@ -102,26 +102,25 @@ class SimulatedImages:
         looked_at = volumes[:: max(len(volumes) // 8, 1)][:8]
         for volume in looked_at:
             self._magnitude(volume, volume.n_slices // 2)
-        findings = ["a magnitude image has no measured phase, it is simulated"]
+        findings = ["magnitude images have no measured phase, it is simulated"]
         if coarse := sum(is_coarse(volume) for volume in volumes):
             findings.append(f"{coarse} of {len(volumes)} volumes are JPEG or 8-bit, so detail and noise are quantised")
         if padded := sum(has_empty_border(read_slice(v, v.n_slices // 2)) for v in looked_at):
-            findings.append(f"the border of k-space is empty in {padded} of {len(looked_at)} looked at (interpolated)")
+            findings.append(f"the border of k-space is empty in {padded} of {len(looked_at)} volumes (interpolated)")
         if not any(volume.patient or volume.subject for volume in volumes):
-            findings.append("the names tell no patient, so one patient may be in two splits")
+            findings.append("the patients are unknown, so one patient may be in two splits")
         _log.warning(
             "results on %s flatter every method and are labelled simulated: %s", self.path, "; ".join(findings)
         )
 
     def volumes(self, split: str) -> list[Volume]:
-        """List a split in the order of names and numbers.
+        """List the volumes of a split, sorted by name and number.
 
         Raises
         ------
-        InputError : if the split is none of train, val, test.
+        InputError : if the split is not train, val or test.
         """
-        if split not in SPLITS:
-            raise InputError(f"no split {split!r}; expected one of {', '.join(SPLITS)}")
+        check_split(split)
         return [
             Volume(v.name, v.files[0], v.n_slices, (self.n_coils, *self._shape(v), *self._shape(v)), v.patient)
             for v in self._splits[split]
@@ -132,7 +131,7 @@ class SimulatedImages:
 
         Raises
         ------
-        InputError : if the image is not finite, negative, empty or of another shape than its header said.
+        InputError : if the image is not finite, negative, empty or not of the shape in its header.
         """
         images, split = self._found[volume.name]
         shape = self._shape(images)
@@ -183,16 +182,14 @@ class SimulatedImages:
             raise InputError(f"{where} is {magnitude.dtype} {magnitude.shape}; expected real numbers {volume.size}")
         magnitude = magnitude.astype(np.float32)
         if not np.isfinite(magnitude).all():
-            raise InputError(
-                f"{where} has values that are not finite; set them to zero where nothing was imaged, or remove it"
-            )
-        # interpolation leaves small negative values; real parts and phase images are far below zero
+            raise InputError(f"{where} has values that are not finite; set them to zero, or remove the file")
+        # interpolation leaves small negative values; real parts and phase images go far below zero
         if magnitude.min() < -0.05 * magnitude.max():
-            raise InputError(f"{where} has values down to {magnitude.min():g}; expected magnitudes, which are positive")
+            raise InputError(f"{where} has values down to {magnitude.min():g}; expected magnitudes of at least zero")
         return np.ascontiguousarray(_fitted(np.maximum(magnitude, 0), self._shape(volume)))
 
     def _maximum(self, volume: ImageVolume, magnitude: np.ndarray) -> float:
-        """Return the largest value of the volume that ``magnitude`` is a slice of; reads it once per process."""
+        """Return the largest value of the volume; ``magnitude`` is one of its slices. Read once per process."""
         if volume.name not in self._largest:
             slices = (
                 [magnitude] if volume.n_slices == 1 else (self._magnitude(volume, i) for i in range(volume.n_slices))
@@ -204,13 +201,13 @@ class SimulatedImages:
 
 
 def _fitted(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Scale to fit, keeping proportions, and pad with zeros about the centre."""
+    """Scale to fit, keeping proportions, and pad with zeros around the centre."""
     h, w = image.shape
     if (h, w) == size:
         return image
     scale = min(size[0] / h, size[1] / w)
     new_h, new_w = max(round(h * scale), 1), max(round(w * scale), 1)
-    # this filter has no negative lobes, so a magnitude stays one
+    # this filter has no negative lobes, so magnitudes stay positive
     scaled = np.asarray(Image.fromarray(image).resize((new_w, new_h), Image.Resampling.HAMMING))
     top, left = (size[0] - new_h) // 2, (size[1] - new_w) // 2
     return np.pad(scaled, ((top, size[0] - new_h - top), (left, size[1] - new_w - left)))

@@ -1,4 +1,4 @@
-"""What a folder of images is: how it splits, which way its slices lie, and what in it flatters a reconstruction."""
+"""Checks of a folder of images: its split, its orientations, and what makes reconstructions look too good."""
 
 import csv
 import logging
@@ -19,13 +19,13 @@ _REMEDY = "give each patient a sub-folder, or make the sub-folders train, val an
 
 
 def split_by_patient(volumes: list[ImageVolume], block: int, n_val: int, n_test: int) -> dict[str, list[ImageVolume]]:
-    """Split by sub-folder where there are any, else by patient, else by contiguous blocks of file numbers.
+    """Split by sub-folder if there are any, else by patient, else by contiguous blocks of file numbers.
 
-    How it was done is said in the log.
+    The log says which.
 
     Raises
     ------
-    InputError : if there are too few groups, or the names do not tell which files may be of one patient.
+    InputError : if there are too few groups, or the names do not show which files may be of one patient.
     """
     subjects = {volume.subject for volume in volumes}
     if splits := splits_of(subjects):
@@ -42,7 +42,7 @@ def split_by_patient(volumes: list[ImageVolume], block: int, n_val: int, n_test:
         for volume in volumes:
             name = volume.patient if subjects == {""} else volume.subject
             if not name:
-                wrong = "names no patient, but other files do" if subjects == {""} else "lies beside sub-folders"
+                wrong = "names no patient, but other files do" if subjects == {""} else "lies next to sub-folders"
                 raise InputError(f"{volume.files[0]} {wrong}; {_REMEDY}")
             groups.setdefault(name, []).append(volume)
     n_train = len(groups) - n_val - n_test
@@ -63,18 +63,18 @@ def split_by_patient(volumes: list[ImageVolume], block: int, n_val: int, n_test:
 
 
 def _blocks(volumes: list[ImageVolume], block: int) -> dict[str, list[ImageVolume]]:
-    """Return runs of consecutive file numbers, the long ones cut, called after their first and last number."""
+    """Return runs of consecutive file numbers, named by first and last number; long runs are cut."""
     runs: list[list[ImageVolume]] = []
     first = previous = -2
     words: dict[int, str] = {}
     for volume in sorted(volumes, key=lambda v: -1 if v.number is None else v.number):
         if volume.number is None:
             raise InputError(f"{volume.files[0]} has no number to split by; {_REMEDY}")
-        beside = without_number(volume.stem, volume.number)
-        if words.setdefault(volume.number, beside) != beside:
+        rest = without_number(volume.stem, volume.number)
+        if words.setdefault(volume.number, rest) != rest:
             raise InputError(
                 f"several files have the number {volume.number}, such as {volume.files[0]}, and their names do not "
-                f"tell which files may be of one patient; {_REMEDY}"
+                f"show which files may be of one patient; {_REMEDY}"
             )
         if volume.number > previous + 1 or volume.number - first >= block:
             first = volume.number
@@ -89,11 +89,11 @@ def _listed(names: list[str]) -> str:
 
 
 def with_orientation(folder: Path, volumes: list[ImageVolume]) -> list[ImageVolume]:
-    """Fill in the orientations that the folder's ``orientation.tsv`` gives to runs of file numbers, if it has one.
+    """Fill in orientations from the folder's ``orientation.tsv``, if it has one.
 
     Raises
     ------
-    InputError : if the table has other columns than first, last and orientation.
+    InputError : if the table does not have the columns first, last and orientation.
     """
     path = folder / "orientation.tsv"
     if not path.is_file():
@@ -102,41 +102,41 @@ def with_orientation(folder: Path, volumes: list[ImageVolume]) -> list[ImageVolu
         try:
             runs = [(int(r["first"]), int(r["last"]), r["orientation"]) for r in csv.DictReader(file, delimiter="\t")]
         except (KeyError, TypeError, ValueError, csv.Error) as error:
-            raise InputError(f"{path} must have the columns first, last and orientation, tabs between them") from error
+            raise InputError(f"{path} must have the columns first, last and orientation, separated by tabs") from error
 
-    def told(volume: ImageVolume) -> str | None:
+    def orientation_of(volume: ImageVolume) -> str | None:
         number = -1 if volume.number is None else volume.number
-        # of runs that overlap the last one counts
+        # if ranges overlap, the last one counts
         return next((name for first, last, name in reversed(runs) if first <= number <= last), volume.orientation)
 
-    return [v if v.number is None else replace(v, orientation=told(v)) for v in volumes]
+    return [v if v.number is None else replace(v, orientation=orientation_of(v)) for v in volumes]
 
 
 def has_empty_border(image: np.ndarray) -> bool:
-    """Tell whether the outermost tenth of k-space along either axis holds next to nothing.
+    """Return whether the outermost tenth of k-space along either axis is nearly empty.
 
-    Then the image was interpolated, the "zero-padded pipeline" of Shimron et al., "Implicit data crimes" (PNAS 119,
-    2022, e2117203119): its true resolution is below its matrix, and recovering the rest is too easy. Rounding to
-    integers adds 1/12 of power per pixel, which is taken off. Air noise that the magnitude rectified fills the border
-    again, so that interpolated noisy images of floats pass unnoticed.
+    If it is, the image was interpolated: the "zero-padded pipeline" of Shimron et al., "Implicit data crimes" (PNAS
+    119, 2022, e2117203119). Its true resolution is below its matrix, and recovering the rest is too easy. Rounding to
+    integers adds power of 1/12 per pixel, which is subtracted. The rectified noise of the air fills the border again,
+    so interpolated noisy images of floats go unnoticed.
     """
     window = np.outer(*(np.hanning(n + 2)[1:-1] for n in image.shape))  # keeps the image's edge out of the border
     power = np.abs(np.fft.fftshift(np.fft.fft2(image * window))) ** 2
-    # the median of an exponential variable is log(2) of its mean; half as much again for its spread
+    # the median of an exponential variable is log(2) times its mean; half as much again allows for its spread
     rounding = 1.5 * np.log(2) * (window**2).sum() / 12 if image.dtype.kind in "ui" else 0.0
     for axis in (0, 1):
         profile = np.median(power, axis=1 - axis)
         n = len(profile)
         radius = np.abs(np.arange(n) - n // 2) / (n / 2)
         outer, inner = profile[radius > 0.9], profile[(radius > 0.1) & (radius < 0.25)]
-        # images at their true resolution have 1e-3 and more, the steepest fall measured on scanner images
+        # images at their true resolution have 1e-3 or more, measured on the scanner images with the steepest decay
         if inner.size and np.median(outer) - rounding < 5e-4 * np.median(inner):
             return True
     return False
 
 
 def is_coarse(volume: ImageVolume) -> bool:
-    """Tell whether a picture is JPEG or has 8 bits, by its header."""
+    """Return whether a picture is JPEG or has 8 bits, from its header."""
     path = volume.files[0]
     if path.suffix.lower() not in PICTURES:
         return False

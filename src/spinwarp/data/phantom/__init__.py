@@ -1,4 +1,4 @@
-"""Simulated scans of procedural heads, made from nothing but a seed."""
+"""Simulated scans of procedural heads, generated from a seed."""
 
 from spinwarp.data.phantom.source import Phantoms
 

@@ -2,7 +2,7 @@
 
 Coordinates are millimetres from the centre of the brain: x to the right of the image, y towards the nose (the top of
 the image), z towards the vertex; z = 0 is about the level of the thalami. Every structure is a signed depth in mm,
-positive inside, and is drawn with soft edges, so that a pixel on a border holds a mixture of two tissues.
+positive inside, and is drawn with soft edges: a pixel on a border holds a mixture of two tissues.
 """
 
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ from scipy.spatial.transform import Rotation
 from spinwarp.data.phantom.contrast import TISSUES, draw_signals
 from spinwarp.data.simulation import smooth_field
 
-# Where a voxel is sampled, in (x, y, z) and voxels: over its area and the thickness of the slice.
+# Sample positions within a voxel, (x, y, z) in voxels, spread over its area and the slice thickness.
 _SAMPLES = ((-0.25, -0.25, -0.22), (0.25, 0.25, -0.07), (-0.25, 0.25, 0.07), (0.25, -0.25, 0.22))
 
-# Chains of round cones in the right half of the head, (x, y, z, radius); z is scaled as where they are drawn.
+# Chains of round cones in the right half of the head, (x, y, z, radius); z is scaled where they are drawn.
 _INSULA = ((30, 27, 0, 0.2), (36, 18, 0, 0.2), (39, 6, 0, 0.2), (37, -8, 0, 0.2), (33, -17, 0, 0.2))
 _SYLVIAN = ((39, 6, 0, 0.2), (50, 12, 0, 0.3), (68, 22, 0, 0.8))
 _CAUDATE = ((13, 24, 4, 5.0), (13, 13, 8, 4.5), (14, -4, 12, 2.5), (18, -18, 12, 1.5))
@@ -33,17 +33,17 @@ _VENTRICLE = (
 
 
 def pixel_size(shape: tuple[int, int]) -> float:
-    """Side of a square pixel in mm with which the field of view holds a head (at least 224 x 190 mm)."""
+    """Return the side of a square pixel in mm; the field of view then holds a head (at least 224 x 190 mm)."""
     return max(224 / shape[0], 190 / shape[1])
 
 
 def slice_spacing(n_slices: int) -> float:
-    """Distance of neighbouring slices in mm: 5, less where so many slices would leave the head."""
+    """Return the distance between slices in mm: 5, or less if that many slices would extend beyond the head."""
     return min(5.0, 70 / n_slices)
 
 
 def head_volume(n_slices: int, shape: tuple[int, int], rng: np.random.RandomState) -> tuple[np.ndarray, str]:
-    """Draw a head and a sequence, and return the magnitude image of consecutive axial slices.
+    """Draw a head and a pulse sequence, and return magnitude images of consecutive axial slices.
 
     Returns
     -------
@@ -54,7 +54,7 @@ def head_volume(n_slices: int, shape: tuple[int, int], rng: np.random.RandomStat
     signal, contrast = draw_signals(rng)
     image = np.zeros(fractions.shape[1:], np.float32)
     points = _grid(n_slices, shape, (0.0, 0.0, 0.0))
-    # a fine mottle in each tissue, and a slow drift across the head that stands for an uneven transmit field
+    # fine mottle in each tissue, and a slow drift across the head for an uneven transmit field
     for fraction, value in zip(fractions, signal.values(), strict=True):
         if fraction.any():
             image += fraction * np.float32(value) * (1 + 0.02 * smooth_field(image.shape, (0.5, 2.0, 2.0), rng))
@@ -62,11 +62,11 @@ def head_volume(n_slices: int, shape: tuple[int, int], rng: np.random.RandomStat
 
 
 def tissue_fractions(n_slices: int, shape: tuple[int, int], rng: np.random.RandomState) -> np.ndarray:
-    """Draw a head and return how much of each voxel is which tissue.
+    """Draw a head and return the fraction of each tissue in each voxel.
 
     Returns
     -------
-    ``(tissue, slice, h, w)`` float32 in [0, 1], in the order of :data:`TISSUES`; the rest to one is air.
+    ``(tissue, slice, h, w)`` float32 in [0, 1], in the order of :data:`TISSUES`; the remainder is air.
     """
     points = np.concatenate([_grid(n_slices, shape, offset) for offset in _SAMPLES], axis=1)
     pixel = pixel_size(shape)
@@ -78,7 +78,7 @@ def tissue_fractions(n_slices: int, shape: tuple[int, int], rng: np.random.Rando
     fractions = np.zeros((len(TISSUES), n_slices, *shape), np.float32)
     order = list(TISSUES)
     rest = np.ones(points.shape[1:], np.float32)
-    for tissue, depth in reversed(layers):  # the last drawn lies on top
+    for tissue, depth in reversed(layers):  # the last layer lies on top
         covered = rest * np.clip(depth / pixel + 0.5, 0, 1)
         fractions[order.index(tissue)] += covered.reshape(len(_SAMPLES), n_slices, *shape).mean(0)
         rest -= covered
@@ -94,7 +94,7 @@ def _grid(n_slices: int, shape: tuple[int, int], offset: tuple[float, float, flo
 
 
 def _waves(points: np.ndarray, wavelength: float, n_waves: int, rng: np.random.RandomState) -> np.ndarray:
-    """Sum of plane waves of random direction and phase, of unit variance: a smooth field with one length scale."""
+    """Draw a smooth field of one length scale: plane waves of random direction and phase, with unit variance."""
     total = np.zeros(points.shape[1:], np.float32)
     for _ in range(n_waves):
         k = rng.randn(3)
@@ -128,7 +128,7 @@ def _ellipsoid(points: np.ndarray, center: tuple[float, float, float], radii: tu
 
 
 def _tube(points: np.ndarray, nodes: tuple[tuple[float, float, float, float], ...]) -> np.ndarray:
-    """Depth inside a chain of round cones; a node is (x, y, z, radius)."""
+    """Return the depth inside a chain of round cones; a node is (x, y, z, radius)."""
     best = np.full(points.shape[1:], -np.inf, np.float32)
     for a, b in pairwise(np.array(nodes, np.float32)):
         axis = (b - a)[:3]
@@ -167,10 +167,10 @@ def _scalp_and_skull(points: np.ndarray, rng: np.random.RandomState) -> list[tup
 def _cortex(
     points: np.ndarray, hull: np.ndarray, pixel: float, rng: np.random.RandomState
 ) -> list[tuple[str, np.ndarray]]:
-    """Grey and white matter below the folded surface; ``hull`` is the depth below the unfolded one."""
+    """Return grey and white matter below the folded surface; ``hull`` is the depth below the unfolded one."""
     x, y, z = points
     mirrored = np.stack([np.abs(x), y, z])
-    # the fissure between the hemispheres ends at the corpus callosum, which bears next to no grey matter
+    # the fissure between the hemispheres ends at the corpus callosum, which has almost no grey matter
     fissure = np.maximum(mirrored[0] - rng.uniform(0.5, 1.0), 3 * _ellipsoid(points, (0, -6, 2), (40, 42, 31)))
     surface = np.minimum(hull, fissure)
     core = _ellipsoid(points, (0, -6, 4), (37, 53, 33))  # no sulcus reaches here
@@ -180,7 +180,7 @@ def _cortex(
         field = _folds(points, mirrored, wavelength, rng)
         slope = np.hypot(np.gradient(field, pixel, axis=1), np.gradient(field, pixel, axis=2))
         k = 2 * np.pi / wavelength
-        distance = np.arctan2(np.abs(field), slope / k) / k  # from the nearest sulcus, of a wave of this length
+        distance = np.arctan2(np.abs(field), slope / k) / k  # from the nearest sulcus, for a wave of this length
         width = 0.3 + opening * np.exp(-np.maximum(surface, 0) / 3.5)
         floor = np.maximum(surface - _thickness(points, reach, spread, rng), core)
         pial = np.minimum(pial, np.maximum(distance - width, floor))
@@ -191,7 +191,7 @@ def _cortex(
 
 
 def _folds(points: np.ndarray, mirrored: np.ndarray, wavelength: float, rng: np.random.RandomState) -> np.ndarray:
-    """Field whose zeros are the sulci: alike but not equal on both sides, drawn out along the depth."""
+    """Draw a field whose zeros are the sulci: similar but not equal on both sides, elongated along the depth."""
     ray = mirrored - _column([28, -6, 4])
     length = np.sqrt((ray**2).sum(0)) + 1e-3
     ray *= (22 + 0.6 * length) / length
@@ -203,7 +203,7 @@ def _folds(points: np.ndarray, mirrored: np.ndarray, wavelength: float, rng: np.
 def _deep(
     points: np.ndarray, pial: np.ndarray, white: np.ndarray, rng: np.random.RandomState
 ) -> list[tuple[str, np.ndarray]]:
-    """Nuclei, ventricles and sometimes a lesion; depths below the folded surface and inside white matter bound it."""
+    """Return nuclei, ventricles and sometimes a lesion, confined by the depths ``pial`` and ``white``."""
     mirrored = np.stack([np.abs(points[0]), points[1], points[2]])
     flat = mirrored * _column([1, 1, 0.6])
     s = np.exp(0.25 * rng.randn())

@@ -1,10 +1,10 @@
 """Relaxation of the tissues of the head and the signal equations of the common sequences.
 
-Relaxation times hold at 3 T and are rounded; where reported values spread, they are from the middle. Brain and CSF
-follow Wansapura et al., J Magn Reson Imaging 9:531, 1999; muscle, blood, grey and white matter Stanisz et al., Magn
-Reson Med 54:507, 2005; fat and marrow de Bazelaire et al., Radiology 230:652, 2004. Skin, bone, lesion and edema are
-set by hand: bone has next to no signal at these echo times, pathology lies between its tissue and water. Blood has a
-short T2 for the loss of signal by flow.
+Relaxation times are for 3 T and rounded; if reported values differ, they are from the middle. Brain and CSF follow
+Wansapura et al., J Magn Reson Imaging 9:531, 1999; muscle, blood, grey and white matter Stanisz et al., Magn Reson Med
+54:507, 2005; fat and marrow de Bazelaire et al., Radiology 230:652, 2004. Skin, bone, lesion and edema are set by hand:
+bone has almost no signal at these echo times, and pathology lies between its tissue and water. Blood has a short T2 to
+stand for the signal lost to flow.
 """
 
 import numpy as np
@@ -27,27 +27,27 @@ TISSUES = {  # proton density (CSF = 1), T1 in ms, T2 in ms
 
 
 def spin_echo(pd: float, t1: float, t2: float, te: float, tr: float) -> float:
-    """Signal of a spin echo: ``pd (1 - exp(-tr / t1)) exp(-te / t2)``; all times in ms."""
+    """Return the signal of a spin echo: ``pd (1 - exp(-tr / t1)) exp(-te / t2)``; all times in ms."""
     return float(pd * (1 - np.exp(-tr / t1)) * np.exp(-te / t2))
 
 
 def gradient_echo(pd: float, t1: float, t2: float, te: float, tr: float, flip: float) -> float:
-    """Steady state of a spoiled gradient echo (Ernst); times in ms, ``flip`` in radians, ``t2`` stands for T2*."""
+    """Return the steady state of a spoiled gradient echo (Ernst); times in ms, ``flip`` in radians, ``t2`` is T2*."""
     e1 = np.exp(-tr / t1)
     return float(pd * np.sin(flip) * (1 - e1) / (1 - np.cos(flip) * e1) * np.exp(-te / t2))
 
 
 def flair(pd: float, t1: float, t2: float, te: float, tr: float, ti: float) -> float:
-    """Magnitude of an inversion recovery spin echo with inversion time ``ti``; all times in ms.
+    """Return the magnitude of an inversion-recovery spin echo with inversion time ``ti``; all times in ms.
 
-    ``pd |1 - 2 exp(-ti / t1) + exp(-tr / t1)| exp(-te / t2)``, for an echo time short against ``tr``; a tissue is
-    nulled at ``ti = t1 ln(2 / (1 + exp(-tr / t1)))``.
+    ``pd |1 - 2 exp(-ti / t1) + exp(-tr / t1)| exp(-te / t2)``, for an echo time much shorter than ``tr``. A
+    tissue is nulled at ``ti = t1 ln(2 / (1 + exp(-tr / t1)))``.
     """
     return float(pd * abs(1 - 2 * np.exp(-ti / t1) + np.exp(-tr / t1)) * np.exp(-te / t2))
 
 
 def draw_signals(rng: np.random.RandomState) -> tuple[dict[str, float], str]:
-    """Draw a sequence with its parameters and return the signal of each tissue, and the sequence's name."""
+    """Draw a pulse sequence and its parameters; return the signal of each tissue and the sequence's name."""
     values = {name: _vary(row, rng) for name, row in TISSUES.items()}
     contrast = ("T1", "T1GRE", "T2", "PD", "FLAIR")[rng.choice(5, p=(0.2, 0.2, 0.25, 0.1, 0.25))]
     if contrast == "T1":

@@ -1,4 +1,4 @@
-"""The embedded data set: simulated scans of procedural heads, made on first use from nothing but a seed."""
+"""The embedded data set: simulated scans of procedural heads, generated from a seed on first use."""
 
 import hashlib
 import json
@@ -14,35 +14,35 @@ from spinwarp.acquisition import Header
 from spinwarp.data.fastmri.layout import write_volume
 from spinwarp.data.phantom.anatomy import head_volume, pixel_size, slice_spacing
 from spinwarp.data.simulation import acquire, loop_coil_maps, smooth_phase
-from spinwarp.data.source import SPLITS
+from spinwarp.data.source import SPLITS, check_split
 from spinwarp.errors import InputError
 from spinwarp.files import user_path
 
 log = logging.getLogger(__name__)
 
-_VERSION = 1  # raise it when a change of the simulation changes the volumes
+_VERSION = 1  # increase it when the simulation makes other volumes
 
 
 class Phantoms:
     """Files of simulated head scans in the fastMRI layout.
 
-    A volume depends on the settings, its split and its index alone: it is the same on every machine (to the rounding
-    of the mathematical library), in whatever order the volumes are made and however many there are.
+    A volume depends only on the settings, its split and its index. It is the same on every machine (up to rounding),
+    whatever the order and the number of volumes.
 
     Parameters
     ----------
-    root : folder to keep the files in; each set of settings has a folder of its own below it.
+    root : folder for the files; each combination of settings gets its own sub-folder.
     n_train, n_val, n_test : number of volumes in each split.
-    n_slices : slices of a volume.
+    n_slices : slices per volume.
     height, width : pixels along the readout and the phase-encoding direction.
     n_coils : receive coils.
-    snr : range of the signal-to-noise ratio, one draw a volume: mean magnitude of the head in the coil-combined
-        image over the standard deviation of its complex noise.
-    seed : of the whole set.
+    snr : range of the signal-to-noise ratio, drawn per volume: mean magnitude of the head in the coil-combined image
+        over the standard deviation of its complex noise.
+    seed : seed of the whole data set.
 
     Attributes
     ----------
-    folders : split to the folder of its files.
+    folders : the folder of each split.
 
     Raises
     ------
@@ -72,26 +72,25 @@ class Phantoms:
         self.counts = dict(zip(SPLITS, (n_train, n_val, n_test), strict=True))
         self.n_slices, self.shape, self.n_coils = n_slices, (height, width), n_coils
         self.snr, self.seed = (float(snr[0]), float(snr[1])), seed
-        # the counts are left out, so that a larger set takes over the files of a smaller one
+        # the counts are not included: a larger data set reuses the files of a smaller one
         settings = [_VERSION, n_slices, height, width, n_coils, *self.snr, seed]
         fingerprint = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
         self.folders = {split: user_path(root) / fingerprint / split for split in SPLITS}
 
     def files(self, split: str) -> list[Path]:
-        """Paths of the volumes of a split, in order; :meth:`prepare` makes them.
+        """Return the paths of the volumes of a split, in order; :meth:`prepare` makes them.
 
         Raises
         ------
-        InputError : if there is no such split.
+        InputError : if the split is not train, val or test.
         """
-        if split not in SPLITS:
-            raise InputError(f"split={split!r} is not one of {', '.join(SPLITS)}")
+        check_split(split)
         return [self.folders[split] / f"phantom_{split}_{i:04d}.h5" for i in range(self.counts[split])]
 
     def prepare(self) -> None:
-        """Make the volumes that are not there yet.
+        """Make the missing volumes.
 
-        A file appears when it is whole, so a stopped run goes on where it was.
+        Each file is written atomically, so a run that was stopped continues where it left off.
         """
         todo = [(split, i, p) for split in SPLITS for i, p in enumerate(self.files(split)) if not p.exists()]
         if not todo:
@@ -110,11 +109,11 @@ class Phantoms:
             write_volume(path, kspace, header, patient_id=path.stem)
 
     def _simulate(self, split: str, index: int) -> tuple[np.ndarray, str]:
-        """K-space ``(slice, coil, h, w)`` of one volume, and its contrast."""
+        """Return k-space ``(slice, coil, h, w)`` of one volume, and its contrast."""
         digest = hashlib.sha256(f"spinwarp phantom {self.seed} {split} {index}".encode()).digest()
         rng = np.random.RandomState(np.frombuffer(digest, "<u4").astype(np.uint32))
         image, contrast = head_volume(self.n_slices, self.shape, rng)
-        image *= np.exp(rng.uniform(np.log(1e-4), np.log(1e-3)))  # no scanner's units are known beforehand
+        image *= np.exp(rng.uniform(np.log(1e-4), np.log(1e-3)))  # scanners have arbitrary units
         noise_std = image[image > 0.1 * image.max()].mean() / np.exp(rng.uniform(*np.log(self.snr)))
         through_plane = np.linspace(-0.3, 0.3, self.n_slices, dtype=np.float32)[:, None, None]
         phase = smooth_phase(self.shape, rng) + through_plane * smooth_phase(self.shape, rng)

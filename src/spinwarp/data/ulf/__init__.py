@@ -1,4 +1,4 @@
-"""Raw brains at 0.055 T."""
+"""Raw k-space of brains at 0.055 T."""
 
 from spinwarp.data.ulf.source import MANIFEST, UltraLowFieldBrains
 

@@ -1,4 +1,4 @@
-"""Files of a public repository, pinned by commit, size and SHA-256: fetched, found and checked."""
+"""Files of a public repository, pinned by commit, size and SHA-256: downloads, finds and checks them."""
 
 import hashlib
 import http.client
@@ -39,11 +39,12 @@ def read_manifest(path: Path) -> tuple[str, list[PinnedFile]]:
 
     Parameters
     ----------
-    path : a comment line with repository and commit, a line of column names, then bytes, sha256 and path between tabs.
+    path : the manifest: a comment line with repository and commit, a line of column names, then lines of bytes, sha256
+        and path, separated by tabs.
 
     Raises
     ------
-    InputError : if the first line names no repository and commit.
+    InputError : if the first line does not name repository and commit.
     """
     lines = path.read_text(encoding="utf-8").splitlines()
     first = lines[0] if lines else ""
@@ -55,29 +56,29 @@ def read_manifest(path: Path) -> tuple[str, list[PinnedFile]]:
 
 
 def fetch_pinned(folder_url: str, file: PinnedFile, advance: Callable[[int], object]) -> bytes:
-    """Return the checked content of one file from the network; nothing is written.
+    """Download one file and return its checked content; nothing is written to disk.
 
     Parameters
     ----------
     folder_url : address of the repository at its commit; the quoted path is appended.
-    file : what is expected.
-    advance : called with the number of bytes of each piece that arrives.
+    file : the file.
+    advance : called with the size in bytes of each chunk that arrives.
 
     Raises
     ------
-    InputError : if the address cannot be reached, or what arrives is cut short or is another file.
+    InputError : if the address cannot be reached, or the content is incomplete or differs from the manifest.
     """
     url = f"{folder_url}/{urllib.parse.quote(file.path)}"
     content = bytearray()
     try:
         with urllib.request.urlopen(url, timeout=_TIMEOUT) as response:
-            # a byte past the listed size is enough to know that it is another file
+            # one byte more than the listed size shows that it is another file
             while len(content) <= file.size and (piece := response.read(_CHUNK)):
                 content += piece
                 advance(len(piece))
     except (OSError, http.client.HTTPException) as error:
         raise InputError(
-            f"cannot fetch {url} ({error}); run again to go on where it stopped, or name a folder that has the files "
+            f"cannot download {url} ({error}); run again to continue, or name a folder that has the files "
             "with --from FOLDER"
         ) from error
     check_pinned(file, bytes(content), url)
@@ -92,19 +93,19 @@ def check_pinned(file: PinnedFile, content: bytes, where: str | Path) -> None:
     InputError : if the size or the SHA-256 differs.
     """
     if len(content) != file.size:
-        raise InputError(f"{where} has {len(content)} bytes, expected {file.size}: cut short or changed; get it again")
+        raise InputError(f"{where} has {len(content)} bytes, expected {file.size}: incomplete or changed; get it again")
     digest = hashlib.sha256(content).hexdigest()
     if digest != file.sha256:
         raise InputError(
             f"{where} is not the listed file: its SHA-256 is {digest[:12]}..., expected {file.sha256[:12]}...; "
-            "get it again from the commit in the manifest"
+            "download it again from the commit in the manifest"
         )
 
 
 def find_pinned(folder: Path, files: Sequence[PinnedFile]) -> dict[PinnedFile, Path]:
-    """Return those files that a folder has, under their path in the repository with or without its first folder.
+    """Return which files a folder has, under their path in the repository, with or without its first folder.
 
-    The others are named in a log warning.
+    A log warning names the others.
 
     Raises
     ------
@@ -114,6 +115,6 @@ def find_pinned(folder: Path, files: Sequence[PinnedFile]) -> dict[PinnedFile, P
     found = {file: folder / tail for file in files for tail in tails[file] if (folder / tail).is_file()}
     if absent := [file.path for file in files if file not in found]:
         if not found:
-            raise InputError(f"{folder} has none of the {len(absent)} files looked for, such as {absent[0]!r}")
-        _log.warning("%s lacks %d listed files, left out: %s", folder, len(absent), "; ".join(absent))
+            raise InputError(f"{folder} has none of the {len(absent)} listed files, such as {absent[0]!r}")
+        _log.warning("%s lacks %d listed files, which are left out: %s", folder, len(absent), "; ".join(absent))
     return found

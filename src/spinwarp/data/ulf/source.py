@@ -1,6 +1,6 @@
-"""The set ``ulf_brain``: raw k-space of human brains at 0.055 T, fetched, checked and converted to the fastMRI layout.
+"""The data set ``ulf_brain``: raw k-space of human brains at 0.055 T, converted to the fastMRI layout.
 
-The raw data behind the figures of Liu et al., "A low-cost and shielding-free ultra-low-field brain MRI scanner",
+This is the raw data of the figures of Liu et al., "A low-cost and shielding-free ultra-low-field brain MRI scanner",
 Nature Communications 12, 2021, doi:10.1038/s41467-021-27317-1; GitHub bispmri/Ultra-low-field-MRI-Scanner, CC0 1.0.
 ``manifest.tsv`` pins every file by commit, size and SHA-256.
 """
@@ -20,7 +20,7 @@ from scipy.io import loadmat
 
 from spinwarp.acquisition import Header
 from spinwarp.data.fastmri.layout import write_volume
-from spinwarp.data.source import SPLITS
+from spinwarp.data.source import check_split
 from spinwarp.data.ulf.pinned import PinnedFile, check_pinned, fetch_pinned, find_pinned, read_manifest
 from spinwarp.errors import InputError
 from spinwarp.files import reading, user_path
@@ -35,12 +35,12 @@ _READOUT = 128  # samples along the readout in every protocol; phase encoding ta
 
 @dataclass(frozen=True)
 class Scan:
-    """One listed file and what its path says of it.
+    """One file of the manifest and what its path says about it.
 
     Parameters
     ----------
     file : its line of the manifest.
-    patient, figure : ``S6A`` for ``Supplementary Figure 6A``; the figure of the paper is all that names a patient.
+    patient, figure : ``S6A`` for ``Supplementary Figure 6A``; nothing but the figure of the paper identifies a patient.
     contrast : ``FSE``, ``GRE`` or ``FLAIR``.
     orientation : ``axial``, ``coronal`` or ``sagittal``.
     path : the converted volume.
@@ -58,30 +58,30 @@ class UltraLowFieldBrains:
     """Brains at 0.055 T, single channel, fully sampled; split by patient.
 
     Each patient has FSE, FLAIR (128 x 126) and GRE (128 x 196), four axial slices each. Figures 4A and 4B, coronal and
-    sagittal, are out of the training distribution and in ``root/other_orientations``: ``test=["4A", "4B"]``.
+    sagittal, are outside the training distribution and in ``root/other_orientations``: ``test=["4A", "4B"]``.
 
-    What was found in the data:
+    Findings in the data:
 
-    - Phase encoding is the axis that does not have 128 samples: on it lie the lines never acquired (axial files) and
-      the steps and tapers of the noise level over the scan (4A, 4B); along the other the noise is level. It goes to
-      ``w``. The sagittal scans and the FSE of 4B are transposed for that and show the head lying on its side.
-    - Empty columns are at the borders: the first of FSE and GRE, the first five and last four of FLAIR. They hold
-      rounding residue (1e-15), are set to zero and are not ``acquired_columns``.
-    - The k-space peak lies 0 to 3 samples from N // 2. That is a true phase ramp of the image; it is kept.
-    - The authors removed electromagnetic interference and weighted k-space: the noise of FSE and FLAIR falls
+    - The phase-encoding axis is the one that does not have 128 samples. The lines that were never acquired (axial
+      files) lie along it, and the noise level has steps and tapers along it (4A, 4B); along the other axis the noise
+      is level. It becomes ``w``. This transposes the sagittal scans and the FSE of 4B; their heads lie on the side.
+    - Columns at the borders are empty: the first of FSE and GRE, the first five and last four of FLAIR. They hold
+      rounding residue (1e-15). They are set to zero and are not in ``acquired_columns``.
+    - The k-space peak lies 0 to 3 samples from N // 2. This is a true phase ramp of the image and is kept.
+    - The authors removed electromagnetic interference and weighted k-space. The noise of FSE and FLAIR falls
       several-fold from the centre of phase encoding to its borders, and neighbouring slices share noise (correlation
-      0.8 to 0.9). Noise estimated at the borders is too low, and four slices are fewer than four samples.
-    - GRE voxels are narrower along ``w`` at an equal field of view, so that heads look wide. No file tells voxel sizes.
+      0.8 to 0.9). Noise estimated at the borders is too low, and four slices count for less than four samples.
+    - GRE voxels are narrower along ``w`` at the same field of view, so heads look wide. No file states voxel sizes.
 
     Parameters
     ----------
     root : folder of the converted volumes.
-    source : folder that has the ``.mat`` files; None: the network, after asking.
+    source : folder that has the ``.mat`` files; None: download them, after asking.
     train, test : patients, as ``6A`` or ``Figure 6A``.
-    val : patients; None: every axial patient there in neither ``train`` nor ``test``, 7A always kept for testing;
-        where there is none, the training patients, with a warning.
+    val : patients; None: every axial patient on disk that is not in ``train`` or ``test``, except 7A, which is always
+        kept for testing. If there is none, the training patients, with a warning.
     manifest : list of the files.
-    address : from where ``OWNER/NAME/COMMIT/path`` is fetched.
+    address : base address; files are downloaded from ``OWNER/NAME/COMMIT/path`` below it.
 
     Raises
     ------
@@ -116,11 +116,11 @@ class UltraLowFieldBrains:
             raise InputError(f"ulf_brain has {', '.join(sorted(twice))} in two splits; a patient belongs to one")
 
     def prepare(self) -> None:
-        """Convert what the splits need and is not there; from the network only after a yes on the terminal.
+        """Convert the missing volumes of the splits; downloads only after a yes on the terminal.
 
         Raises
         ------
-        InputError : if volumes are missing and nobody can be asked, with the two commands that make them.
+        InputError : if volumes are missing and nobody can be asked; the message has the two commands that make them.
         """
         if not self._missing():
             return
@@ -128,25 +128,25 @@ class UltraLowFieldBrains:
             command = f"python -m spinwarp.data.download {self.name}"
             raise InputError(
                 f"{self.name} is not in {self.root}; download it with '{command} --to {self.root}', or convert files "
-                f"that you have with '{command} --from FOLDER --to {self.root}'"
+                f"you have with '{command} --from FOLDER --to {self.root}'"
             )
         self.fetch(self.source)
         if missing := self._missing():
             listed = ", ".join(scan.path.name for scan in missing)
-            raise InputError(f"{self.source} has no source of {listed}; name other patients or download the set")
+            raise InputError(f"{self.source} has no source files of {listed}; name other patients or download the set")
 
     def fetch(self, folder: str | Path | None) -> list[Path]:
-        """Bring and convert every listed file that is not converted yet; return the new volumes.
+        """Get and convert every file of the manifest that is not converted yet; return the new volumes.
 
-        A volume appears only when its source was whole and right, so a stopped run goes on where it was.
+        A volume is written only after its source was checked, so a run that was stopped continues where it left off.
 
         Parameters
         ----------
-        folder : a clone of the repository, or its data folder alone; None: the network.
+        folder : a clone of the repository, or only its data folder; None: download.
 
         Raises
         ------
-        InputError : if no file is found, a file is not the listed one, or the network fails.
+        InputError : if no file is found, a file differs from the manifest, or the download fails.
         """
         todo = [scan for scan in self.scans if not scan.path.exists()]
         local = {} if folder is None else find_pinned(user_path(folder), [scan.file for scan in self.scans])
@@ -170,10 +170,9 @@ class UltraLowFieldBrains:
 
         Raises
         ------
-        InputError : if the split is none of these, or none of its volumes is there.
+        InputError : if the split is not train, val or test, or has no converted volume.
         """
-        if split not in SPLITS:
-            raise InputError(f"no split {split!r}; expected one of {', '.join(SPLITS)}")
+        check_split(split)
         patients = self.validation_patients() if split == "val" else {"train": self.train, "test": self.test}[split]
         paths = sorted(scan.path for scan in self.scans if scan.patient in patients and scan.path.exists())
         if not paths:
@@ -181,7 +180,7 @@ class UltraLowFieldBrains:
         return paths
 
     def validation_patients(self) -> list[str]:
-        """Return the patients of ``val``; warns once where they are the training patients."""
+        """Return the patients of ``val``; warns once if they are the training patients."""
         if self.val is not None:
             return self.val
         there = dict.fromkeys(s.patient for s in self.scans if s.orientation == "axial" and s.path.exists())
@@ -190,8 +189,8 @@ class UltraLowFieldBrains:
         if not self._warned:
             self._warned = True
             _log.warning(
-                "%s: no patient is left for validation, so the training patients (%s) serve: validation figures are "
-                "not held out, and a checkpoint chosen by them is not evidence; download the whole set to change that",
+                "%s: no patient is left for validation, so the training patients (%s) are used: validation results are "
+                "not held out, and choosing a checkpoint by them is not valid; download the whole set to avoid that",
                 self.name,
                 ", ".join(self.train),
             )
