@@ -19,8 +19,10 @@ _HOME = re.compile(r"""^~(?=/)|(?<=[=,(\["'])~(?:[\w.-]*(?=/)|(?=$|[,)\]"']))"""
 def prepare() -> None:
     """Rewrite the arguments and the environment of this process; shells know ``~`` at the beginning of a word only.
 
-    The processes that this one starts get them so too.
+    ``-m`` goes before the overrides: Hydra does not read overrides on both sides of it. The processes that this one
+    starts get all of this so too.
     """
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
     for i, argument in enumerate(sys.argv[1:], start=1):
         expanded = _HOME.sub(lambda found: with_home(found[0]), argument)
         # keys that had to be added once are in the configuration now

@@ -39,6 +39,30 @@ def checkpoint_of(path: str | None, folder: Path) -> str | None:
     return str(last) if last.is_file() else None
 
 
+def goes_on_in(folder: Path, checkpoint: str | None) -> bool:
+    """Say whether the checkpoint lies in the run folder: then the run of that folder goes on, and no new one begins."""
+    return checkpoint is not None and Path(checkpoint).resolve().parent == last_checkpoint(folder).resolve().parent
+
+
+def check_nothing_is_overwritten(folder: Path, checkpoint: str | None) -> None:
+    """Check that a new run does not write over the checkpoints of an earlier one.
+
+    Raises
+    ------
+    InputError : if it would.
+    """
+    from spinwarp.errors import InputError
+
+    if goes_on_in(folder, checkpoint):
+        return
+    for path in (last_checkpoint(folder), last_checkpoint(folder).with_name("best.ckpt")):
+        if path.exists():
+            raise InputError(
+                f"{path} is of an earlier training, which a new one would overwrite; go on with that one by "
+                f"ckpt_path=last, give another folder with hydra.run.dir=FOLDER, or remove {path.parent}"
+            )
+
+
 def check(path: str, module: "SupervisedModule", config: DictConfig) -> tuple[list[str], dict[str, Any]]:
     """Refuse to go on from a file that is not a checkpoint of this model, before anything is made or written.
 
@@ -107,7 +131,10 @@ def _compare(path: str, before: dict[str, Any], now: dict[str, Any]) -> Iterator
     old = {key: _default(key) for key in new} | old
     changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     if (key := "model.optimizer._target_") in changed:
-        raise InputError(f"{path} holds the state of {old.get(key)}, with which {new.get(key)} cannot go on; set {key}")
+        raise InputError(
+            f"{path} holds the state of {old.get(key)}, with which {new.get(key)} cannot go on; set "
+            f"{key}={old.get(key)}, or start a new run"
+        )
     # early stopping by another metric has no state in the checkpoint and begins anew
     stops_alike = all(key in new and old.get(key) == new[key] for key in STOPS_BY)
     kept = [key for key in changed if key.startswith(KEPT) and (stops_alike or not key.startswith("callbacks"))]
