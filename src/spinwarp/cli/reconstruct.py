@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("spinwarp")
 KINDS = {
     "input": str | None,
-    "slices": list[int] | str | None,
+    "slices": list[int] | str | int | None,
     "batch_size": int,
     "maps": str,
     "out": str | None,
@@ -82,7 +82,7 @@ def reconstruct(config: DictConfig) -> None:
         low_resolution_maps if config.maps == "low_resolution" else None,
     )
     images = _Images(folder, measurement.path, name, choices["mask"], width)
-    images.check()
+    images.check(indices)
     rates: list[float] = []
     try:
         with (
@@ -141,7 +141,8 @@ def _indices(config: DictConfig, source: str, n_slices: int) -> list[int]:
 
     asked = configuration.plain(config)["slices"]
     indices = slice_indices(asked, n_slices)
-    absent = [index for index in asked if index not in indices] if isinstance(asked, list) else []
+    named_ones = [asked] if isinstance(asked, int) else asked if isinstance(asked, list) else []
+    absent = [index for index in named_ones if index not in indices]
     if absent or not indices:
         named = f"slice {absent[0]}" if absent else f"slices={asked}"
         raise InputError(f"{source} has slices 0 to {n_slices - 1}; {named} does not exist")
@@ -171,15 +172,19 @@ class _Images:
         self.slices: dict[int, np.ndarray] = {}
         self.stds: dict[int, np.ndarray] = {}
 
-    def check(self) -> None:
-        """Check that what would be overwritten is of the same method, mask and measured file.
+    def check(self, indices: Sequence[int]) -> None:
+        """Check that what would be overwritten is of the same method, mask, measured file and slices.
+
+        Parameters
+        ----------
+        indices : of the slices that are reconstructed.
 
         Raises
         ------
-        InputError : if it is not.
+        InputError : if it is not, or holds more slices.
         """
         from spinwarp.errors import InputError
-        from spinwarp.results import read_origin
+        from spinwarp.results import read_origin, read_slices
 
         remedy = "give another folder with out="
         for path in (self.folder / f"{self.source.stem}.h5", self.folder / f"{self.source.stem}_unfinished.h5"):
@@ -188,6 +193,11 @@ class _Images:
             if path.exists() and (found := read_origin(path)) != self.origin:
                 what = ", ".join(f"{key} {value}" for key, value in found.items()) or "not of reconstruct.py"
                 raise InputError(f"{path} holds other images ({what}); {remedy}, or remove it")
+            if path.exists() and (lost := sorted(set(read_slices(path)) - set(indices))):
+                named = ", ".join(map(str, lost[:10])) + (", ..." if len(lost) > 10 else "")
+                raise InputError(
+                    f"{path} holds other slices too ({named}), which would be lost; {remedy}, or remove it"
+                )
 
     def add(self, indices: Sequence[int], images: "np.ndarray", stds: "np.ndarray | None") -> None:
         """Add a batch ``(batch, h, w)`` of images, and of deviations where the method claims some."""
