@@ -21,8 +21,8 @@ setup: .venv/ready ## make .venv with the pinned packages
 	touch $@
 
 demo: setup ## train, compare and draw on embedded data: offline, two CPU cores, ten minutes
-	$(BIN)/python train.py experiment=demo_unet hydra.run.dir=$(DEMO)/train_unet
-	$(BIN)/python train.py experiment=demo_varnet hydra.run.dir=$(DEMO)/train_varnet
+	$(BIN)/python train.py experiment=demo_unet ckpt_path=last hydra.run.dir=$(DEMO)/train_unet
+	$(BIN)/python train.py experiment=demo_varnet ckpt_path=last hydra.run.dir=$(DEMO)/train_varnet
 	$(BIN)/python evaluate.py recon=zero_filled out=$(DEMO)/zero_filled
 	$(BIN)/python evaluate.py recon=tv recon.weight=0.003 out=$(DEMO)/tv
 	$(BIN)/python evaluate.py recon=checkpoint recon.path=$(DEMO)/train_unet/checkpoints/best.ckpt out=$(DEMO)/unet

@@ -65,6 +65,12 @@ def test_the_home_folder_in_an_argument(monkeypatch: pytest.MonkeyPatch, written
     assert sys.argv == ["evaluate.py", read]
 
 
+def test_the_multirun_option_may_stand_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py", "--config-dir", "conf", "model=unet", "-m", "mask=a,b"])
+    arguments.prepare()
+    assert sys.argv == ["train.py", "-m", "--config-dir", "conf", "model=unet", "mask=a,b"]
+
+
 def test_the_home_folder_in_every_variable_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["train.py"])
     for name in ("RUNS", "CACHE", "DATA", "OF_TOMORROW"):

@@ -3,15 +3,22 @@
 import errno
 import math
 import shutil
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import lightning
 import pytest
 import torch
+from lightning.pytorch.demos.boring_classes import BoringModel
 
-from spinwarp.cli.train import _best, _check_disk, _is_of, _sentences
+from spinwarp.cli import resume, train
+from spinwarp.cli.train import _best, _check_disk, _sentences
 from spinwarp.errors import InputError
+from spinwarp.losses import L1Loss
+from spinwarp.models.unet import MagnitudeUNet
+from spinwarp.training import UNetModule
 
 TRAINER: Any = SimpleNamespace(is_global_zero=True)
 
@@ -85,5 +92,54 @@ def test_without_a_best_checkpoint_nothing_is_returned() -> None:
 def test_a_checkpoint_is_of_the_run_in_whose_folder_it_lies(tmp_path: Path) -> None:
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "run")
-    assert _is_of(str(tmp_path / "link" / "checkpoints" / "last.ckpt"), tmp_path / "run")
-    assert not _is_of(str(tmp_path / "other" / "checkpoints" / "last.ckpt"), tmp_path / "run")
+    assert resume.goes_on_in(tmp_path / "run", str(tmp_path / "link" / "checkpoints" / "last.ckpt"))
+    assert not resume.goes_on_in(tmp_path / "run", str(tmp_path / "other" / "checkpoints" / "last.ckpt"))
+    assert not resume.goes_on_in(tmp_path / "run", None)
+
+
+@pytest.mark.parametrize("name", ["best.ckpt", "last.ckpt"])
+def test_a_new_run_does_not_overwrite_the_checkpoints_of_an_earlier_one(tmp_path: Path, name: str) -> None:
+    resume.check_nothing_is_overwritten(tmp_path, None)
+    path = tmp_path / "checkpoints" / name
+    path.parent.mkdir()
+    path.touch()
+    resume.check_nothing_is_overwritten(tmp_path, str(path))  # goes on here
+    for checkpoint in (None, str(tmp_path / "other" / "last.ckpt")):
+        with pytest.raises(InputError, match=rf"{name} is of an earlier training.* by ckpt_path=last.*hydra\.run\.dir"):
+            resume.check_nothing_is_overwritten(tmp_path, checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"val_check_interval": 1000}, r"`val_check_interval` \(1000\) must be less"),
+        ({"limit_train_batches": 0.01}, "increase the `limit_train_batches`"),
+        ({"callbacks": [lightning.pytorch.callbacks.EarlyStopping("val/foo")]}, "val/foo` which is not available"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*logging interval", "ignore:.*LeafSpec")
+def test_what_lightning_finds_wrong_with_its_settings_is_said_in_a_sentence(
+    settings: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    trainer = lightning.Trainer(
+        accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, default_root_dir=tmp_path, **settings,
+    )  # fmt: skip
+    with pytest.raises(InputError, match=f"^these settings of trainer or callbacks do not work: .*{words}"):  # noqa: SIM117
+        with _sentences(trainer, tmp_path):
+            trainer.fit(BoringModel())
+
+
+def test_an_optimizer_that_refuses_its_arguments_is_named() -> None:
+    module = UNetModule(MagnitudeUNet(channels=2, pools=1), L1Loss(), partial(torch.optim.Adam, lr=-1.0))
+    with pytest.raises(InputError, match=r"model\.optimizer cannot be built: Invalid learning rate: -1"):
+        module.configure_optimizers()
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [("seed=-1", "seed=-1 must be from 0"), ("trainer.accumulate_grad_batches=0", "must be at least 1")],
+)
+def test_a_number_out_of_range_is_refused_at_once(run: Any, setting: str, words: str) -> None:
+    done = run(train.main, setting)
+    assert done.code == 1 and words in done.err and "Traceback" not in done.err

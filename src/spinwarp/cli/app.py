@@ -163,6 +163,8 @@ def _run_job(config: DictConfig, task: Callable[[DictConfig], Any], kinds: Mappi
 
         arguments.expand_home(config)
         check_kinds(plain(config), kinds=kinds)
+        if one_of_many:
+            multirun.check_out(config)
         value = task(config)
         if one_of_many:
             multirun.note(config, value)

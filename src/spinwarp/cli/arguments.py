@@ -19,8 +19,10 @@ _HOME = re.compile(r"""^~(?=/)|(?<=[=,(\["'])~(?:[\w.-]*(?=/)|(?=$|[,)\]"']))"""
 def prepare() -> None:
     """Expand ``~`` in the arguments and environment of this process; shells do so only at the start of a word.
 
-    Child processes inherit the result.
+    ``-m`` moves before the overrides: Hydra does not read overrides on both sides of it. Child processes inherit the
+    result.
     """
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
     for i, argument in enumerate(sys.argv[1:], start=1):
         expanded = _HOME.sub(lambda found: with_home(found[0]), argument)
         # users once had to add trainer keys with +; the configuration holds them now

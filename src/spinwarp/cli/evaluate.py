@@ -16,7 +16,7 @@ log = logging.getLogger("spinwarp")
 KINDS = {
     "split": str,
     "n_volumes": int | None,
-    "slices": list[int] | str | None,
+    "slices": list[int] | str | int | None,
     "crop": Literal["fastmri", "none"],
     "by": Literal["contrast"] | None,
     "method": str | None,

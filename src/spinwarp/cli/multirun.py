@@ -40,6 +40,7 @@ class Outcome:
     metric : name of what ``value`` is, such as ``val/ssim``, or None.
     value : what the job returned, or None.
     error : why it failed, in one sentence, or None.
+    out, input : of the job, where it has such keys.
     """
 
     number: int
@@ -48,6 +49,8 @@ class Outcome:
     metric: str | None = None
     value: float | None = None
     error: str | None = None
+    out: str | None = None
+    input: str | None = None
 
 
 class Sweep(Callback):
@@ -92,9 +95,28 @@ def note(config: DictConfig, value: Any = None, error: str | None = None) -> Non
         metric=OmegaConf.select(config, "callbacks.best.monitor"),
         value=float(value) if isinstance(value, (int, float)) else None,
         error=error,
+        out=config.get("out"),
+        input=config.get("input"),
     )
     with whole_file(_notes(job) / f"{outcome.number}.json") as temporary:
         temporary.write_text(json.dumps(asdict(outcome)), encoding="utf-8")
+
+
+def check_out(config: DictConfig) -> None:
+    """Check that no earlier job of this multirun has its results in the ``out`` of the job that runs here.
+
+    Raises
+    ------
+    InputError : if one has: this job would overwrite them.
+    """
+    job = HydraConfig.get()
+    for other in _outcomes(job) if config.get("out") else []:
+        same = (other.out, other.input) == (config.out, config.get("input"))
+        if same and other.number != job.job.num and other.error in (None, UNFINISHED):
+            raise InputError(
+                f"out={config.out} holds the results of job {other.number} of this multirun; leave out= out, so that "
+                f"each job has a folder of its own below hydra.sweep.dir={job.sweep.dir}"
+            )
 
 
 def fail(config: DictConfig, reason: str) -> None:

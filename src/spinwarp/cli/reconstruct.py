@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("spinwarp")
 KINDS = {
     "input": str | None,
-    "slices": list[int] | str | None,
+    "slices": list[int] | str | int | None,
     "batch_size": int,
     "maps": str,
     "out": str | None,
@@ -79,7 +79,7 @@ def reconstruct(config: DictConfig) -> None:
         low_resolution_maps if config.maps == "low_resolution" else None,
     )
     images = _Images(folder, measurement.path, method.name, choices["mask"], interval)
-    images.check()
+    images.check(indices)
     rates: list[float] = []
     try:
         with (
@@ -138,7 +138,8 @@ def _indices(config: DictConfig, source: str, n_slices: int) -> list[int]:
 
     asked = app.plain(config)["slices"]
     indices = slice_indices(asked, n_slices)
-    absent = [index for index in asked if index not in indices] if isinstance(asked, list) else []
+    named_ones = [asked] if isinstance(asked, int) else asked if isinstance(asked, list) else []
+    absent = [index for index in named_ones if index not in indices]
     if absent or not indices:
         named = f"slice {absent[0]}" if absent else f"slices={asked}"
         raise InputError(f"{source} has slices 0 to {n_slices - 1}; {named} does not exist")
@@ -168,15 +169,19 @@ class _Images:
         self.slices: dict[int, np.ndarray] = {}
         self.stds: dict[int, np.ndarray] = {}
 
-    def check(self) -> None:
-        """Check that only images of the same method, mask and measured file would be overwritten.
+    def check(self, indices: Sequence[int]) -> None:
+        """Check that only images of the same method, mask, measured file and slices would be overwritten.
+
+        Parameters
+        ----------
+        indices : of the slices that are reconstructed.
 
         Raises
         ------
-        InputError : if another file is in the way.
+        InputError : if another file is in the way, or it holds more slices.
         """
         from spinwarp.errors import InputError
-        from spinwarp.results import read_origin
+        from spinwarp.results import read_origin, read_slices
 
         remedy = "give another folder with out="
         for path in (self.folder / f"{self.source.stem}.h5", self.folder / f"{self.source.stem}_unfinished.h5"):
@@ -185,6 +190,11 @@ class _Images:
             if path.exists() and (found := read_origin(path)) != self.origin:
                 what = ", ".join(f"{key} {value}" for key, value in found.items()) or "not written by reconstruct.py"
                 raise InputError(f"{path} holds other images ({what}); {remedy}, or remove it")
+            if path.exists() and (lost := sorted(set(read_slices(path)) - set(indices))):
+                named = ", ".join(map(str, lost[:10])) + (", ..." if len(lost) > 10 else "")
+                raise InputError(
+                    f"{path} holds other slices too ({named}), which would be lost; {remedy}, or remove it"
+                )
 
     def add(self, indices: Sequence[int], images: "np.ndarray", stds: "np.ndarray | None") -> None:
         """Add a batch ``(batch, h, w)`` of images, and their standard deviations if the method predicts them."""

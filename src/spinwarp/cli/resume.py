@@ -39,6 +39,30 @@ def checkpoint_of(path: str | None, folder: Path) -> str | None:
     return str(last) if last.is_file() else None
 
 
+def goes_on_in(folder: Path, checkpoint: str | None) -> bool:
+    """Say whether the checkpoint lies in the run folder: then the run of that folder goes on, and no new one begins."""
+    return checkpoint is not None and Path(checkpoint).resolve().parent == last_checkpoint(folder).resolve().parent
+
+
+def check_nothing_is_overwritten(folder: Path, checkpoint: str | None) -> None:
+    """Check that a new run does not write over the checkpoints of an earlier one.
+
+    Raises
+    ------
+    InputError : if it would.
+    """
+    from spinwarp.errors import InputError
+
+    if goes_on_in(folder, checkpoint):
+        return
+    for path in (last_checkpoint(folder), last_checkpoint(folder).with_name("best.ckpt")):
+        if path.exists():
+            raise InputError(
+                f"{path} is of an earlier training, which a new one would overwrite; go on with that one by "
+                f"ckpt_path=last, give another folder with hydra.run.dir=FOLDER, or remove {path.parent}"
+            )
+
+
 def check(path: str, module: "NetworkModule", config: DictConfig) -> tuple[list[str], dict[str, Any]]:
     """Check, before anything is written, that a file is a checkpoint from which this model can continue.
 
@@ -105,7 +129,10 @@ def _compare(path: str, before: dict[str, Any], now: dict[str, Any]) -> Iterator
     old = {key: _default(key) for key in new} | old
     changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     if (key := "model.optimizer._target_") in changed:
-        raise InputError(f"{path} holds the state of {old.get(key)}, which {new.get(key)} cannot use; set {key}")
+        raise InputError(
+            f"{path} holds the state of {old.get(key)}, which {new.get(key)} cannot use; set {key}={old.get(key)}, or "
+            f"start a new run"
+        )
     # early stopping by another metric has no state in the checkpoint and starts afresh
     stops_alike = all(key in new and old.get(key) == new[key] for key in STOPS_BY)
     kept = [key for key in changed if key.startswith(KEPT) and (stops_alike or not key.startswith("callbacks"))]

@@ -1,4 +1,4 @@
-"""Which volumes and slices a command takes: ``n_volumes=5``, ``slices=[3,4]``, ``slices=10:20``."""
+"""Which volumes and slices a command takes: ``n_volumes=5``, ``slices=3``, ``slices=[3,4]``, ``slices=10:20``."""
 
 import re
 from collections.abc import Sequence
@@ -7,12 +7,12 @@ from spinwarp.data.source import Volume
 from spinwarp.errors import InputError
 
 
-def slice_indices(slices: Sequence[int] | str | None, n_slices: int) -> list[int]:
+def slice_indices(slices: Sequence[int] | int | str | None, n_slices: int) -> list[int]:
     """Return the indices that ``slices`` names in a volume of ``n_slices``, without those beyond its end.
 
     Parameters
     ----------
-    slices : indices, or a Python range ``START:STOP``, where either end may be omitted; None: all.
+    slices : an index, several, or a Python range ``START:STOP``, where either end may be omitted; None: all.
     n_slices : of the volume.
 
     Raises
@@ -21,6 +21,8 @@ def slice_indices(slices: Sequence[int] | str | None, n_slices: int) -> list[int
     """
     if slices is None:
         return list(range(n_slices))
+    if isinstance(slices, int):
+        slices = [slices]
     if isinstance(slices, str):
         found = re.fullmatch(r"(\d*):(\d*)", slices)
         if not found:
@@ -37,7 +39,7 @@ def slice_indices(slices: Sequence[int] | str | None, n_slices: int) -> list[int
 
 
 def select(
-    volumes: Sequence[Volume], n_volumes: int | None, slices: Sequence[int] | str | None
+    volumes: Sequence[Volume], n_volumes: int | None, slices: Sequence[int] | int | str | None
 ) -> tuple[dict[str, list[int]], str]:
     """Return the selected slices of each selected volume, and a name for the selection; empty if it is everything.
 
@@ -48,6 +50,7 @@ def select(
     ------
     InputError : if nothing is left, or an index is beyond the end of every volume.
     """
+    slices = [slices] if isinstance(slices, int) else slices
     if n_volumes is not None and n_volumes < 1:
         raise InputError(f"n_volumes={n_volumes} must be at least 1; leave it out for all volumes")
     n = min(len(volumes), n_volumes or len(volumes))

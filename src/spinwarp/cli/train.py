@@ -3,6 +3,7 @@
 import errno
 import logging
 import shutil
+import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -45,6 +46,10 @@ def train(config: DictConfig) -> float | None:
     logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)  # or the profiler's report would be lost
     # torch renamed a class that Lightning still uses
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+    if not 0 <= config.seed < 2**32:
+        raise InputError(f"seed={config.seed} must be from 0 to {2**32 - 1}")
+    if config.trainer.accumulate_grad_batches < 1:
+        raise InputError(f"trainer.accumulate_grad_batches={config.trainer.accumulate_grad_batches} must be at least 1")
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     folder = Path(HydraConfig.get().runtime.output_dir)
     data = build_data(config)
@@ -61,6 +66,8 @@ def train(config: DictConfig) -> float | None:
         going_on = going_on or [f"there is no {resume.last_checkpoint(folder)} yet; training starts from the beginning"]
         warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
     if config.callbacks and processes.is_first():
+        if config.ckpt_path != "last" and not config.trainer.fast_dev_run:
+            resume.check_nothing_is_overwritten(folder, checkpoint)
         _check_disk(folder, module)
     with processes.in_turn():
         data.prepare_data()
@@ -89,7 +96,7 @@ def train(config: DictConfig) -> float | None:
     )
     with _reported(loggers), _sentences(trainer, folder):
         if trainer.is_global_zero:
-            _begin(loggers, goes_on=checkpoint is not None and _is_of(checkpoint, folder))
+            _begin(loggers, goes_on=resume.goes_on_in(folder, checkpoint))
             _describe(data, module, folder)
             for sentence in going_on:
                 log.info(sentence)
@@ -102,7 +109,9 @@ def train(config: DictConfig) -> float | None:
 
 @contextmanager
 def _sentences(trainer: Any, folder: Path) -> Iterator[None]:
-    """Turn a lack of memory or disk, or a signal, that ends a training into one sentence."""
+    """Turn what ends a training (settings of the trainer, memory, disk, a signal) into one sentence."""
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
     from spinwarp.training.divergence import DivergedError
 
     last = resume.last_checkpoint(folder)
@@ -112,8 +121,10 @@ def _sentences(trainer: Any, folder: Path) -> Iterator[None]:
         if trainer.is_global_zero:
             raise
         raise SystemExit(1) from error  # the first process reports it
-    except (MemoryError, RuntimeError) as error:
-        if (sentence := _out_of_memory(error)) is None:
+    except InputError:
+        raise
+    except (MemoryError, RuntimeError, ValueError, MisconfigurationException) as error:
+        if (sentence := _out_of_memory(error) or _wrong_settings(error)) is None:
             raise
         raise InputError(sentence) from error
     except OSError as error:
@@ -144,6 +155,14 @@ def _out_of_memory(error: BaseException) -> str | None:
     if "DataLoader worker" in text and "Killed" in text:
         return "a process that loads data was killed, most likely because memory ran out: lower data.num_workers"
     return None
+
+
+def _wrong_settings(error: BaseException) -> str | None:
+    """Return what Lightning itself finds wrong with its settings; None if other code raised the error."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    if not frame.f_globals.get("__name__", "").startswith("lightning."):
+        return None
+    return f"these settings of trainer or callbacks do not work: {' '.join(str(error).split())[:400]}"
 
 
 @contextmanager
@@ -183,7 +202,12 @@ def _best(trainer: Any) -> float | None:
     """Return the best value of the monitored metric; NaN if it was never finite, None if nothing is monitored."""
     best = trainer.checkpoint_callback
     monitor = getattr(best, "monitor", None)
-    if monitor is None or monitor not in trainer.callback_metrics or trainer.fast_dev_run:
+    if monitor is None or trainer.fast_dev_run:
+        return None
+    if monitor not in trainer.callback_metrics:
+        log.warning(
+            "there is no best checkpoint: training ended before the first validation, or trainer.limit_val_batches=0"
+        )
         return None
     if best.best_model_score is None:
         log.warning("there is no best checkpoint: %s was never a finite number", monitor)
@@ -213,11 +237,6 @@ def _check_disk(folder: Path, module: Any) -> None:
             f"the disk of {folder} has {free / 1e6:.0f} MB left, and the checkpoints of this model take up to "
             f"{needed / 1e6:.0f} MB; make room, or choose a folder on another disk with hydra.run.dir=FOLDER"
         )
-
-
-def _is_of(checkpoint: str, folder: Path) -> bool:
-    """Whether a checkpoint belongs to a run folder: then that run continues, otherwise a new one begins."""
-    return Path(checkpoint).resolve().parent == resume.last_checkpoint(folder).resolve().parent
 
 
 def training_precision(config: DictConfig) -> str:

@@ -18,6 +18,7 @@ from spinwarp.results.images import (
     ExampleSlice,
     read_examples,
     read_origin,
+    read_slices,
     write_examples,
     write_reconstruction,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "read_examples",
     "read_origin",
     "read_rows",
+    "read_slices",
     "read_trace",
     "split_of",
     "summarise",

@@ -128,6 +128,15 @@ def read_origin(path: Path) -> dict[str, str]:
         return {}
 
 
+def read_slices(path: Path) -> list[int]:
+    """Return the indices of the images in a file of reconstructions, none if it does not say them."""
+    try:
+        with h5py.File(path, "r") as file:
+            return [int(index) for index in file["reconstruction"].attrs.get("slices", [])]
+    except (OSError, KeyError):
+        return []
+
+
 def write_examples(path: Path, examples: Sequence[ExampleSlice]) -> None:
     """Write slices to ``examples.h5``, one group ``<volume>/<slice>`` each; of duplicates the last is kept."""
     with _new_file(path) as file:

@@ -82,7 +82,10 @@ class NetworkModule(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Make the optimizer; its learning rate follows the schedule step by step."""
-        optimizer = self.make_optimizer(self.trained_parameters())
+        try:
+            optimizer = self.make_optimizer(self.trained_parameters())
+        except (TypeError, ValueError) as error:
+            raise InputError(f"model.optimizer cannot be built: {error}") from error
         if self.reference_batch is not None:
             for group in optimizer.param_groups:
                 group["lr"] *= self.rate_factor(self._slices_a_step())
