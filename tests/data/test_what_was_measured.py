@@ -329,3 +329,42 @@ def test_whole_lines_of_an_asymmetric_echo_are_held_out() -> None:
     expected[..., :20, :] = False
     assert expected.any()
     assert torch.equal(held, expected)
+
+
+@pytest.mark.parametrize("stored", [np.ones(12), np.ones((16, 12)), LINES | (RandomState(5).rand(16, 12) < 0.5)])
+def test_zero_points_that_the_mask_calls_measured_are_not_and_this_is_said_once(
+    tmp_path: Path, stored: np.ndarray, caplog: pytest.LogCaptureFixture
+) -> None:
+    points = (RandomState(4).rand(16, 12) < 0.5) & (stored > 0)
+    points[8], points[:, 6] = stored[8 if stored.ndim > 1 else ...], True  # no line is empty
+    points &= stored > 0
+    check(tmp_path, random_kspace(3, 2, 16, 12) * points, stored, points)
+    (record,) = caplog.records
+    assert "points that the mask calls measured are zero in k-space; they count as not measured" in record.message
+
+
+def test_a_padding_that_leaves_out_signal_is_not_believed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    strength = 1 / (1 + np.abs(np.arange(12) - 6)) ** 2  # as of an image: strongest at the centre
+    kspace = (random_kspace(3, 2, 16, 12) * strength * LINES).astype(np.complex64)
+    kspace[1, 0] = 0  # a slice without signal in its first coil does not hide it
+    for first, last in ((7, 12), (2, 4), (0, 1)):
+        for found in acquisitions(tmp_path, kspace, None, padding_left=first, padding_right=last):
+            for one in found:
+                np.testing.assert_array_equal(one.mask[0, 0].expand(16, -1).numpy(), np.broadcast_to(LINES, (16, 12)))
+                assert float(one.acceleration()) == pytest.approx(12 / 8)
+    (record,) = caplog.records
+    assert "k-space has signal outside the columns that its header calls acquired" in record.message
+
+
+@pytest.mark.parametrize("axes", [(-2, -1), (-1,), (-2,)])
+def test_zero_frequency_in_the_corner_is_said_once(
+    tmp_path: Path, axes: tuple[int, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    y, x = np.mgrid[-8:8, -6:6]
+    image = np.broadcast_to((y**2 / 36 + x**2 / 16 < 1).astype(float), (2, 3, 16, 12))
+    kspace = np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(image, axes=(-2, -1))), axes=(-2, -1)).astype(np.complex64)
+    acquisitions(tmp_path, kspace)
+    assert not caplog.records
+    acquisitions(tmp_path, np.fft.ifftshift(kspace, axes=axes))
+    (record,) = caplog.records
+    assert "k-space is strongest far from its centre (h // 2, w // 2)" in record.message

@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 _ROUNDING = 1e-4
 _LINE_GAP, _POINT_GAP = 30, 3  # factor between rounding and the weakest line, or point, that was measured
 _LEAK = 1e-4  # share of the energy that a conversion may spill where nothing was measured
+_OFF_CENTRE = 10  # times the power about the centre, at which the strongest line is elsewhere for sure
+_STRONG = 4  # times the power of the weakest acquired line, at which a line in the padding is more than noise
 _HOLES = 0.02  # share of a sampled line that may be zero by chance, as quantised noise is
 
 KSpace: TypeAlias = h5py.Dataset | np.ndarray
@@ -59,6 +61,12 @@ def read_slice(
     empty = not peak.any()
     if empty:
         peak = _another(path, volume, None if per_slice else allowed)
+    if _is_off_centre(peak):
+        warn_once_per_folder(
+            path,
+            "k-space is strongest far from its centre (h // 2, w // 2)",
+            "if its zero frequency is not there, masks and results are wrong; move it there (numpy.fft.fftshift)",
+        )
     if allowed is None:
         mask = _sampled(peak)
     else:
@@ -84,6 +92,35 @@ def sampling_mask(kspace: np.ndarray) -> np.ndarray:
     the others and weaker than any scanner's noise.
     """
     return _sampled(_peak(kspace))
+
+
+def padding_has_signal(volume: KSpace, columns: tuple[int, int]) -> bool:
+    """Tell whether a volume has signal outside the columns that its header calls acquired: that header is wrong.
+
+    Noise and what a conversion spills there are no signal. One coil of the slice nearest to the middle that is not zero
+    is looked at.
+
+    Parameters
+    ----------
+    volume : k-space ``(slice, [coil,] h, w)``.
+    columns : first acquired column and the one after the last.
+    """
+    middle = len(volume) // 2
+    for index in sorted(range(len(volume)), key=lambda i: abs(i - middle)):
+        for one in np.ndindex(*volume.shape[1:-2]):
+            peak = _peak(np.array(volume[(index, *one)], dtype=np.complex64)[None])
+            peak[~np.isfinite(peak)] = 0
+            if peak.any():
+                power = np.square(peak / peak.max(), dtype=np.float64).mean(axis=0)
+                sampled, _ = _lines(peak)
+                acquired = np.zeros_like(sampled)
+                acquired[slice(*columns)] = True
+                if not (sampled & acquired).any():
+                    return True
+                beyond = power[sampled & ~acquired]
+                weakest = power[sampled & acquired].min()
+                return bool(beyond.sum() > _LEAK * power.sum() and beyond.max() > _STRONG * weakest)
+    return False
 
 
 def check_mask(path: Path, mask: object, shape: Sequence[int]) -> None:
@@ -162,11 +199,14 @@ def _agreed(path: Path, allowed: np.ndarray, peak: np.ndarray, columns: tuple[in
         warn_once_per_folder(
             path, "there is weak signal where the mask says that nothing was measured", "it is not used"
         )
-    if silent:
+    measured = allowed & lines
+    filled = _without_holes(measured, peak)
+    if silent or filled is not measured:
+        what = "lines" if silent else "points"
         warn_once_per_folder(
-            path, "lines that the mask calls measured are zero in k-space", "they count as not measured"
+            path, f"{what} that the mask calls measured are zero in k-space", "they count as not measured"
         )
-    return _compact(allowed & lines)
+    return _compact(filled)
 
 
 def _slice(volume: KSpace, index: int) -> np.ndarray:
@@ -196,9 +236,13 @@ def _peak(kspace: np.ndarray, allowed: np.ndarray | None = None) -> np.ndarray:
 
 def _sampled(peak: np.ndarray) -> np.ndarray:
     columns, rows = _lines(peak)
-    lines = columns & rows[:, None]
-    points = lines & _loud(peak, _POINT_GAP)
-    return _compact(lines if points.sum() >= (1 - _HOLES) * lines.sum() else points)
+    return _compact(_without_holes(columns & rows[:, None], peak))
+
+
+def _without_holes(mask: np.ndarray, peak: np.ndarray) -> np.ndarray:
+    """``mask`` without its points that hold nothing, unless they are so few that they may be zero by chance."""
+    points: np.ndarray = mask & _loud(peak, _POINT_GAP)
+    return mask if points.sum() >= (1 - _HOLES) * mask.sum() else points
 
 
 def _compact(mask: np.ndarray) -> np.ndarray:
@@ -210,6 +254,17 @@ def _lines(peak: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return which columns ``(w,)`` and rows ``(h,)`` hold more than rounding."""
     power = np.square(peak / (peak.max() or 1), dtype=np.float64)
     return tuple(_loud(np.sqrt(power.mean(axis=axis)), _LINE_GAP) for axis in (0, 1))  # type: ignore[return-value]
+
+
+def _is_off_centre(peak: np.ndarray) -> bool:
+    """Whether the strongest column or row is far from the central one, as with zero frequency in the corner."""
+    power = np.square(peak / (peak.max() or 1), dtype=np.float64)
+    for level in (power.mean(axis=axis) for axis in (0, 1)):
+        n = len(level)
+        near = level[n // 2 - n // 4 : n // 2 + n // 4 + 1]
+        if level.max() > _OFF_CENTRE * near.max():
+            return True
+    return False
 
 
 def _loud(level: np.ndarray, gap: float) -> np.ndarray:

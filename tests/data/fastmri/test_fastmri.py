@@ -148,6 +148,51 @@ def test_one_coil_is_held_against_esc_and_several_against_rss(tmp_path: Path, ca
     assert [("reconstruction_esc" in s, "reconstruction_rss" in s) for s in said] == [(True, False), (False, True)]
 
 
+@pytest.mark.parametrize("factor", [0.01, 0.5, 1.0005, 1.5, 2, 100])
+def test_the_data_range_is_the_largest_value_whatever_the_attribute_says(
+    tmp_path: Path, factor: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "multicoil_train" / "a.h5"
+    target = np.ones((3, 20, 20), "f4")
+    target[2, 4, 4] = 3  # not in the middle slice
+    official(path, random_kspace(3, 3, 40, 32), target=False, max=3 * factor)
+    with h5py.File(path, "a") as file:
+        file["reconstruction_rss"] = target
+    assert first(tmp_path).data_range.tolist() == [3]
+    assert ("attribute max is not the largest value" in caplog.text) == (factor != 1.0005)  # rounding needs no word
+
+
+@pytest.mark.parametrize("patient", ["7", b"7", np.int64(7), np.array([7]), np.array([b"7"])])
+def test_the_patient_is_read_in_whatever_way_it_is_stored(tmp_path: Path, patient: object) -> None:
+    official(tmp_path / "multicoil_train" / "a.h5", patient_id=patient)
+    assert source(tmp_path).volumes("train")[0].patient == "7"
+
+
+@pytest.mark.parametrize("kind", ["external", "soft", "virtual"])
+def test_data_in_another_file_that_is_not_there_is_named_and_never_read_as_zeros(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "multicoil_train" / "a.h5"
+    kspace = official(path)
+    with h5py.File(tmp_path / "first.h5", "w") as file:
+        file["kspace"] = kspace[:1]
+    layout = h5py.VirtualLayout(kspace.shape, kspace.dtype)
+    layout[:1] = h5py.VirtualSource("../first.h5", "kspace", kspace[:1].shape)
+    layout[1:] = h5py.VirtualSource("../rest.h5", "kspace", kspace[1:].shape)
+    with h5py.File(path, "a") as file:
+        del file["kspace"]
+        if kind == "virtual":
+            file.create_virtual_dataset("kspace", layout)
+        else:
+            file["kspace"] = h5py.SoftLink("/raw") if kind == "soft" else h5py.ExternalLink("../rest.h5", "/kspace")
+    where = {"external": r"\.\./rest\.h5/kspace", "soft": "/raw", "virtual": r"\.\./rest\.h5"}[kind]
+    with pytest.raises(InputError, match=rf"a\.h5: its kspace lies in {where}, which is not there"):
+        source(tmp_path).volumes("train")
+    if kind == "virtual":
+        with h5py.File(tmp_path / "rest.h5", "w") as file:
+            file["kspace"] = kspace[1:]
+        found = first(tmp_path, 2).acquisition.kspace[0, ..., 3:31].numpy()  # the acquired columns
+        np.testing.assert_array_equal(found, kspace[2, ..., 3:31])
+
+
 def test_the_only_target_is_taken_with_its_own_name_and_a_word(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -16,15 +16,16 @@ import numpy as np
 from spinwarp.acquisition import Header
 from spinwarp.data.fastmri.ismrmrd import LONGEST, Geometry, geometry
 from spinwarp.data.patients import named_patient
-from spinwarp.data.sampling import check_mask, warn_once_per_folder
+from spinwarp.data.sampling import check_mask, padding_has_signal, warn_once_per_folder
 from spinwarp.errors import InputError
 from spinwarp.files import LARGEST_RATIO, cache_folder, unreadable, warn_once, whole_file
 
 log = logging.getLogger(__name__)
-_VERSION = 2  # raise it when scan() reads something else
+_VERSION = 3  # raise it when scan() reads something else
 _TARGETS = ("reconstruction_rss", "reconstruction_esc")  # of several coils, and of one: there the second goes first
+_READ = ("kspace", *_TARGETS, "mask")
+_MANY = 100  # new files, which take long enough to say so
 _TOLERANCE = 1e-3  # of the attribute max, relative to the target's largest value
-_DARKEST = 4  # the attribute max is trusted up to this multiple of the middle slice's largest value
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ def index(paths: list[Path], provenance: str) -> dict[Path, Entry]:
     cache = _cache_path(paths, provenance)
     known = _load_index(cache)
     fresh: dict[Path, Entry] = {}
+    if len(paths) - len(known) > _MANY:
+        log.info("the targets of %d files in %s are read once, for the index", len(paths), paths[0].parent)
     for path in paths:
         try:
             status = path.stat()
@@ -83,6 +86,7 @@ def open_volume(path: Path) -> Iterator[h5py.File]:
     """
     try:
         with h5py.File(path, "r") as file:
+            _check_links(path, file)
             if not isinstance(file.get("kspace"), h5py.Dataset):
                 names = ", ".join(file)[:200] or "nothing"
                 raise InputError(f"{path} has no dataset 'kspace' (it has {names}); the fastMRI layout is expected")
@@ -104,6 +108,27 @@ def open_volume(path: Path) -> Iterator[h5py.File]:
         raise unreadable(path, error, "is truncated or not HDF5 ({reason}); copy or download it again") from error
 
 
+def _check_links(path: Path, file: h5py.File) -> None:
+    """Refuse a file whose data lies in another one that is not there; HDF5 would read zeros of a virtual data set.
+
+    Raises
+    ------
+    InputError : if a link or the source of a virtual data set leads nowhere.
+    """
+    for name in _READ:
+        link, dataset = file.get(name, getlink=True), file.get(name)
+        missing = ""
+        if dataset is None and isinstance(link, h5py.SoftLink | h5py.ExternalLink):
+            missing = f"{getattr(link, 'filename', '')}{link.path}"
+        elif isinstance(dataset, h5py.Dataset) and dataset.is_virtual:
+            sources = {source.file_name for source in dataset.virtual_sources()} - {"."}
+            there = (path.parent, Path())  # where HDF5 looks
+            gone = [s for s in sorted(sources) if "%" not in s and not any((one / s).exists() for one in there)]
+            missing = ", ".join(gone[:3])
+        if missing:
+            raise InputError(f"{path}: its {name} lies in {missing}, which is not there; copy that file beside it too")
+
+
 def _load_filters(path: Path, file: h5py.File) -> None:
     """Load the filters that the file's data sets need; importing ``hdf5plugin`` registers its own.
 
@@ -111,7 +136,7 @@ def _load_filters(path: Path, file: h5py.File) -> None:
     ------
     InputError : if a filter is missing; the message names it.
     """
-    for name in ("kspace", *_TARGETS, "mask"):
+    for name in _READ:
         if not isinstance(file.get(name), h5py.Dataset):
             continue
         settings = file[name].id.get_create_plist()
@@ -161,11 +186,19 @@ def scan(path: Path, provenance: str) -> Entry:
         told = Geometry()
         if "ismrmrd_header" in file:
             told = geometry(path, _header_text(path, file["ismrmrd_header"]), (h, w))
-    columns = told.columns
-    if padding[0] is not None and padding[1] is not None:
-        columns = int(padding[0]), int(padding[1])
-    if columns is not None and not 0 <= columns[0] < columns[1] <= w:
-        raise InputError(f"{path}: acquired columns {columns[0]}..{columns[1]} lie outside its {w} columns of k-space")
+        columns = told.columns
+        if padding[0] is not None and padding[1] is not None:
+            columns = int(padding[0]), int(padding[1])
+        if columns is not None and not 0 <= columns[0] < columns[1] <= w:
+            raise InputError(
+                f"{path}: acquired columns {columns[0]}..{columns[1]} lie outside its {w} columns of k-space; let its "
+                f"attributes padding_left and padding_right be the first acquired column and the one after the last, "
+                f"or remove them"
+            )
+        if columns not in (None, (0, w)) and padding_has_signal(file["kspace"], columns):
+            so = f"they are wrong, and all {w} columns count as acquired"
+            warn_once_per_folder(path, "k-space has signal outside the columns that its header calls acquired", so)
+            columns = None
     header = Header(
         provenance=stated or provenance,
         source=path.name,
@@ -190,22 +223,15 @@ def scan(path: Path, provenance: str) -> Entry:
 
 
 def _data_range(path: Path, file: h5py.File, target: str | None) -> float:
-    """The largest value of the target: the attribute ``max`` may be that of another one."""
+    """The largest value of the target: the attribute ``max`` may be that of another one, or of unscaled images."""
     stated = _attribute(path, file, "max", float)
     if target is None:
         return 1.0 if stated is None else stated
-    images = file[target]
-    if stated is not None and not all(name in file for name in _TARGETS):
-        # to read every target of a large set takes hours; a slice shows whether the attribute can be right
-        middle = float(np.fmax.reduce(images[len(images) // 2], axis=None))
-        if stated / _DARKEST <= middle <= stated * (1 + _TOLERANCE):
-            return stated
-    found = float(max(np.fmax.reduce(image, axis=None) for image in images))
+    found = float(max(np.fmax.reduce(image, axis=None) for image in file[target]))
     if stated is not None and not math.isclose(stated, found, rel_tol=_TOLERANCE):
         so = f"the largest value ({found:g}) is used, not max ({stated:g})"
         warn_once_per_folder(path, f"the attribute max is not the largest value of {target}", so)
-        return found
-    return found if stated is None else stated
+    return found
 
 
 def _check_target(path: Path, target: h5py.Dataset | h5py.Group, shape: tuple[int, ...]) -> None:
@@ -257,6 +283,8 @@ def _attribute(path: Path, file: h5py.File, name: str, kind: type[float] | type[
 def _text(file: h5py.File, name: str) -> str:
     """Return a text attribute; an empty string if it is absent or not text."""
     value = file.attrs.get(name, "")
+    if isinstance(value, np.ndarray) and value.size == 1:
+        value = value.reshape(-1)[0]
     if isinstance(value, bytes):
         value = value.decode(errors="replace")
     return str(value)[:200] if isinstance(value, str | np.integer) else ""
