@@ -56,6 +56,9 @@ def known() -> str:
     for path in CONF.rglob("*.yaml"):
         text = path.read_text(encoding="utf-8")
         groups = () if "@package _global_" in text else path.relative_to(CONF).parts[:-1]
+        # what begins with an underscore is a base of entries of these two groups
+        for base in ("recon", "data") if path.parent == CONF and path.name.startswith("_") else ():
+            found |= set(keys(yaml.safe_load(text), f"{base}."))
         found |= set(keys(yaml.safe_load(text), "".join(f"{group}." for group in groups)))
     with initialize_config_dir(str(CONF), version_base="1.3"):
         for override in ("hydra/sweeper=optuna", "hydra/launcher=slurm"):

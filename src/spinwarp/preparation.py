@@ -128,7 +128,7 @@ def with_image_phase(acquisition: Acquisition, most: int | None = None) -> tuple
 def generator_units(acquisition: Acquisition) -> tuple[Acquisition, Tensor]:
     """Put an acquisition into the units of generators: image of about unit brightness and little phase.
 
-    The brightness is :func:`spinwarp.recon.scale.prior_scale`. The phase is that of the image of the 12 central
+    The brightness is :func:`spinwarp.preparation.prior_scale`. The phase is that of the image of the 12 central
     lines, which moves into the coil maps; a generator need not learn what every scan measures anew.
 
     Returns

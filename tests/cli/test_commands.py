@@ -337,8 +337,8 @@ def test_a_misspelt_group_option_or_key_is_named_and_nothing_is_written(
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["mask.center_fractions=[0.5]"], r"center_fraction=0.5 at acceleration=4 cannot be"),
-        (["mask.center_fractions=[0.25]"], r"center_fraction=0.25 at acceleration=4 cannot be"),
+        (["mask.center_fractions=[0.5]"], r"center_fraction=0.5 at acceleration=4 is impossible"),
+        (["mask.center_fractions=[0.25]"], r"center_fraction=0.25 at acceleration=4 is impossible"),
         (["mask.accelerations=[4,8]"], "a mask needs one center_fraction for each acceleration"),
         (["mask.accelerations=[0]"], "an acceleration is at least 1; got 0"),
         (["mask.accelerations=[40]", "mask.center_fractions=[0]"], "64 columns are too few for a mask of acceleration"),

@@ -106,6 +106,14 @@ def test_a_signal_ends_the_whole_multirun_and_what_had_ended_is_reported(run: An
     assert "Traceback" not in done.err
 
 
+def test_jobs_that_would_overwrite_each_others_results_are_refused(run: Any) -> None:
+    done = run("evaluate", "-m", "out=here", "seed=2,3", task=raising(InputError("never"), seed=9))
+    assert done.code == 1
+    assert "job 1 (seed=3): out=here holds the results of job 0 of this multirun; leave out= out" in done.err
+    done = run("evaluate", "-m", "out=a,b", "seed=2", task=raising(InputError("never"), seed=9))
+    assert (done.code, done.err) == (0, "")
+
+
 def test_a_misspelt_value_is_found_before_anything_runs(run: Any) -> None:
     done = run("train", "-m", "model=unet_small,untt", task=lambda _: pytest.fail("a job has begun"))
     assert done.code == 1

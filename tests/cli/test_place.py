@@ -73,6 +73,18 @@ def test_a_slice_of_zeros_has_an_image_of_zeros(scan: np.ndarray, command: Comma
     assert not found[1].any() and all(found[i].any() for i in (0, 2, 3))
 
 
+def test_slices_of_an_earlier_call_are_not_lost_to_one_that_makes_others(
+    scan: np.ndarray,
+    command: Command,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    assert command("reconstruct", "input=scan.npy", "maps=none", "out=r", "slices=[0,2]").code == 0
+    done = command("reconstruct", "input=scan.npy", "maps=none", "out=r", "slices=2")
+    assert done.code == 1
+    assert "scan.h5 holds other slices too (0), which would be lost; give another folder with out=" in done.err
+    assert images(tmp_path / "r" / "scan.h5")[1] == [0, 2]
+
+
 @pytest.mark.parametrize(
     ("error", "message"),
     [

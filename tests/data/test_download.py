@@ -116,7 +116,7 @@ def test_a_run_that_broke_off_goes_on_where_it_was_and_never_takes_a_part_for_th
         return [path.name for path in data.fetch(None)]
 
     first, second = contents
-    with pytest.raises(InputError, match="run again to go on"):
+    with pytest.raises(InputError, match="run again to continue"):
         fetch(serve({first: contents[first]}, 0))
     with pytest.raises(InputError, match=r"bytes, expected|cannot download"):
         fetch(serve(contents, 5))
@@ -144,7 +144,7 @@ def test_a_folder_is_searched_with_and_without_the_first_folder_of_the_repositor
         path.write_bytes(CONTENT)
         assert find_pinned(tmp_path / folder, [LISTED, other]) == {LISTED: path}
         assert other.path in caplog.text
-    with pytest.raises(InputError, match="has none of the 1 files"):
+    with pytest.raises(InputError, match="has none of the 1 listed files"):
         find_pinned(tmp_path, [other])
 
 
@@ -161,7 +161,7 @@ def test_the_command_ends_with_one_and_a_sentence_when_it_cannot_go_on(
 ) -> None:
     assert main(["ulf_brain", "--from", str(tmp_path), "--to", str(tmp_path / "to")]) == 1
     captured = capsys.readouterr()
-    assert "has none of the 22 files" in captured.err
+    assert "has none of the 22 listed files" in captured.err
     assert "Traceback" not in captured.err
     assert captured.out == ""
 

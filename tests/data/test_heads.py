@@ -342,7 +342,7 @@ def test_an_interpolated_image_says_how_much_of_k_space_it_fills(tmp_path: Path)
         ({"coils": [0]}, "numbers of coils"),
         ({"coils": [2000], "matrices": [(64, 64)]}, "at most 1048576"),
         ({"snr": (20, 8)}, "low and high"),
-        ({"phantoms": 2}, "share from 0 to 1"),
+        ({"phantoms": 2}, "fraction from 0 to 1"),
     ],
 )
 def test_options_out_of_range_are_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
@@ -355,7 +355,7 @@ def test_folders_that_cannot_be_used_end_in_one_sentence(folder: Path, tmp_path:
         source(tmp_path / "nowhere").prepare()
     with pytest.raises(InputError, match=r"no file of coil sensitivities at .*none.mat"):
         source(folder, coil_maps=tmp_path / "none.mat").prepare()
-    with pytest.raises(InputError, match=r"no subject is left for val .* holds ann, ben, cat, dan; name those"):
+    with pytest.raises(InputError, match=r"no subject is left for val .* which has ann, ben, cat, dan; name the"):
         source(folder, val=["eva"]).prepare()
     with pytest.raises(InputError, match="cat is in both"):
         source(folder, test=["cat"]).prepare()

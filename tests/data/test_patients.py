@@ -168,7 +168,7 @@ def test_a_patient_id_in_two_splits_is_named_and_the_index_keeps_it(
 
     warn_of_shared_patients(source())
     said = warned(caplog)
-    assert [line.partition(": figures")[0] for line in said] == [
+    assert [line.partition(": results on")[0] for line in said] == [
         "train and val of set share patients (3: 17, sub-09, two)",
         "train and test of set share patients (3: 17, sub-09, two)",
     ]

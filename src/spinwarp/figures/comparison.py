@@ -67,8 +67,10 @@ def comparison(
     twice = {n: 2 * magnitude(std[n], f"the standard deviation of {n}") for n in shown if std and n in std}
     pictures = [*([] if truth is None else [("target", truth)]), *shown.items()]
     sizes = [*pictures, *((f"standard deviation of {name}", values) for name, values in twice.items())]
-    if not shown or len({image.shape for _, image in sizes}) > 1:
-        listed = ", ".join(f"{name} {image.shape[0]}x{image.shape[1]}" for name, image in sizes) or "none"
+    if not shown:
+        raise InputError("a comparison needs at least one image")
+    if len({image.shape for _, image in sizes}) > 1:
+        listed = ", ".join(f"{name} {image.shape[0]}x{image.shape[1]}" for name, image in sizes)
         raise InputError(f"a comparison needs images of one shape, got {listed}; crop them alike first")
     shape = pictures[0][1].shape
     width, height = cell(*shape)

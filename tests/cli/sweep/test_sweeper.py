@@ -17,7 +17,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from spinwarp.cli import train
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TINY = [f"data.source.files.{key}={value}" for key, value in {
     "n_train": 2, "n_val": 1, "n_test": 2, "n_slices": 2, "height": 32, "width": 32, "n_coils": 2,
 }.items()]  # fmt: skip

@@ -15,7 +15,7 @@ from spinwarp.data.images.source import SimulatedImages
 from spinwarp.errors import InputError
 from spinwarp.fourier import ifftc
 
-SHARED = Path(os.environ.get("SPINWARP_SHARED", Path(__file__).parents[3] / "shared"))
+SHARED = Path(os.environ.get("SPINWARP_SHARED", Path(__file__).parents[4] / "shared"))
 REAL, COILS = SHARED / "data" / "cheng_t1ce", SHARED / "data" / "coils_32ch_head" / "xGT.mat"
 
 

@@ -8,7 +8,7 @@ import pytest
 from spinwarp.data.download import main
 from spinwarp.data.ulf.source import UltraLowFieldBrains
 
-SHARED = Path(os.environ.get("SPINWARP_SHARED", Path(__file__).parents[3] / "shared"))
+SHARED = Path(os.environ.get("SPINWARP_SHARED", Path(__file__).parents[4] / "shared"))
 REAL = SHARED / "data" / "ulf_0055T"
 pytestmark = pytest.mark.skipif(
     not REAL.is_dir(),
