@@ -1,4 +1,4 @@
-"""Old place of :mod:`spinwarp.data.fastmri.measured` and :func:`spinwarp.data.sampling.sampling_mask`, for one version."""
+"""Old place of :mod:`spinwarp.data.fastmri.measured` and of ``sampling_mask``, for one version."""
 
 from spinwarp.data.fastmri.measured import Measurement
 from spinwarp.data.sampling import sampling_mask
