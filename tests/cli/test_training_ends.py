@@ -75,7 +75,12 @@ def test_a_disk_without_room_for_the_checkpoints_is_refused(
 
 @pytest.mark.parametrize(
     ("score", "metrics", "returned"),
-    [(torch.tensor(0.9), {"val/ssim": 0.9}, 0.9), (None, {"val/ssim": 0.9}, math.nan), (None, {}, None)],
+    [
+        (torch.tensor(0.9), {"val/ssim": 0.9}, 0.9),
+        (torch.tensor(0.9), {}, 0.9),
+        (None, {"val/ssim": 0.9}, math.nan),
+        (None, {}, None),
+    ],
 )
 def test_a_sweep_is_given_the_best_score_or_nan_where_there_is_none(
     score: Any, metrics: dict[str, float], returned: float | None

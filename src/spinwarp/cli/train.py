@@ -202,17 +202,15 @@ def _best(trainer: Any) -> float | None:
     monitor = getattr(best, "monitor", None)
     if monitor is None or trainer.fast_dev_run:
         return None
-    if monitor not in trainer.callback_metrics:
-        log.warning(
-            "there is no best checkpoint: training ended before the first validation, or trainer.limit_val_batches=0"
-        )
-        return None
-    if best.best_model_score is None:
+    if best.best_model_score is not None:  # also that of a run that had ended before
+        score = float(best.best_model_score)
+        log.info("best checkpoint (%s %.4f): %s", monitor, score, best.best_model_path)
+        return score
+    if monitor in trainer.callback_metrics:
         log.warning("there is no best checkpoint: %s was never a finite number", monitor)
         return float("nan")
-    score = float(best.best_model_score)
-    log.info("best checkpoint (%s %.4f): %s", monitor, score, best.best_model_path)
-    return score
+    log.warning("there is no best checkpoint: nothing was validated (trainer.limit_val_batches=0, or too few epochs)")
+    return None
 
 
 def _check_disk(folder: Path, module: Any) -> None:
