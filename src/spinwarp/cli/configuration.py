@@ -84,6 +84,15 @@ def run(name: str, task: Callable[[DictConfig], Any], kinds: Mapping[str, Any]) 
     except BrokenPipeError:  # whoever reads --help has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
+    except OSError as error:  # of Hydra: jobs handle their own
+        if wanted == "1":
+            raise
+        print(
+            f"error: the run folder cannot be written ({error.strerror}: {error.filename}); give another one with "
+            f"hydra.run.dir=FOLDER, with -m hydra.sweep.dir=FOLDER, or the folder of all runs as SPINWARP_RUNS",
+            file=sys.stderr,
+        )
+        raise SystemExit(1) from None
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         if wanted == "1":
             raise
