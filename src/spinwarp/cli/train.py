@@ -6,7 +6,7 @@ import shutil
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,7 +91,8 @@ def train(config: DictConfig) -> float | None:
         logger=loggers,
         default_root_dir=str(folder),
     )
-    with _reported(loggers), _sentences(trainer, folder):
+    alone = resume.alone_in(folder) if processes.is_first() else nullcontext()
+    with alone, _reported(loggers), _sentences(trainer, folder):
         if trainer.is_global_zero:
             _begin(loggers, goes_on=resume.goes_on_in(folder, checkpoint))
             _describe(data, module, folder)
