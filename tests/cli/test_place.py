@@ -197,6 +197,22 @@ def test_what_is_not_about_disk_or_memory_stays_what_it_is(tmp_path: Path) -> No
         raise RuntimeError(full)
 
 
+def test_slices_that_are_not_made_again_are_not_overwritten(
+    scan: np.ndarray,
+    command: Command,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    call = ["input=scan.npy", "maps=none", "out=r"]
+    assert command("reconstruct", *call, "slices=[1,2]").code == 0
+    sentence = command("reconstruct", *call, "slices=2").sentence
+    assert "scan.h5 holds other slices too (1), which would be lost; give another folder with out=" in sentence
+    assert images(tmp_path / "r" / "scan.h5")[1] == [1, 2]
+    assert command("reconstruct", *call).code == 0
+    assert images(tmp_path / "r" / "scan.h5")[1] == list(range(len(scan)))
+    assert command("reconstruct", *call[:2], "out=s", "slices=2").code == 0
+    assert images(tmp_path / "s" / "scan.h5")[1] == [2]
+
+
 # --------------------------------------------------------------------------------------------------- evaluate.py
 
 

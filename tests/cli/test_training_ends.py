@@ -3,6 +3,8 @@
 import errno
 import math
 import shutil
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -75,7 +77,12 @@ def test_a_disk_without_room_for_the_checkpoints_is_refused(
 
 @pytest.mark.parametrize(
     ("score", "metrics", "returned"),
-    [(torch.tensor(0.9), {"val/ssim": 0.9}, 0.9), (None, {"val/ssim": 0.9}, math.nan), (None, {}, None)],
+    [
+        (torch.tensor(0.9), {"val/ssim": 0.9}, 0.9),
+        (torch.tensor(0.9), {}, 0.9),
+        (None, {"val/ssim": 0.9}, math.nan),
+        (None, {}, None),
+    ],
 )
 def test_a_sweep_is_given_the_best_score_or_nan_where_there_is_none(
     score: Any, metrics: dict[str, float], returned: float | None
@@ -107,6 +114,19 @@ def test_a_new_run_does_not_overwrite_the_checkpoints_of_an_earlier_one(tmp_path
     for checkpoint in (None, str(tmp_path / "other" / "last.ckpt")):
         with pytest.raises(InputError, match=rf"{name} is of an earlier training.* by ckpt_path=last.*hydra\.run\.dir"):
             resume.check_nothing_is_overwritten(tmp_path, checkpoint)
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path: Path) -> None:
+    other = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
+    command = [sys.executable, "-c", other, str(tmp_path / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        with pytest.raises(InputError, match=r"another process trains in .*hydra\.run\.dir"), resume.alone_in(tmp_path):
+            pass
+        process.kill()
+    with resume.alone_in(tmp_path):
+        pass
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,15 @@ def run(name: str, task: Callable[[DictConfig], Any], kinds: Mapping[str, Any]) 
 
         print(f"error: {sentence(error, conf_folder(), name, sys.argv[1:])}", file=sys.stderr)
         raise SystemExit(1) from None
+    except OSError as error:  # of Hydra, whose errors of configuration are OSErrors too; jobs handle their own
+        if wanted == "1":
+            raise
+        print(
+            f"error: the run folder cannot be written ({error.strerror}: {error.filename}); give another one with "
+            f"hydra.run.dir=FOLDER, with -m hydra.sweep.dir=FOLDER, or the folder of all runs as SPINWARP_RUNS",
+            file=sys.stderr,
+        )
+        raise SystemExit(1) from None
 
 
 def plain(config: DictConfig) -> Any:

@@ -15,7 +15,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 
 def sentence(error: BaseException, folder: Path, name: str, arguments: Sequence[str]) -> str:
@@ -49,6 +49,8 @@ def sentence(error: BaseException, folder: Path, name: str, arguments: Sequence[
     if isinstance(error, OmegaConfBaseException) or isinstance(error.__cause__, OmegaConfBaseException):
         cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
         key = getattr(cause, "full_key", None)
+        if isinstance(cause, MissingMandatoryValue) and key:
+            return f"{key} has no value yet; give {key}=VALUE"
         reason = str(getattr(cause, "msg", None) or cause).splitlines()[0]
         return f"{key} cannot have this value: {reason}" if key else reason
     return " ".join(text.split())[:400]
@@ -61,6 +63,8 @@ def instantiation(error: InstantiationException) -> str:
     key = re.search(r"full_key: (\S+)", text)
     cause = error.__cause__ or error
     reason = " ".join(str(cause).split())[:300]
+    if isinstance(cause, LookupError):  # its text is the key alone
+        reason = f"{type(cause).__name__}: {reason}"
     where = f"{key[1]} " if key else ""
     if missing := re.search(r"No module named '([^']+)'", reason):
         reason = (

@@ -1,6 +1,8 @@
 """Finds the checkpoint of ``ckpt_path`` and checks that a run can continue from it."""
 
+import errno
 from collections.abc import Iterator
+from contextlib import contextmanager
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,6 +63,34 @@ def check_nothing_is_overwritten(folder: Path, checkpoint: str | None) -> None:
                 f"{path} is of an earlier training, which a new one would overwrite; go on with that one by "
                 f"ckpt_path=last, give another folder with hydra.run.dir=FOLDER, or remove {path.parent}"
             )
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep a second training out of a run folder, of which each would overwrite what the other writes.
+
+    The lock is that of a process: no process that loads data inherits it, and it falls when the process ends or is
+    killed. Where the file system has no locks, nothing is checked.
+
+    Raises
+    ------
+    InputError : if another process trains there.
+    """
+    import fcntl
+
+    from spinwarp.errors import InputError
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise InputError(
+                    f"another process trains in {folder} now; wait until it ends, or give another folder with "
+                    f"hydra.run.dir=FOLDER"
+                ) from error
+        yield
 
 
 def check(path: str, module: "NetworkModule", config: DictConfig) -> tuple[list[str], dict[str, Any]]:

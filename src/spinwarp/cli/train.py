@@ -6,7 +6,7 @@ import shutil
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,7 +94,8 @@ def train(config: DictConfig) -> float | None:
         logger=loggers,
         default_root_dir=str(folder),
     )
-    with _reported(loggers), _sentences(trainer, folder):
+    alone = resume.alone_in(folder) if processes.is_first() else nullcontext()
+    with alone, _reported(loggers), _sentences(trainer, folder):
         if trainer.is_global_zero:
             _begin(loggers, goes_on=resume.goes_on_in(folder, checkpoint))
             _describe(data, module, folder)
@@ -204,17 +205,15 @@ def _best(trainer: Any) -> float | None:
     monitor = getattr(best, "monitor", None)
     if monitor is None or trainer.fast_dev_run:
         return None
-    if monitor not in trainer.callback_metrics:
-        log.warning(
-            "there is no best checkpoint: training ended before the first validation, or trainer.limit_val_batches=0"
-        )
-        return None
-    if best.best_model_score is None:
+    if best.best_model_score is not None:  # also that of a run that had ended before
+        score = float(best.best_model_score)
+        log.info("best checkpoint (%s %.4f): %s", monitor, score, best.best_model_path)
+        return score
+    if monitor in trainer.callback_metrics:
         log.warning("there is no best checkpoint: %s was never a finite number", monitor)
         return float("nan")
-    score = float(best.best_model_score)
-    log.info("best checkpoint (%s %.4f): %s", monitor, score, best.best_model_path)
-    return score
+    log.warning("there is no best checkpoint: nothing was validated (trainer.limit_val_batches=0, or too few epochs)")
+    return None
 
 
 def _check_disk(folder: Path, module: Any) -> None:
