@@ -23,6 +23,7 @@ LAYERS = (
     {"solvers", "coils"},
     {"operators", "masks", "metrics", "losses", "lightning_internals"},
     {"acquisition", "fourier", "channels", "parallel"},
+    {"geometry"},
     {"errors", "files", "hardware", "progress"},
 )
 # neighbours of one layer that may meet all the same: the SSIM loss is the SSIM metric, a file that cannot be read is an
@@ -30,8 +31,8 @@ LAYERS = (
 SAME_LAYER = {("losses", "metrics"), ("files", "errors")}
 # units that may use less than what lies below them
 ONLY = {
-    "data": {"acquisition", "fourier", "masks", "coils", "errors", "files"},
-    "results": {"errors", "files"},
+    "data": {"acquisition", "geometry", "fourier", "masks", "coils", "errors", "files"},
+    "results": {"geometry", "errors", "files"},
     "figures": {"results", "errors", "files"},
 }
 # a library and the places that may import it

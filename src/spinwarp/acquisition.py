@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from spinwarp.errors import InputError
+from spinwarp.geometry import Geometry
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Header:
     voxel_size : (readout, phase, slice) in mm.
     orientation : ``axial``, ``coronal``, ``sagittal``, or None if unknown.
     contrast : the sequence, as the source names it (``CORPD_FBK``, ``AXT2``, ``FLAIR``).
+    geometry : where the image of the whole k-space lies in the patient; None if unknown.
     """
 
     provenance: str = "unknown"
@@ -39,6 +41,7 @@ class Header:
     voxel_size: tuple[float, float, float] | None = None
     orientation: str | None = None
     contrast: str | None = None
+    geometry: Geometry | None = None
 
 
 class _Movable:
