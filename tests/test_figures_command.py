@@ -25,7 +25,7 @@ from spinwarp.results import (
     write_examples,
     write_rows,
 )
-from spinwarp.results.combine import combine
+from spinwarp.results.comparison import compare
 
 
 def rows(method: str, quality: float, **values: object) -> list[Row]:
@@ -129,7 +129,7 @@ def test_help_needs_neither_matplotlib_nor_torch() -> None:
     assert "--slices" in done.stdout
 
 
-def test_calibrations_of_joined_folders_are_drawn_by_group_under_the_names_of_the_table(tmp_path: Path) -> None:
+def test_calibrations_of_compared_folders_are_drawn_by_group_under_the_names_of_the_table(tmp_path: Path) -> None:
     numbers = {"coverage": 0.9, "error_correlation": 0.5}
     volume = VolumeCurves("file0.h5", 4, [0.5], [0.4], [1.0], [1.0], [1.0], [2, 2], [4, 0])
     for name in ("a", "b"):
@@ -140,7 +140,7 @@ def test_calibrations_of_joined_folders_are_drawn_by_group_under_the_names_of_th
         write_examples(folder / EXAMPLES, [dataclasses.replace(e, std=0.1 * e.target) for e in examples])
     silent = write_folder(tmp_path / "c", "tv", 2, n_slices=1)
     folders = [tmp_path / "a", tmp_path / "b", silent]
-    assert list(combine(folders).calibrations.popitem()[1]) == ["dps (a)", "dps (b)"]
+    assert list(compare(folders).calibrations.popitem()[1]) == ["dps (a)", "dps (b)"]
     assert main([*map(str, folders), "--out", str(tmp_path / "out")]) == 0
     figure = "knee_val_equispaced_4x_file0_000"
     assert {p.name for p in (tmp_path / "out").glob("*.png")} == {
@@ -148,4 +148,4 @@ def test_calibrations_of_joined_folders_are_drawn_by_group_under_the_names_of_th
     }  # fmt: skip
     write_calibration(silent / CALIBRATION, curves)
     with pytest.raises(InputError, match=r"calibration\.json of c is of dps on knee .* results\.csv lacks"):
-        combine(folders)
+        compare(folders)

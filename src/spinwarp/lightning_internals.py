@@ -85,7 +85,7 @@ def next_batch(trainer: Any) -> tuple[int, int]:
     return (epoch + 1, 0) if batch >= trainer.num_training_batches else (epoch, batch)
 
 
-def settle(checkpoint: dict[str, Any], trainer: Any) -> None:
+def mark_next_batch(checkpoint: dict[str, Any], trainer: Any) -> None:
     """Change a checkpoint's counters to say that the next batch is about to begin, wherever Lightning wrote it.
 
     Lightning stores its counters as they stand and misreads some of them later: it leaves out a validation if the

@@ -163,7 +163,7 @@ def test_a_fault_of_ours_shows_its_traceback(run: Any) -> None:
     assert done.err.count("Traceback") == 1 and done.err.endswith("ValueError: a fault of ours\n")
 
 
-def test_the_results_of_the_jobs_that_succeed_are_joined(run: Any, tmp_path: Path) -> None:
+def test_the_results_of_the_jobs_that_succeed_are_compared(run: Any, tmp_path: Path) -> None:
     sweep = ["-m", *TINY, "recon=zero_filled,checkpoint,cg_sense", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
     done = run(evaluate.main, *sweep, "n_examples=1")
     assert done.code == 1
@@ -178,7 +178,7 @@ def test_the_results_of_the_jobs_that_succeed_are_joined(run: Any, tmp_path: Pat
         np.testing.assert_equal((row.volume, row.ssim, row.psnr), (own.volume, own.ssim, own.psnr))
 
 
-def test_what_an_earlier_sweep_left_is_not_joined_for_a_job_that_fails_now(run: Any, tmp_path: Path) -> None:
+def test_what_an_earlier_sweep_left_is_not_compared_for_a_job_that_fails_now(run: Any, tmp_path: Path) -> None:
     sweep = ["-m", *TINY, "recon=zero_filled,cg_sense,l1_image", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
     fast = ["n_examples=0", "save_reconstructions=false"]
     original = evaluate.evaluate

@@ -1,4 +1,4 @@
-"""Ensembles: how members are joined, and which are refused."""
+"""Ensembles: how members are merged, and which are refused."""
 
 from pathlib import Path
 from typing import Any

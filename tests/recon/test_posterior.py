@@ -177,12 +177,12 @@ def test_a_prior_without_phase_sees_images_without_phase(
 
 
 def test_progress_goes_from_nothing_to_all(checkpoints: Callable[..., str], acquisition: Acquisition) -> None:
-    shares: list[float] = []
-    with listen(shares.append):
+    fractions: list[float] = []
+    with listen(fractions.append):
         Posterior(checkpoints(), SAMPLER, n_samples=3, chains_at_once=2)(acquisition, generator=seeded())
-    assert shares == sorted(shares)
-    assert 0 < shares[0] < 0.1
-    assert shares[-1] == pytest.approx(1.0)
+    assert fractions == sorted(fractions)
+    assert 0 < fractions[0] < 0.1
+    assert fractions[-1] == pytest.approx(1.0)
 
 
 def test_half_precision_gives_nearly_the_same(checkpoints: Callable[..., str], acquisition: Acquisition) -> None:

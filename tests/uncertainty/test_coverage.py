@@ -8,12 +8,12 @@ import torch
 from scipy.stats import chi2, norm, t
 from torch import Tensor
 
-from spinwarp.uncertainty import CURVE_LEVELS, FACTORS, SHARES, Calibration, foreground, local_intensity, ranks_of
+from spinwarp.uncertainty import CURVE_LEVELS, FACTORS, FRACTIONS, Calibration, foreground, local_intensity, ranks_of
 from spinwarp.uncertainty.measures import area, calibration_error, error_ratio, sparsification
 
 N = 40_000
-WITHIN_TWO = math.erf(math.sqrt(2))  # .9545, the share of a Gaussian within two standard deviations
-MONTE_CARLO = 4 * math.sqrt(0.25 / N)  # four standard errors of a share, at the share where it is largest
+WITHIN_TWO = math.erf(math.sqrt(2))  # .9545, the fraction of a Gaussian within two standard deviations
+MONTE_CARLO = 4 * math.sqrt(0.25 / N)  # four standard errors of a fraction, at the fraction where it is largest
 
 
 def claims(shape: tuple[int, ...] = (N,), seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -43,7 +43,7 @@ def test_gaussian_errors_of_the_claimed_deviation_are_covered_as_theory_says() -
     assert found["coverage"] == pytest.approx(WITHIN_TWO, abs=MONTE_CARLO)
     for level in (50, 80, 90, 95):
         assert found[f"coverage_{level}"] == pytest.approx(level / 100, abs=MONTE_CARLO)
-    # the mean distance of shares, each within its own Monte-Carlo error
+    # the mean distance of fractions, each within its own Monte-Carlo error
     assert found["calibration_error"] < MONTE_CARLO
     curve = measured(*claims()).curves()["coverage"]
     np.testing.assert_allclose(curve, CURVE_LEVELS, atol=MONTE_CARLO)
@@ -158,7 +158,7 @@ def test_a_constant_deviation_has_a_coverage_and_neither_correlation_nor_order(c
     assert result.numbers()["coverage"] == float((error.abs() <= 2 * constant / 3).double().mean())
     assert math.isnan(result.numbers()["error_correlation"])
     # of equal claims any pixel may go first, so the expected mean square stays; doubles round
-    assert result.curves()["sparsification"] == pytest.approx([1.0] * len(SHARES), rel=1e-12)
+    assert result.curves()["sparsification"] == pytest.approx([1.0] * len(FRACTIONS), rel=1e-12)
 
 
 def test_an_error_of_zero_is_covered_by_a_deviation_of_zero() -> None:
@@ -187,7 +187,7 @@ def test_sparsification_by_the_errors_themselves_is_the_oracles_and_by_chance_is
     blind = measured(error, torch.rand(N, generator=generator, dtype=torch.float64)).curves()["sparsification"]
     # a twentieth of the pixels is left at the end: the mean of 2,000 squares, whose kurtosis is below 9, twofold in
     # the square and halved by the root: four standard errors are 4 sqrt(8 / 2,000) / 2
-    assert blind == pytest.approx([1.0] * len(SHARES), abs=0.13)
+    assert blind == pytest.approx([1.0] * len(FRACTIONS), abs=0.13)
     assert perfect["sparsification"] < numbers(*claims())["sparsification"] < 1
 
 
@@ -195,7 +195,7 @@ def test_sparsification_is_that_of_sorting_by_hand() -> None:
     error, std = (part.numpy() for part in claims((400,)))
     kept = np.argsort(std)
     expected = [
-        np.sqrt(np.square(error[kept[: round(400 * (1 - s))]]).mean() / np.square(error).mean()) for s in SHARES
+        np.sqrt(np.square(error[kept[: round(400 * (1 - s))]]).mean() / np.square(error).mean()) for s in FRACTIONS
     ]
     np.testing.assert_allclose(sparsification(error, std), expected, rtol=1e-12)  # doubles, another order of sums
     assert area(np.ones(20)) == 1.0 and area(np.linspace(1, 0, 20)) == pytest.approx(0.5, rel=1e-12)
@@ -203,7 +203,7 @@ def test_sparsification_is_that_of_sorting_by_hand() -> None:
 
 def test_sparsification_of_gaussian_errors_is_that_of_theory() -> None:
     # errors of variance v left when the largest claims go: E[v | v small] / E[v], and std is U(1, 3)
-    top = 3 - 2 * SHARES
+    top = 3 - 2 * FRACTIONS
     expected = np.sqrt((top**3 - 1) / 3 / (top - 1) / (26 / 6))
     error, std = (part.numpy() for part in claims())
     # as for the flat curve, but errors of nearly one deviation: kurtosis 3

@@ -48,7 +48,7 @@ def conf_folder() -> Path:
     raise FileNotFoundError(f"the configuration folder conf/ is missing beside {package}; install spinwarp again")
 
 
-def run(name: str, task: Callable[[DictConfig], Any], kinds: Mapping[str, Any]) -> None:
+def run(name: str, task: Callable[[DictConfig], Any], types: Mapping[str, Any]) -> None:
     """Run ``task`` with the configuration ``name``; an :class:`InputError` prints one sentence and exits with 1.
 
     Misspelt groups and keys are reported before anything is imported or written, and values of a wrong type before
@@ -58,7 +58,7 @@ def run(name: str, task: Callable[[DictConfig], Any], kinds: Mapping[str, Any]) 
     ----------
     name : of the configuration.
     task : receives the configuration.
-    kinds : types of the values at its top level.
+    types : types of the values at its top level.
 
     Raises
     ------
@@ -74,7 +74,7 @@ def run(name: str, task: Callable[[DictConfig], Any], kinds: Mapping[str, Any]) 
 
     def job(config: DictConfig) -> Any:
         with _environment(_FULL, wanted):  # child processes see what the user set
-            return _run_job(config, task, kinds)
+            return _run_job(config, task, types)
 
     try:
         # with this variable Hydra raises its errors instead of printing several lines
@@ -159,7 +159,7 @@ def _environment(name: str, value: str | None) -> Iterator[None]:
             os.environ[name] = before
 
 
-def _run_job(config: DictConfig, task: Callable[[DictConfig], Any], kinds: Mapping[str, Any]) -> Any:
+def _run_job(config: DictConfig, task: Callable[[DictConfig], Any], types: Mapping[str, Any]) -> Any:
     """Run a single job, or one of a multirun, which continues after an error."""
     one_of_many = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
@@ -168,10 +168,10 @@ def _run_job(config: DictConfig, task: Callable[[DictConfig], Any], kinds: Mappi
             multirun.note(config, error=multirun.UNFINISHED)
         processes.prepare_process()
         find_home()
-        from spinwarp.cli.typecheck import check_kinds
+        from spinwarp.cli.typecheck import check_types
 
         arguments.expand_home(config)
-        check_kinds(plain(config), kinds=kinds)
+        check_types(plain(config), types=types)
         if one_of_many:
             multirun.check_out(config)
         value = task(config)
@@ -195,7 +195,7 @@ def _run_job(config: DictConfig, task: Callable[[DictConfig], Any], kinds: Mappi
             raise SystemExit(1) from None
         if not one_of_many:
             end(error, config)
-        multirun.fail(config, said(error, config))
+        multirun.fail(config, message(error, config))
     return None
 
 
@@ -206,11 +206,11 @@ def _interrupted() -> NoReturn:
 
 def end(error: BaseException, config: DictConfig | None = None) -> NoReturn:
     """Print the error in one sentence and exit with code 1."""
-    print(f"error: {said(error, config)}", file=sys.stderr)
+    print(f"error: {message(error, config)}", file=sys.stderr)
     raise SystemExit(1) from None
 
 
-def said(error: BaseException, config: DictConfig | None = None) -> str:
+def message(error: BaseException, config: DictConfig | None = None) -> str:
     """Return an exception in one sentence, with the keys of this command: some have no ``data.`` prefix."""
     sentence = _sentence(error)
     if config is None or "data" in config:

@@ -20,7 +20,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from spinwarp.errors import InputError
-from spinwarp.files import whole_file, with_home
+from spinwarp.files import atomic_write, with_home
 from spinwarp.parallel import processes
 
 log = logging.getLogger("spinwarp")
@@ -98,7 +98,7 @@ def note(config: DictConfig, value: Any = None, error: str | None = None) -> Non
         out=config.get("out"),
         input=config.get("input"),
     )
-    with whole_file(_notes(job) / f"{outcome.number}.json") as temporary:
+    with atomic_write(_notes(job) / f"{outcome.number}.json") as temporary:
         temporary.write_text(json.dumps(asdict(outcome)), encoding="utf-8")
 
 

@@ -6,11 +6,13 @@ import numpy as np
 import torch.distributed as dist
 from torch.utils.data import Sampler, SequentialSampler
 
+from spinwarp.renamed import old_names
+
 Item = tuple[int, int]  # (epoch, index of the slice)
 Batch = list[Item]
 
 
-class ShapeBatchSampler(Sampler[list[Item]]):
+class ShapeBatchOrder(Sampler[list[Item]]):
     """Batches of slices of one shape, split over processes.
 
     The order depends on the seed and the epoch alone, so that all processes agree on it and a resumed run goes on
@@ -76,7 +78,7 @@ class ShapeBatchSampler(Sampler[list[Item]]):
             yield [(self.epoch if self.shuffle else 0, index) for index in batches[position % len(batches)]]
 
 
-class InOrder(ShapeBatchSampler, SequentialSampler):  # type: ignore[misc]
+class InOrder(ShapeBatchOrder, SequentialSampler):  # type: ignore[misc]
     """Batches in the order of the slices; Lightning's ``overfit_batches`` lets no other kind of sampler be.
 
     Parameters
@@ -85,7 +87,7 @@ class InOrder(ShapeBatchSampler, SequentialSampler):  # type: ignore[misc]
     """
 
     def __init__(self, shapes: Sequence[tuple[int, ...]], batch_size: int, start: tuple[int, int] = (0, 0)) -> None:
-        ShapeBatchSampler.__init__(self, shapes, batch_size, shuffle=False, start=start)
+        ShapeBatchOrder.__init__(self, shapes, batch_size, shuffle=False, start=start)
 
 
 def partition(batches: Sequence[Batch], volume_of: Callable[[int], str], n: int) -> list[list[Batch]]:
@@ -128,3 +130,6 @@ def _world() -> tuple[int, int]:
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
+
+
+__getattr__ = old_names(__name__, ShapeBatchSampler="spinwarp.data.batches.ShapeBatchOrder")

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from spinwarp.acquisition import Example, collate
 from spinwarp.coils import low_resolution_maps
-from spinwarp.data.batches import Batch, InOrder, Item, ShapeBatchSampler
+from spinwarp.data.batches import Batch, InOrder, Item, ShapeBatchOrder
 from spinwarp.data.source import DrawingSource, Source, Volume, check_split
 from spinwarp.data.undersample import Undersample
 from spinwarp.errors import InputError
@@ -95,7 +95,7 @@ class FastMRIDataModule(LightningDataModule):
     maps : ``low_resolution`` (from the ACS of the accelerated data) or ``none``.
     batch_size : slices of one shape a batch.
     num_workers : processes that load; 0 loads in the main one.
-    volume_sample_rate, slice_sample_rate : share of training volumes, and of the slices of each, that are used; the
+    volume_sample_rate, slice_sample_rate : fraction of training volumes, and of the slices of each, that are used; the
         choice is seeded, so that all processes agree on it.
     augment : changes fully sampled training examples, such as :class:`spinwarp.data.augment.FlipsAndPhase`.
     edge_slices : slices left out at either end of each training volume.
@@ -130,7 +130,7 @@ class FastMRIDataModule(LightningDataModule):
                 raise InputError(f"data.{name} is at least 0; got {number}")
         for name, rate in {"volume_sample_rate": volume_sample_rate, "slice_sample_rate": slice_sample_rate}.items():
             if not 0 < rate <= 1:
-                raise InputError(f"data.{name} is a share above 0 and up to 1; got {rate}")
+                raise InputError(f"data.{name} is a fraction above 0 and up to 1; got {rate}")
         self.source = source
         self.mask = mask
         self.eval_mask = eval_mask if eval_mask is not None else mask
@@ -187,11 +187,11 @@ class FastMRIDataModule(LightningDataModule):
         shapes = [dataset.volumes[v].shape for v, _ in dataset.slices]
         training = split == "train" and not evaluate
         start = self._start if training else (0, 0)
-        sampler: ShapeBatchSampler | Sequence[Batch]
+        sampler: ShapeBatchOrder | Sequence[Batch]
         if batches is not None:
             sampler = batches
         elif training and not getattr(self.trainer, "overfit_batches", 0):
-            sampler = ShapeBatchSampler(shapes, self.batch_size, shuffle=True, seed=self.seed, start=start)
+            sampler = ShapeBatchOrder(shapes, self.batch_size, shuffle=True, seed=self.seed, start=start)
         else:
             sampler = InOrder(shapes, self.batch_size, start)
         return DataLoader(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from spinwarp.errors import InputError
-from spinwarp.files import whole_file
+from spinwarp.files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -138,5 +138,5 @@ def text_height(text: str, size: float) -> float:
 
 def save(figure: "Figure", path: Path) -> None:
     """Write a figure as PNG; the file is written whole or not at all."""
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=DPI)

@@ -7,16 +7,16 @@ from spinwarp.acquisition import Acquisition, acs_columns
 from spinwarp.errors import InputError
 
 
-def hold_out(acquisition: Acquisition, one_in: int = 5) -> Tensor:
+def hold_out(acquisition: Acquisition, holdout_every: int = 5) -> Tensor:
     """Choose which measured samples to hold out: whole lines of a line mask, points of a plane mask.
 
-    Every ``one_in``-th sample outside the centre is held out, in order of position, which covers both sides and all
-    distances from the centre. Each item's choice depends on its own mask and nothing else.
+    Every ``holdout_every``-th sample outside the centre is held out, in order of position. This covers both sides and
+    all distances from the centre. Each item's choice depends on its own mask and nothing else.
 
     Parameters
     ----------
     acquisition : only its mask is used.
-    one_in : holds out one sample in this many; at least two.
+    holdout_every : holds out one sample in this many; at least two.
 
     Returns
     -------
@@ -39,7 +39,7 @@ def hold_out(acquisition: Acquisition, one_in: int = 5) -> Tensor:
         top = max((len(outside) - center + 1) // 2, 0)
         first = (columns - center + 1) // 2
         outside[top : top + center, first : first + center] = False
-        positions = outside.nonzero()[one_in // 2 :: one_in]
+        positions = outside.nonzero()[holdout_every // 2 :: holdout_every]
         if not len(positions):
             raise InputError(
                 "choosing by prediction holds out sampled lines, but there are too few outside the centre; give the "

@@ -1,4 +1,4 @@
-"""A method whose claimed deviations are scaled by what they were worth on calibration volumes."""
+"""A method whose standard deviations are scaled by a factor from calibration volumes."""
 
 from dataclasses import replace
 from typing import Self
@@ -13,16 +13,16 @@ from spinwarp.uncertainty import gaussian_factor
 
 
 class Conformal(Reconstructor):
-    """Scales the deviation so that its Gaussian interval of a level is the conformal interval.
+    """Scales the standard deviation: its Gaussian interval of a level becomes the conformal interval.
 
-        std' = std lambda / z,   z the deviations that hold the share ``level`` of a Gaussian
+        std' = std lambda / z,   z the number of deviations that hold the fraction ``level`` of a Gaussian
 
-    so that whoever reads ``std'`` as a deviation finds the promised coverage at ``level``: z std' = lambda std. Image
-    and samples stay.
+    Whoever reads ``std'`` as a standard deviation finds the promised coverage at ``level``, since z std' = lambda std.
+    Image and samples stay as they are.
 
     Parameters
     ----------
-    method : claims a standard deviation.
+    method : predicts a standard deviation.
     factor : lambda, see :func:`spinwarp.uncertainty.conformal_factor`.
     level : the coverage that it promises.
     """
@@ -37,13 +37,13 @@ class Conformal(Reconstructor):
 
         Raises
         ------
-        InputError : if the method claims none.
+        InputError : if the method predicts none.
         """
         result = self.method(acquisition, generator=generator)
         if result.std is None:
             raise InputError(
-                "the method claims no standard deviation here, so there is nothing to scale; let it draw more samples "
-                "or leave conformal out"
+                "the method predicts no standard deviation here, so there is nothing to scale; let it draw more "
+                "samples or leave conformal out"
             )
         return replace(result, std=result.std * (self.factor / gaussian_factor(self.level)))
 

@@ -19,7 +19,7 @@ from spinwarp.recon.samples import mixture
 class Ensemble(Reconstructor):
     """Mean and spread of the networks of several checkpoints, say of trainings that differ in their seed.
 
-    Members may be of different kinds; one that gives a deviation of its own adds it (:func:`mixture`). The samples are
+    Members may be of different types; one that gives a deviation of its own adds it (:func:`mixture`). The samples are
     the members' images.
 
     Parameters
@@ -52,7 +52,7 @@ class Ensemble(Reconstructor):
                     f"an ensemble once, from a training with another seed="
                 )
         self.members = [NetworkReconstructor(network) for network in networks]
-        self.record = _joined(records)
+        self.record = _merged(records)
 
     def __call__(self, acquisition: Acquisition, *, generator: Generator | None = None) -> Reconstruction:
         """Run every member."""
@@ -73,7 +73,7 @@ def _equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def _joined(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _merged(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return all volumes and patients that members were trained on; checkpoints that do not say add none."""
     known = [record["trained_on"] for record in records if "trained_on" in record]
     datasets = sorted({str(trained_on["dataset"]) for trained_on in known})
@@ -82,9 +82,9 @@ def _joined(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
             f"the members of the ensemble were trained on different data ({', '.join(datasets)}), so that they differ "
             f"in what they take for an image; give checkpoints that were trained on one data set"
         )
-    joined = {
+    merged = {
         key: sorted({name for trained_on in known for name in trained_on.get(key, [])})
         for key in ("volumes", "patients")
         if any(key in trained_on for trained_on in known)
     }
-    return {"trained_on": {"dataset": datasets[0], **joined}} if datasets else {}
+    return {"trained_on": {"dataset": datasets[0], **merged}} if datasets else {}

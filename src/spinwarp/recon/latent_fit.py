@@ -82,7 +82,7 @@ def fit_latent(
     parts = torch.stack([problem.mask & ~held, held]).repeat(1, n, 1, 1, 1)
     # the held-out samples stand for all that is not fitted
     unfitted = (~parts[0]).flatten(1).sum(1)
-    share = unfitted / parts[1].flatten(1).sum(1).clamp_min(1)
+    ratio = unfitted / parts[1].flatten(1).sum(1).clamp_min(1)
     seen: dict[str, Tensor] = {}
 
     def objective(z: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ def fit_latent(
         there = (seen["z"] == z).flatten(1).all(1)
         errors = torch.where(there, seen["errors"], errors)
         history.append(errors)
-        score = value if patience is None else errors[0] + share * errors[1]
+        score = value if patience is None else errors[0] + ratio * errors[1]
         better = ~done & (score < best)
         best, best_at = torch.where(better, score, best), torch.where(better, i, best_at)
         residual = torch.where(better, errors.sum(0), residual)

@@ -12,6 +12,7 @@ from torch.func import functional_call, stack_module_state, vmap
 from spinwarp.channels import autocast
 from spinwarp.errors import InputError
 from spinwarp.progress import report
+from spinwarp.renamed import old_names
 from spinwarp.solvers import per_item
 
 STOPS = ("held_out", "authors", "fixed")
@@ -42,7 +43,7 @@ class Iterate:
 OnIterate = Callable[[Iterate], None]
 
 
-class SideBySide(nn.Module):
+class BatchedNetworks(nn.Module):
     """Networks of one architecture as one that makes all their pictures in one call.
 
     Each has weights of its own, so that their fits do not meet; the work is done as one, which is faster where a single
@@ -165,3 +166,6 @@ def _mean_weights(chosen: Tensor, measured: Tensor) -> Tensor:
     """By which a product sums to the mean over the chosen of each item; not finite where none is."""
     n = chosen.expand_as(measured).flatten(1).sum(1, dtype=torch.float32)
     return chosen / per_item(n, measured)
+
+
+__getattr__ = old_names(__name__, SideBySide="spinwarp.recon.network_fit.BatchedNetworks")

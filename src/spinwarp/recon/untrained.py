@@ -1,5 +1,6 @@
 """Untrained networks: the structure of a network is the prior, and its weights are fitted to one acquisition."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,12 +14,12 @@ from spinwarp.errors import InputError
 from spinwarp.fourier import fftc, ifftc
 from spinwarp.masks import hold_out
 from spinwarp.operators import sense
-from spinwarp.operators.measured import in_samples, sampler
+from spinwarp.operators.measured import in_samples, sampling_operator
 from spinwarp.operators.sense import coil_maps, expand
 from spinwarp.preparation import check_preparation, data_scale, prepared
 from spinwarp.progress import part
 from spinwarp.recon.base import Reconstructor
-from spinwarp.recon.network_fit import STOPS, Iterate, OnIterate, SideBySide, fit
+from spinwarp.recon.network_fit import STOPS, BatchedNetworks, Iterate, OnIterate, fit
 from spinwarp.recon.samples import from_samples
 from spinwarp.solvers import per_item
 
@@ -47,7 +48,7 @@ class UntrainedNetwork(Reconstructor):
         fit. ``authors``: the one with the least error on the fitted lines. ``fixed``: the last. See
         :func:`spinwarp.recon.network_fit.fit`.
     patience : ``held_out`` ends after this many iterations without a better one.
-    one_in : ``held_out`` holds out one in this many lines outside the centre.
+    holdout_every : ``held_out`` holds out one in this many lines outside the centre.
     n_seeds : number of fits, each from other random weights. With several the image is their mean, and their standard
         deviation is returned too.
     warm_start : start each slice of a batch but the first from the weights of the slice before it, a neighbour if the
@@ -58,6 +59,7 @@ class UntrainedNetwork(Reconstructor):
         far above that, the last layer has a long way to go. It is slow beside the others, which find the structure
         meanwhile.
     precision : inside the network: ``32``, ``bf16``, or ``auto``, which is bf16 where the device has it natively.
+    one_in : old name of ``holdout_every``, for one version.
 
     Raises
     ------
@@ -79,22 +81,28 @@ class UntrainedNetwork(Reconstructor):
     learning_rate: float = 0.008
     stop: str = "held_out"
     patience: int = 250
-    one_in: int = 5
+    holdout_every: int = 5
     n_seeds: int = 1
     warm_start: int | None = None
     at_once: int = 1
     data_consistency: bool = True
     amplitude: float = 30.0
     precision: str | int = "32"  # YAML reads 32 as a number
+    one_in: int | None = None
 
     def __post_init__(self) -> None:
         self.precision = str(self.precision)
+        if self.one_in is not None:
+            warnings.warn(
+                "recon.one_in is now recon.holdout_every; the next version drops it", FutureWarning, stacklevel=3
+            )
+            self.holdout_every, self.one_in = self.one_in, None
         check_preparation(self.maps, self.virtual_coils)
         choices = {"output": OUTPUTS, "stop": STOPS, "precision": PRECISIONS}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise InputError(f"{name}={getattr(self, name)!r} is not one of {', '.join(allowed)}")
-        least = {"iterations": 1, "patience": 1, "one_in": 2, "n_seeds": 1, "at_once": 1}
+        least = {"iterations": 1, "patience": 1, "holdout_every": 2, "n_seeds": 1, "at_once": 1}
         for name, number in least.items():
             if getattr(self, name) < number:
                 raise InputError(f"{name}={getattr(self, name)} must be at least {number}")
@@ -170,14 +178,14 @@ class UntrainedNetwork(Reconstructor):
                 made = self.network((h, w), 2 * n_images).to(problem.kspace.device)
                 # channels last: the layout of the fast convolutions
                 networks.append(made.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
-        return networks[0] if len(networks) == 1 else SideBySide(networks)
+        return networks[0] if len(networks) == 1 else BatchedNetworks(networks)
 
     def _fit(
         self, network: nn.Module, problem: Acquisition, scale: Tensor, iterations: int, on_iterate: OnIterate | None
     ) -> Tensor:
         """Fit one batched problem."""
-        sample = sampler(problem.mask)
-        held = hold_out(problem, self.one_in) if self.stop == "held_out" else torch.zeros_like(problem.mask)
+        sample = sampling_operator(problem.mask)
+        held = hold_out(problem, self.holdout_every) if self.stop == "held_out" else torch.zeros_like(problem.mask)
 
         def follow(iterate: Iterate) -> None:
             if on_iterate is not None:

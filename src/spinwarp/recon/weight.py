@@ -44,8 +44,8 @@ def held_out_weight(solve: Solve, problem: Acquisition, weights: Sequence[float]
     training = replace(problem, mask=kept, kspace=problem.kspace * kept)
     operator = sense(replace(problem, mask=torch.ones_like(problem.mask)))
     # the held-out samples stand for all that the training lacks
-    share = (~kept).flatten(1).sum(1) / held.flatten(1).sum(1)
-    importance = kept + held * share.view(-1, 1, 1, 1)
+    ratio = (~kept).flatten(1).sum(1) / held.flatten(1).sum(1)
+    importance = kept + held * ratio.view(-1, 1, 1, 1)
     errors: list[Tensor] = []
     for weight in weights:
         image = solve(training, torch.full((len(held),), weight, device=held.device))

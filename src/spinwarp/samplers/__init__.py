@@ -16,13 +16,12 @@ from spinwarp.samplers.diffpir import diffpir
 from spinwarp.samplers.dps import dps
 from spinwarp.samplers.noise import ChainNoise, chain_generators
 from spinwarp.samplers.predictor_corrector import predictor_corrector
-from spinwarp.samplers.problem import Advance, Denoiser, Problem
+from spinwarp.samplers.problem import Denoiser, Problem
 from spinwarp.samplers.pula import pula
 from spinwarp.samplers.schedules import Schedule, geometric, jalal, karras
 from spinwarp.samplers.unconditional import unconditional
 
 __all__ = [
-    "Advance",
     "ChainNoise",
     "Denoiser",
     "Problem",

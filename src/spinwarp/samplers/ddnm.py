@@ -8,7 +8,7 @@ from torch import Tensor
 from spinwarp.errors import InputError
 from spinwarp.progress import report
 from spinwarp.samplers.data_step import solve
-from spinwarp.samplers.diffusion_step import descend, kept, new
+from spinwarp.samplers.diffusion_step import ddim_fresh, ddim_kept, descend
 from spinwarp.samplers.noise import ChainNoise
 from spinwarp.samplers.problem import Problem
 from spinwarp.samplers.schedules import Schedule, karras
@@ -65,7 +65,7 @@ def ddnm(
     for i, sigma, lower in descend(schedule):
         denoised = problem.denoise(x, sigma)
         report(i + 1, len(schedule))
-        x, fresh = denoised + kept(sigma, lower, eta) * (x - denoised), new(sigma, lower, eta)
+        x, fresh = denoised + ddim_kept(sigma, lower, eta) * (x - denoised), ddim_fresh(sigma, lower, eta)
         if fresh > 0:
             gain, draw = min(1.0, fresh / problem.noise_std), fresh * noise(problem.shape)
             # of the new noise, what the data bring along already

@@ -15,7 +15,7 @@ def descend(schedule: Schedule) -> Iterator[tuple[int, float, float]]:
     yield from ((i, *pair) for i, pair in enumerate(zip(schedule, (*schedule[1:], 0.0), strict=True)))
 
 
-def new(sigma: float, lower: float, eta: float) -> float:
+def ddim_fresh(sigma: float, lower: float, eta: float) -> float:
     """Std of the noise that a DDIM step adds: eta 0 none (the probability flow), 1 as the ancestral step.
 
     Raises
@@ -27,9 +27,9 @@ def new(sigma: float, lower: float, eta: float) -> float:
     return eta * lower * math.sqrt(1 - (lower / sigma) ** 2)
 
 
-def kept(sigma: float, lower: float, eta: float) -> float:
+def ddim_kept(sigma: float, lower: float, eta: float) -> float:
     """How much of the noise x - D(x) a DDIM step keeps."""
-    return math.sqrt(lower**2 - new(sigma, lower, eta) ** 2) / sigma
+    return math.sqrt(lower**2 - ddim_fresh(sigma, lower, eta) ** 2) / sigma
 
 
 def renoise(
@@ -49,6 +49,6 @@ def renoise(
     ----------
     Song, Meng and Ermon, "Denoising diffusion implicit models", 2021, equations 12 and 16.
     """
-    moved = image + kept(sigma, lower, eta) * (x - denoised)
-    fresh = new(sigma, lower, eta)
+    moved = image + ddim_kept(sigma, lower, eta) * (x - denoised)
+    fresh = ddim_fresh(sigma, lower, eta)
     return moved + fresh * noise(tuple(x.shape[1:])) if fresh > 0 else moved

@@ -1,7 +1,6 @@
 """The inverse problem of one slice, which many chains share."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -11,9 +10,6 @@ from torch import Tensor
 
 from spinwarp.errors import InputError
 from spinwarp.operators.linear import LinearOperator
-
-#: what samplers took as ``advance`` before they called :func:`spinwarp.progress.report`; kept for those that still do
-Advance = Callable[[int, int], None]
 
 
 class Denoiser(Protocol):

@@ -39,7 +39,7 @@ class GANModule(GeneratorModule):
     Mescheder, Geiger and Nowozin, "Which training methods for GANs do actually converge?", ICML 2018 (R1).
     """
 
-    kind = GAN
+    net_type = GAN
     net: GAN
 
     def __init__(

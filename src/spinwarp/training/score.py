@@ -85,9 +85,9 @@ class ScoreModule(NetworkModule):
         images = self.images(example)
         jitter = torch.randn(len(images), device=images.device) * self.scale_jitter
         images = images * jitter.exp().view(-1, 1, 1)
-        # one uniform number spread evenly over the batch: every batch has its share of strong and of weak noise
-        share = torch.arange(len(images), device=images.device) + torch.rand((), device=images.device)
-        normal = torch.special.ndtri(((share / len(images)) % 1).clamp(1e-4, 1 - 1e-4))
+        # one uniform number spread evenly over the batch: every batch has strong and weak noise in the same proportion
+        uniform = torch.arange(len(images), device=images.device) + torch.rand((), device=images.device)
+        normal = torch.special.ndtri(((uniform / len(images)) % 1).clamp(1e-4, 1 - 1e-4))
         sigma = (self.log_sigma_mean + self.log_sigma_std * normal).exp()
         loss = self.matching_loss(self.net, images, sigma, torch.randn_like(images))
         self.log("train/loss", loss, prog_bar=True, batch_size=len(example))

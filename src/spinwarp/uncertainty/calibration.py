@@ -1,4 +1,4 @@
-"""How well the standard deviations that a method claims agree with the errors that it makes."""
+"""How well the standard deviations that a method predicts agree with its errors."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +32,8 @@ _WINDOW = 5  # pixels: the square over which the intensity is averaged
 def local_intensity(magnitude: Tensor) -> Tensor:
     """Return the mean of ``magnitude (batch, h, w)`` over 5x5 pixels, of fewer at the rim.
 
-    The honest baseline of every claim: errors are larger where the image is bright, and this knows nothing else.
+    The baseline of every predicted standard deviation: errors are larger where the image is bright, and it knows
+    nothing else.
     """
     mean: Tensor = F.avg_pool2d(magnitude[:, None], _WINDOW, 1, _WINDOW // 2, count_include_pad=False)
     return mean[:, 0]
@@ -66,11 +67,11 @@ def ranks_of(samples: Tensor, target: Tensor) -> Ranks:
 
 
 class Calibration:
-    """Errors against claimed standard deviations over the foreground of one volume, whose pixels it holds.
+    """Errors against predicted standard deviations over the foreground of one volume, whose pixels it holds.
 
-    For Gaussian errors of exactly the claimed deviation, two of them cover .954. Mean and deviation of a few draws of
-    an exact posterior are themselves uncertain and cover less: .93 for 16 draws, .90 for 8, .65 for 2. More than that
-    says that a method claims too large errors, less that it is too sure of itself.
+    If errors are Gaussian with exactly the predicted standard deviation, two of them cover .954. Mean and deviation of
+    a few draws of an exact posterior are themselves uncertain and cover less: .93 for 16 draws, .90 for 8, .65 for 2.
+    A method with a higher coverage predicts too large errors; with a lower one, too small ones.
 
     Everything is measured also for a deviation proportional to the local intensity, scaled to the volume so that its
     mean square equals the mean squared error. That needs the truth and is generous: no method knows its error.
@@ -90,9 +91,9 @@ class Calibration:
         Parameters
         ----------
         magnitude, target : ``(batch, h, w)``.
-        std : ``(batch, h, w)`` the claimed standard deviation of the magnitude.
+        std : ``(batch, h, w)`` the predicted standard deviation of the magnitude.
         data_range : ``(batch,)`` the largest value of each item's volume.
-        ranks : of the target among the draws that the claim was made of, see :func:`ranks_of`, or None.
+        ranks : of the target among the draws that give ``std``, see :func:`ranks_of`, or None.
         """
         where = foreground(target, data_range)
         parts = (magnitude - target, std, local_intensity(magnitude))
@@ -107,10 +108,10 @@ class Calibration:
         """
         error, std, intensity = self._pixels()
         ratio = error_ratio(error, std)
-        shares = coverage(ratio, [N_STD, *map(gaussian_factor, LEVELS)]).tolist()
+        fractions = coverage(ratio, [N_STD, *map(gaussian_factor, LEVELS)]).tolist()
         names = ["coverage", *(f"coverage_{100 * level:.0f}" for level in LEVELS)]
         return {
-            **dict(zip(names, shares, strict=True)),
+            **dict(zip(names, fractions, strict=True)),
             "calibration_error": calibration_error(ratio),
             "sparsification": area(sparsification(error, std)),
             "sparsification_oracle": area(sparsification(error, np.abs(error))),
@@ -139,7 +140,7 @@ class Calibration:
         }
 
     def _pixels(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Error, claimed deviation and that of the baseline, ``(n,)`` each."""
+        """Error, predicted standard deviation and that of the baseline, ``(n,)`` each."""
         if not self._parts:
             return np.zeros(0), np.zeros(0), np.zeros(0)
         error, std, intensity = torch.cat(self._parts, 1).numpy().astype(np.float64)

@@ -1,4 +1,4 @@
-"""Measures of claimed standard deviations: arrays of pixels in, numbers and curves out."""
+"""Measures of predicted standard deviations: arrays of pixels in, numbers and curves out."""
 
 import math
 from collections.abc import Sequence
@@ -8,14 +8,14 @@ import numpy as np
 
 #: nominal coverages over which the calibration error is the mean: the middles of 50 equal parts of (0, 1)
 FINE_LEVELS = (np.arange(50) + 0.5) / 50
-#: shares of pixels that sparsification leaves out
-SHARES = np.arange(20) / 20
-# Values that vary less than this share of their mean are constant to float32, and what is left is rounding.
+#: fractions of pixels that sparsification leaves out
+FRACTIONS = np.arange(20) / 20
+# Values that vary less than this fraction of their mean are constant to float32, and what is left is rounding.
 _LEAST_SPREAD = 1e-6
 
 
 def gaussian_factor(level: float) -> float:
-    """Return how many standard deviations to either side hold the share ``level`` of a Gaussian: 1.96 for .95."""
+    """Return how many standard deviations to either side hold the fraction ``level`` of a Gaussian: 1.96 for .95."""
     return NormalDist().inv_cdf((1 + level) / 2)
 
 
@@ -30,7 +30,7 @@ def error_ratio(error: np.ndarray, std: np.ndarray) -> np.ndarray:
 
 
 def coverage(ratio: np.ndarray, factors: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Return the share of pixels whose error is at most each of ``factors`` standard deviations; NaN without any."""
+    """Return the fraction of pixels whose error is at most each of ``factors`` standard deviations; NaN without any."""
     if ratio.size == 0:
         return np.full(len(factors), np.nan)
     return np.searchsorted(np.sort(ratio), factors, side="right") / ratio.size
@@ -39,7 +39,7 @@ def coverage(ratio: np.ndarray, factors: Sequence[float] | np.ndarray) -> np.nda
 def calibration_error(ratio: np.ndarray) -> float:
     """Return the mean difference of observed and nominal coverage over the Gaussian intervals of :data:`FINE_LEVELS`.
 
-    Zero for Gaussian errors of the claimed deviation, a half where every interval covers all or nothing.
+    Zero for Gaussian errors of the predicted standard deviation, a half where every interval covers all or nothing.
 
     References
     ----------
@@ -61,7 +61,7 @@ def sparsification(error: np.ndarray, by: np.ndarray) -> np.ndarray:
 
     Returns
     -------
-    curve : at each of :data:`SHARES` left out; it begins at 1 and stays there for a ``by`` that knows nothing.
+    curve : at each of :data:`FRACTIONS` left out; it begins at 1 and stays there for a ``by`` that knows nothing.
 
     References
     ----------
@@ -69,16 +69,16 @@ def sparsification(error: np.ndarray, by: np.ndarray) -> np.ndarray:
     """
     squares = np.square(error, dtype=np.float64)
     if not squares.any():
-        return np.full(len(SHARES), np.nan)
+        return np.full(len(FRACTIONS), np.nan)
     _, group, counts = np.unique(by, return_inverse=True, return_counts=True)
     n_kept = np.concatenate([[0], np.cumsum(counts)])
     sums = np.concatenate([[0], np.cumsum(np.bincount(group.ravel(), weights=squares))])
-    kept = (1 - SHARES) * error.size
+    kept = (1 - FRACTIONS) * error.size
     return np.sqrt(np.interp(kept, n_kept, sums) / kept / (sums[-1] / error.size))
 
 
 def area(curve: np.ndarray) -> float:
-    """Return the mean height of a curve over :data:`SHARES`, by trapezes."""
+    """Return the mean height of a curve over :data:`FRACTIONS`, by trapezes."""
     return float((curve[1:] + curve[:-1]).mean() / 2)
 
 

@@ -28,7 +28,7 @@ from spinwarp.operators.sense import coil_maps, expand, reduce
 
 #: of the cross term: how the image changes when lines are left out, or when they are scaled a little
 PROBES = ("deletion", "derivative")
-# Share of a line's amplitude, or of the noise, over which a derivative is taken: large against rounding in float32.
+# Fraction of a line's amplitude, or of the noise, over which a derivative is taken: large against rounding in float32.
 _STEP = 1e-2
 Method = Callable[[Acquisition], Tensor]
 
@@ -52,7 +52,7 @@ class Risk:
 
     @property
     def nmse(self) -> Tensor:
-        """Estimate ``(batch,)`` of the error as a share of the energy."""
+        """Estimate ``(batch,)`` of the error as a fraction of the energy."""
         return self.error / self.energy
 
     @property
@@ -64,8 +64,8 @@ class Risk:
         .2 in windows of 9 pixels). Where the image changes when lines are left out does (.3 to .5).
         """
         total = self.change.sum((-2, -1), keepdim=True)
-        share = torch.where(total > 0, self.change / total, 1 / self.change[0].numel())
-        return share * self.error.clamp_min(0).view(-1, 1, 1)
+        fraction = torch.where(total > 0, self.change / total, 1 / self.change[0].numel())
+        return fraction * self.error.clamp_min(0).view(-1, 1, 1)
 
 
 def white_sure(
@@ -90,12 +90,12 @@ def white_sure(
     generator : of the probes.
     """
     image = denoise(noisy)
-    share = torch.zeros_like(image.real)
+    fraction = torch.zeros_like(image.real)
     for _ in range(n_probes):
         probe = _signs(noisy, generator)
         change = (denoise(noisy + _STEP * noise_std * probe) - image) / (_STEP * noise_std)
-        share += _product(probe, change) / n_probes
-    return _power(image - noisy) + noise_std**2 * (2 * share - 1)
+        fraction += _product(probe, change) / n_probes
+    return _power(image - noisy) + noise_std**2 * (2 * fraction - 1)
 
 
 def compensated(acquisition: Acquisition, density: Tensor) -> Tensor:
@@ -167,8 +167,8 @@ def sure(
         step = _STEP * noise_std.view(-1, 1, 1, 1)
         signs = _signs(kspace, generator)
         moved = (method(replace(acquisition, kspace=kspace + step * signs * mask)) - image) / step[:, 0]
-        share = _sum(_product(reduce(ifftc(signs), maps), moved))
-        error += noise_std**2 * (2 * share - kspace[0].numel())
+        fraction = _sum(_product(reduce(ifftc(signs), maps), moved))
+        error += noise_std**2 * (2 * fraction - kspace[0].numel())
         energy -= noise_std**2 * kspace[0].numel()
     return Risk(image, error, energy, change)
 

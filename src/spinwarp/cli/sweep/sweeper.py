@@ -22,7 +22,7 @@ from spinwarp.cli import app
 from spinwarp.cli.sweep import space
 from spinwarp.cli.sweep.study import SharedStudy
 from spinwarp.errors import InputError
-from spinwarp.files import whole_file
+from spinwarp.files import atomic_write
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -137,7 +137,7 @@ class OptunaSweeper(Sweeper):
                 value = _value(job)
                 assert job.hydra_cfg is not None  # set by a job that succeeded
         except Exception as error:
-            reason = app.said(error)
+            reason = app.message(error)
             log.error("trial %d failed: %s", trial.number, reason)
             study.end(trial, None, {"error": reason})
         except BaseException:  # Ctrl-C
@@ -187,7 +187,7 @@ class OptunaSweeper(Sweeper):
             "command": shlex.join(["python", f"{self.config.hydra.job.name}.py", *overrides]),
         }
         path = study.path.with_name(BEST)
-        with whole_file(path) as temporary:
+        with atomic_write(path) as temporary:
             OmegaConf.save(OmegaConf.create(result), temporary)
         log.info("%d trials have ended, %d of them failed", len(complete) + len(failed), len(failed))
         log.info("best: trial %d, %s %.6g, in %s\n%s", best.number, goal[0], best.value, path, result["command"])

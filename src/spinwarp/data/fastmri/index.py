@@ -18,7 +18,7 @@ from spinwarp.data.fastmri.ismrmrd import LONGEST, Geometry, geometry
 from spinwarp.data.patients import named_patient
 from spinwarp.data.sampling import check_mask, padding_has_signal, warn_once_per_folder
 from spinwarp.errors import InputError
-from spinwarp.files import LARGEST_RATIO, cache_folder, unreadable, warn_once, whole_file
+from spinwarp.files import LARGEST_RATIO, atomic_write, cache_folder, unreadable, warn_once
 
 log = logging.getLogger(__name__)
 _VERSION = 3  # raise it when scan() reads something else
@@ -183,10 +183,10 @@ def scan(path: Path, provenance: str) -> Entry:
         padding = _attribute(path, file, "padding_left", int), _attribute(path, file, "padding_right", int)
         patient = _text(file, "patient_id").strip() or named_patient(path.stem)
         stated, orientation, contrast = (_text(file, name) for name in ("provenance", "orientation", "acquisition"))
-        told = Geometry()
+        from_header = Geometry()
         if "ismrmrd_header" in file:
-            told = geometry(path, _header_text(path, file["ismrmrd_header"]), (h, w))
-        columns = told.columns
+            from_header = geometry(path, _header_text(path, file["ismrmrd_header"]), (h, w))
+        columns = from_header.columns
         if padding[0] is not None and padding[1] is not None:
             columns = int(padding[0]), int(padding[1])
         if columns is not None and not 0 <= columns[0] < columns[1] <= w:
@@ -202,9 +202,9 @@ def scan(path: Path, provenance: str) -> Entry:
     header = Header(
         provenance=stated or provenance,
         source=path.name,
-        reconstruction_size=(int(target_shape[0]), int(target_shape[1])) if target else told.size,
+        reconstruction_size=(int(target_shape[0]), int(target_shape[1])) if target else from_header.size,
         acquired_columns=columns,
-        voxel_size=told.voxel_size,
+        voxel_size=from_header.voxel_size,
         orientation=orientation or None,
         contrast=contrast or None,
     )
@@ -313,7 +313,7 @@ def _load_index(cache: Path) -> dict[Path, Entry]:
 
 def _save_index(cache: Path, entries: dict[Path, Entry]) -> None:
     try:
-        with whole_file(cache) as temporary:
+        with atomic_write(cache) as temporary:
             temporary.write_text(json.dumps({str(path): asdict(entry) for path, entry in entries.items()}))
     except OSError as error:  # the index only saves time; a read-only home folder is no reason to stop
         warn_once(f"the index {cache} cannot be written ({error}); files are scanned at each start")

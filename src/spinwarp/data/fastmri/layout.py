@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from spinwarp.acquisition import Header, center_crop
-from spinwarp.files import whole_file
+from spinwarp.files import atomic_write
 from spinwarp.fourier import ifftc
 
 _NAMESPACE = "http://www.ismrm.org/ISMRMRD"
@@ -53,7 +53,7 @@ def write_volume(
     size = header.reconstruction_size or (h, w)
     if target is None:
         target = rss_target(kspace if kspace.ndim == 4 else kspace[:, None], size)
-    with whole_file(path) as temporary, h5py.File(temporary, "w") as file:
+    with atomic_write(path) as temporary, h5py.File(temporary, "w") as file:
         file["kspace"] = kspace.astype(np.complex64, copy=False)
         file["reconstruction_rss" if multicoil else "reconstruction_esc"] = target.astype(np.float32, copy=False)
         file["ismrmrd_header"] = _header_xml((h, w), header).encode()

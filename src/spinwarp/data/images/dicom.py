@@ -13,7 +13,7 @@ import pydicom
 from pydicom.pixels import get_decoder, pixel_array  # type: ignore[attr-defined]
 
 from spinwarp.errors import InputError
-from spinwarp.files import reading
+from spinwarp.files import as_input_error
 
 _log = logging.getLogger(__name__)
 _PLANES = ("sagittal", "coronal", "axial")  # by the axis (left, posterior, superior) across the slices
@@ -75,7 +75,7 @@ def stacks(paths: Sequence[Path]) -> list[Stack]:
     groups: dict[tuple[object, ...], list[tuple[Frame, Any]]] = {}
     left_out: list[Path] = []
     for path in paths:
-        with reading(path, "DICOM file"):
+        with as_input_error(path, "DICOM file"):
             header = pydicom.dcmread(path, stop_before_pixels=True)
             found = list(_frames(path, header))
         if not found:
@@ -190,7 +190,7 @@ def _words(value: Any) -> list[str]:
 
 def _values(path: Path, index: int) -> tuple[np.ndarray, bool]:
     """Return the values of a slice in the units of the file, and whether high values are dark."""
-    with reading(path, "DICOM file"):
+    with as_input_error(path, "DICOM file"):
         header = pydicom.dcmread(path, stop_before_pixels=True)
         syntax = header.file_meta.TransferSyntaxUID
         if syntax.is_compressed and not get_decoder(syntax).is_available:

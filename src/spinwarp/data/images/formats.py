@@ -14,7 +14,7 @@ from PIL import Image
 from spinwarp.data.patients import file_numbers, named_patient, patients_in
 from spinwarp.data.source import SPLITS
 from spinwarp.errors import InputError
-from spinwarp.files import LARGEST_RATIO, is_folder, list_files, reading
+from spinwarp.files import LARGEST_RATIO, as_input_error, is_folder, list_files
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 SUFFIXES = (*PICTURES, ".npy", ".nii", ".nii.gz", ".dcm")
@@ -196,18 +196,18 @@ def _is_dicom(path: Path) -> bool:
     suffix = path.suffix.lower()
     if suffix not in _NAMED_AFTER and not suffix[1:].isdigit():  # the name may be a UID: numbers separated by dots
         return False
-    with reading(path, "file"), path.open("rb") as file:
+    with as_input_error(path, "file"), path.open("rb") as file:
         return file.read(132)[128:] == b"DICM"
 
 
 def _opened(path: Path) -> Image.Image:
-    with reading(path, "picture"):
+    with as_input_error(path, "picture"):
         return Image.open(path)
 
 
 def _n_pages(path: Path, picture: Image.Image) -> int:
     """Return the number of slices of a picture: the pages of a TIFF, else one."""
-    with reading(path, "picture"):
+    with as_input_error(path, "picture"):
         n_pages = int(getattr(picture, "n_frames", 1))
     if n_pages > 1 and picture.format == "PNG":
         raise InputError(f"{path} is animated; expected one slice, or a TIFF file with several")
@@ -215,7 +215,7 @@ def _n_pages(path: Path, picture: Image.Image) -> int:
 
 
 def _picture(path: Path, page: int) -> np.ndarray:
-    with _opened(path) as picture, reading(path, "picture"):
+    with _opened(path) as picture, as_input_error(path, "picture"):
         if page:
             picture.seek(page)
         if picture.mode.startswith("RGB") and _is_deep(path):
@@ -241,7 +241,7 @@ def _is_deep(path: Path) -> bool:
 
 
 def _array(path: Path) -> np.ndarray:
-    with reading(path, ".npy file of numbers"):
+    with as_input_error(path, ".npy file of numbers"):
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         if not (isinstance(array, np.ndarray) and array.ndim in (2, 3) and array.size and array.dtype.kind in "biufc"):
             found = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else "an archive"
@@ -263,7 +263,7 @@ def _extra(module: str, extra: str) -> Any:
 def _nifti_axes(path: Path) -> tuple[Any, np.ndarray, int]:
     """Return the image, the anatomical axis and direction of each stored axis, and the stored axis of the slices."""
     nibabel = _extra("nibabel", "nifti")
-    with reading(path, "NIfTI file"):
+    with as_input_error(path, "NIfTI file"):
         image = nibabel.squeeze_image(nibabel.load(path))
         if image.get_data_dtype().fields:
             raise InputError(f"{path} is in colour ({image.get_data_dtype()}); expected one magnitude per voxel")
@@ -299,7 +299,7 @@ def _nifti_slice(path: Path, index: int) -> np.ndarray:
     data = _unpacked(path) if _is_packed(path) else image.dataobj
     if orientation[across, 1] < 0:
         index = image.shape[across] - 1 - index
-    with reading(path, "NIfTI file"):
+    with as_input_error(path, "NIfTI file"):
         plane = np.asarray(data[tuple(index if axis == across else slice(None) for axis in range(3))])
     left = [axis for axis in range(3) if axis != across]
     plane = plane[tuple(slice(None, None, int(orientation[axis, 1])) for axis in left)]
@@ -315,5 +315,5 @@ def _is_packed(path: Path) -> bool:
 @lru_cache(maxsize=2)
 def _unpacked(path: Path) -> np.ndarray:
     # reading one slice unpacks the whole file, so the reads that follow share it
-    with reading(path, "NIfTI file"):
+    with as_input_error(path, "NIfTI file"):
         return np.asarray(_nifti_axes(path)[0].dataobj)

@@ -12,7 +12,7 @@ from spinwarp.data.images.formats import PICTURES, ImageVolume, splits_of
 from spinwarp.data.patients import without_number
 from spinwarp.data.source import SPLITS
 from spinwarp.errors import InputError
-from spinwarp.files import reading
+from spinwarp.files import as_input_error
 
 _log = logging.getLogger(__name__)
 _REMEDY = "give each patient a sub-folder, or make the sub-folders train, val and test"
@@ -98,7 +98,7 @@ def with_orientation(folder: Path, volumes: list[ImageVolume]) -> list[ImageVolu
     path = folder / "orientation.tsv"
     if not path.is_file():
         return volumes
-    with reading(path, "table"), path.open(newline="") as file:
+    with as_input_error(path, "table"), path.open(newline="") as file:
         try:
             runs = [(int(r["first"]), int(r["last"]), r["orientation"]) for r in csv.DictReader(file, delimiter="\t")]
         except (KeyError, TypeError, ValueError, csv.Error) as error:
