@@ -35,9 +35,9 @@ class SliceDataset(Dataset[Example]):
     volumes : the volumes of one split.
     slices : (index of the volume, index of the slice) of each item.
     undersample : makes the accelerated example.
-    seed : of the training masks, together with epoch, volume and slice; None: the mask is seeded from the file's name
-        and the same for all slices of a volume, as the fastMRI reference does in validation.
-    augment : changes the fully sampled example first.
+    seed : of the training masks, together with epoch, volume and slice. None: the file's name seeds the mask, which is
+        the same for all slices of a volume, as in the validation of the fastMRI reference.
+    augment : changes the fully sampled example before it is undersampled.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class SliceDataset(Dataset[Example]):
         return collate([self.example(epoch, index) for epoch, index in items])
 
     def volume_of(self, index: int) -> str:
-        """Return the name of the volume that a slice is of."""
+        """Return the name of the volume of an item."""
         return self.volumes[self.slices[index][0]].name
 
     def example(self, epoch: int, index: int) -> Example:
@@ -93,17 +93,17 @@ class FastMRIDataModule(LightningDataModule):
     mask : sampling mask of training; None leaves the data as measured.
     eval_mask : of validation and test; ``mask`` if None.
     maps : ``low_resolution`` (from the ACS of the accelerated data) or ``none``.
-    batch_size : slices of one shape a batch.
-    num_workers : processes that load; 0 loads in the main one.
-    volume_sample_rate, slice_sample_rate : fraction of training volumes, and of the slices of each, that are used; the
-        choice is seeded, so that all processes agree on it.
+    batch_size : slices in a batch, all of one shape.
+    num_workers : processes that load; with 0 the main process loads.
+    volume_sample_rate, slice_sample_rate : fraction of the training volumes, and of the slices of each, that are used.
+        The choice depends on the seed, so all processes agree on it.
     augment : changes fully sampled training examples, such as :class:`spinwarp.data.augment.FlipsAndPhase`.
     edge_slices : slices left out at either end of each training volume.
     seed : of order, masks and sample rates in training.
 
     Raises
     ------
-    InputError : if an option cannot be.
+    InputError : if an option is out of range.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class FastMRIDataModule(LightningDataModule):
         self._start = (0, 0)
 
     def prepare_data(self) -> None:
-        """Make, fetch or convert the data where that is not done yet."""
+        """Make, fetch or convert the data if that has not been done."""
         self.source.prepare()
 
     def dataset(
@@ -153,8 +153,12 @@ class FastMRIDataModule(LightningDataModule):
     ) -> SliceDataset:
         """Return the undersampled slices of a split.
 
-        ``evaluate`` takes the training split as validation takes its own: all slices, masks seeded from the names.
-        ``only`` names the slices that are taken of each volume; None: all.
+        With ``evaluate`` the training split is read as validation is: all slices, masks seeded from the names. ``only``
+        maps volumes to the slices to take; None: all.
+
+        Raises
+        ------
+        InputError : if no slice is left.
         """
         check_split(split)
         training = split == "train" and not evaluate
@@ -178,10 +182,10 @@ class FastMRIDataModule(LightningDataModule):
         only: Mapping[str, Collection[int]] | None = None,
         batches: Sequence[Batch] | None = None,
     ) -> DataLoader[Example]:
-        """Return the batches of a split, in order but for training; ``evaluate`` and ``only`` as in :meth:`dataset`.
+        """Return the batches of a split, shuffled in training only; ``evaluate`` and ``only`` as in :meth:`dataset`.
 
-        Under ``trainer.overfit_batches`` training has its batches in order too, with the same masks in every epoch.
-        ``batches`` are those that are loaded, of all that the loader without them has.
+        With ``trainer.overfit_batches`` training is in order too, with the same masks in every epoch. ``batches``
+        limits the loader to these of its batches.
         """
         dataset = self.dataset(split, evaluate, only)
         shapes = [dataset.volumes[v].shape for v, _ in dataset.slices]
@@ -217,18 +221,18 @@ class FastMRIDataModule(LightningDataModule):
         return self.loader("test")
 
     def state_dict(self) -> dict[str, Any]:
-        """Where in the data training is, for a checkpoint."""
+        """Return the position in the data, for a checkpoint."""
         epoch, batch = next_batch(self.trainer)
         return {"epoch": epoch, "batch": batch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Let training go on where the checkpoint was written."""
+        """Continue at the position of the checkpoint."""
         self._start = (state_dict["epoch"], state_dict["batch"])
-        # Lightning knows of other ways only to go on within an epoch
+        # the loader starts at the right batch, which Lightning does not know
         warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch")
 
     def setup(self, stage: str) -> None:
-        """Begin at the first epoch, unless a checkpoint says otherwise after this."""
+        """Begin at the first epoch; a checkpoint that is loaded later may change that."""
         if stage == "fit":
             self._start = (0, 0)
 
@@ -243,7 +247,7 @@ class FastMRIDataModule(LightningDataModule):
 
 
 def _leave_signals(worker: int) -> None:  # noqa: ARG001
-    """Let Ctrl-C stop the main process alone, which needs its workers to end in order; it can still end them."""
+    """Let Ctrl-C stop only the main process, which then ends its workers in order."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 

@@ -26,15 +26,15 @@ def dps(
 
     The only sampler here that differentiates the network.
 
-    Not a posterior sampler: the pull has the same length whatever the noise of the data. For a Gaussian prior the std
-    along the measured directions is 0.01 to 2.5 times the exact one, hardly changing with the noise of the data; where
-    they are silent it is 0.9 to 1 times. The data are fitted noise and all.
+    Not a posterior sampler: the length of the pull does not depend on the noise of the data, which it fits too. For a
+    Gaussian prior the std along the measured directions is 0.01 to 2.5 times the exact one, almost the same for all
+    noise levels of the data. Elsewhere it is 0.9 to 1 times.
 
     Parameters
     ----------
     schedule : falling noise levels; the method needs many.
-    scale : a step moves the image by about so much in Euclidean norm. 10 is for images of 320x320: it grows with the
-        square root of the number of pixels, and falls with that of levels.
+    scale : about how far a step moves the image, in Euclidean norm. 10 suits images of 320x320. The right value grows
+        with the square root of the number of pixels, and falls with the number of levels.
 
     Returns
     -------
@@ -54,7 +54,7 @@ def dps(
         with torch.enable_grad():
             x.requires_grad_()
             denoised = problem.denoise(x, sigma)
-            misfit = norm(problem.data - problem.operator(denoised)).sum()  # chains apart: each in a term of its own
+            misfit = norm(problem.data - problem.operator(denoised)).sum()  # a term per chain: gradients stay separate
             (pull,) = torch.autograd.grad(misfit, x)
         report(i + 1, len(schedule))
         x, denoised = x.detach(), denoised.detach()
