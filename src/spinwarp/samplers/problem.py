@@ -58,8 +58,8 @@ class Problem:
             )
         if self.data.ndim < 2 or self.data.shape[0] != 1 or not self.data.is_complex():
             raise InputError(
-                f"the data are of one slice, complex (1, ...), not {self.data.dtype} {tuple(self.data.shape)}; make one "
-                "problem per slice"
+                f"the data are of one slice, complex (1, ...), not {self.data.dtype} {tuple(self.data.shape)}; make "
+                "one problem per slice"
             )
 
     @cached_property

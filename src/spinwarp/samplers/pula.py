@@ -112,9 +112,8 @@ def pula(
         # directions that the data do not measure the step is right however early the solve ends.
         step = (gamma + drop) * (denoised - x) + spread * e_image
         against = gamma * problem.backprojection - problem.operator.normal(gamma * x + step) + (spread * s) * e_data
-        accuracy = cg_tolerance * min(
-            1.0, math.sqrt(weight)
-        )  # M is smallest in directions where the right-hand side is largest
+        # M is smallest in directions where the right-hand side is largest
+        accuracy = cg_tolerance * min(1.0, math.sqrt(weight))
         # far above the noise of the data no solve converges, and later levels redo what it leaves
         most = cg_iterations if weight > FAR else min(cg_iterations, 3)
         x = x + step + solve(problem, against, weight, iterations=most, tolerance=accuracy)
