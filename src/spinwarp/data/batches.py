@@ -1,6 +1,7 @@
 """Which slices make a batch, on which process, and where a run continues."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch.distributed as dist
@@ -12,6 +13,7 @@ Item = tuple[int, int]  # (epoch, index of the slice)
 Batch = list[Item]
 
 
+@dataclass(eq=False)
 class ShapeBatchOrder(Sampler[list[Item]]):
     """The order of batches of slices of one shape, divided among processes.
 
@@ -32,20 +34,14 @@ class ShapeBatchOrder(Sampler[list[Item]]):
         it.
     """
 
-    def __init__(
-        self,
-        shapes: Sequence[tuple[int, ...]],
-        batch_size: int,
-        shuffle: bool,
-        seed: int = 0,
-        start: tuple[int, int] = (0, 0),
-    ) -> None:
-        self.shapes = shapes
-        self.batch_size = batch_size
-        self.shuffle = shuffle
-        self.seed = seed
-        self.start = start
-        self.epoch = start[0]  # workers begin to load before Lightning calls set_epoch
+    shapes: Sequence[tuple[int, ...]]
+    batch_size: int
+    shuffle: bool
+    seed: int = 0
+    start: tuple[int, int] = (0, 0)
+
+    def __post_init__(self) -> None:
+        self.epoch = self.start[0]  # workers begin to load before Lightning calls set_epoch
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of an epoch; Lightning calls this."""

@@ -1,9 +1,9 @@
 """The LightningDataModule: slices of volumes, undersampled and batched."""
 
-import hashlib
 import signal
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from spinwarp.acquisition import Example, collate
 from spinwarp.coils import low_resolution_maps
 from spinwarp.data.batches import Batch, InOrder, Item, ShapeBatchOrder
-from spinwarp.data.source import DrawingSource, Source, Volume, check_split
+from spinwarp.data.source import DrawingSource, Source, Volume, check_split, random_state
 from spinwarp.data.undersample import Undersample
 from spinwarp.errors import InputError
 from spinwarp.lightning_internals import next_batch
@@ -26,6 +26,7 @@ Augmentation = Callable[[Example, RandomState], Example]
 _MAPS = {"low_resolution": low_resolution_maps, "none": None}
 
 
+@dataclass(eq=False)
 class SliceDataset(Dataset[Example]):
     """Slices of volumes, undersampled; an item is a whole batch.
 
@@ -40,21 +41,12 @@ class SliceDataset(Dataset[Example]):
     augment : changes the fully sampled example before it is undersampled.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        volumes: Sequence[Volume],
-        slices: Sequence[tuple[int, int]],
-        undersample: Undersample,
-        seed: int | None,
-        augment: Augmentation | None = None,
-    ) -> None:
-        self.source = source
-        self.volumes = volumes
-        self.slices = slices
-        self.undersample = undersample
-        self.seed = seed
-        self.augment = augment
+    source: Source
+    volumes: Sequence[Volume]
+    slices: Sequence[tuple[int, int]]
+    undersample: Undersample
+    seed: int | None
+    augment: Augmentation | None = None
 
     def __len__(self) -> int:
         return len(self.slices)
@@ -70,12 +62,9 @@ class SliceDataset(Dataset[Example]):
         """Return one slice as a batch of one."""
         volume = self.volumes[self.slices[index][0]]
         number = self.slices[index][1]
-        if self.seed is None:
-            generator = RandomState(seed_of(volume.name))
-        else:
-            key = f"{self.seed}/{epoch}/{volume.name}/{number}".encode()
-            generator = RandomState(np.frombuffer(hashlib.sha256(key).digest(), dtype=np.uint32))
-        if self.seed is not None and isinstance(self.source, DrawingSource):
+        draws = self.seed is not None
+        generator = random_state(self.seed, epoch, volume.name, number) if draws else RandomState(seed_of(volume.name))
+        if draws and isinstance(self.source, DrawingSource):
             example = self.source.draw(volume, number, generator)
         else:
             example = self.source.read(volume, number)
@@ -84,6 +73,7 @@ class SliceDataset(Dataset[Example]):
         return self.undersample(example, generator)
 
 
+@dataclass(eq=False, repr=False)
 class FastMRIDataModule(LightningDataModule):
     """Trains, validates and tests on slices of volumes, split by volume.
 
@@ -106,42 +96,30 @@ class FastMRIDataModule(LightningDataModule):
     InputError : if an option is out of range.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        mask: Mask | None,
-        eval_mask: Mask | None = None,
-        maps: Literal["low_resolution", "none"] = "low_resolution",
-        batch_size: int = 1,
-        num_workers: int = 0,
-        volume_sample_rate: float = 1.0,
-        slice_sample_rate: float = 1.0,
-        augment: Augmentation | None = None,
-        edge_slices: int = 0,
-        seed: int = 0,
-    ) -> None:
+    source: Source
+    mask: Mask | None
+    eval_mask: Mask | None = None
+    maps: Literal["low_resolution", "none"] = "low_resolution"
+    batch_size: int = 1
+    num_workers: int = 0
+    volume_sample_rate: float = 1.0
+    slice_sample_rate: float = 1.0
+    augment: Augmentation | None = None
+    edge_slices: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
         super().__init__()
-        if maps not in _MAPS:
-            raise InputError(f"data.maps={maps!r} is not one of {', '.join(_MAPS)}")
-        if batch_size < 1:
-            raise InputError(f"data.batch_size is at least 1; got {batch_size}")
-        for name, number in {"num_workers": num_workers, "edge_slices": edge_slices}.items():
-            if number < 0:
-                raise InputError(f"data.{name} is at least 0; got {number}")
-        for name, rate in {"volume_sample_rate": volume_sample_rate, "slice_sample_rate": slice_sample_rate}.items():
-            if not 0 < rate <= 1:
-                raise InputError(f"data.{name} is a fraction above 0 and up to 1; got {rate}")
-        self.source = source
-        self.mask = mask
-        self.eval_mask = eval_mask if eval_mask is not None else mask
-        self.maps = _MAPS[maps]
-        self.batch_size = batch_size
-        self.num_workers = num_workers
-        self.volume_sample_rate = volume_sample_rate
-        self.slice_sample_rate = slice_sample_rate
-        self.augment = augment
-        self.edge_slices = edge_slices
-        self.seed = seed
+        if self.maps not in _MAPS:
+            raise InputError(f"data.maps={self.maps!r} is not one of {', '.join(_MAPS)}")
+        for name, least in {"batch_size": 1, "num_workers": 0, "edge_slices": 0}.items():
+            if getattr(self, name) < least:
+                raise InputError(f"data.{name} is at least {least}; got {getattr(self, name)}")
+        for name in ("volume_sample_rate", "slice_sample_rate"):
+            if not 0 < getattr(self, name) <= 1:
+                raise InputError(f"data.{name} is a fraction above 0 and up to 1; got {getattr(self, name)}")
+        if self.eval_mask is None:
+            self.eval_mask = self.mask
         self._start = (0, 0)
 
     def prepare_data(self) -> None:
@@ -170,7 +148,7 @@ class FastMRIDataModule(LightningDataModule):
             slices = [(v, s) for v, s in slices if s in only.get(volumes[v].name, ())]
         if not slices:
             raise InputError(f"the {split} split of {self.source.name} has no slices left")
-        undersample = Undersample(self.mask if training else self.eval_mask, self.maps)
+        undersample = Undersample(self.mask if training else self.eval_mask, _MAPS[self.maps])
         if not training:
             return SliceDataset(self.source, volumes, slices, undersample, seed=None)
         return SliceDataset(self.source, volumes, slices, undersample, self.seed, self.augment)

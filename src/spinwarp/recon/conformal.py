@@ -1,6 +1,6 @@
 """A method whose standard deviations are scaled by a factor from calibration volumes."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
@@ -12,6 +12,7 @@ from spinwarp.recon.base import Reconstructor
 from spinwarp.uncertainty import gaussian_factor
 
 
+@dataclass(eq=False)
 class Conformal(Reconstructor):
     """Scales the standard deviation: its Gaussian interval of a level becomes the conformal interval.
 
@@ -27,10 +28,9 @@ class Conformal(Reconstructor):
     level : the coverage that it promises.
     """
 
-    def __init__(self, method: Reconstructor, factor: float, level: float) -> None:
-        self.method = method
-        self.factor = factor
-        self.level = level
+    method: Reconstructor
+    factor: float
+    level: float
 
     def __call__(self, acquisition: Acquisition, *, generator: Generator | None = None) -> Reconstruction:
         """Reconstruct a batch and scale its deviation.

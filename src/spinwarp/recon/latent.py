@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Self
 
 import torch
@@ -13,7 +14,7 @@ from spinwarp.models.generator import ImageGenerator
 from spinwarp.models.loading import load_network
 from spinwarp.operators import sense
 from spinwarp.operators.sense import squared_norm_bound
-from spinwarp.preparation import MAPS, generator_units, with_maps
+from spinwarp.preparation import check_preparation, generator_units, with_maps
 from spinwarp.recon.base import Reconstructor
 from spinwarp.recon.l1_wavelet import l1_wavelet
 from spinwarp.recon.latent_fit import LatentFit, fit_latent
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 _LAST_STEPS = 50  # of the steps that leave the range
 
 
+@dataclass(eq=False)
 class LatentOptimisation(Reconstructor):
     """``x = G(z)`` for the z that explains the data best, with what ``train.py model=vae``, ``gan`` or ``flow`` wrote.
 
@@ -58,45 +60,39 @@ class LatentOptimisation(Reconstructor):
     Dhar, Grover and Ermon, "Modeling sparse deviations for compressed sensing using generative models", ICML 2018.
     """
 
-    def __init__(
-        self,
-        path: str,
-        trusted: Sequence[str] = (),
-        restarts: int = 1,
-        prior_weight: float = 0.0,
-        iterations: int = 500,
-        patience: int | None = 10,
-        maps: str = "low_resolution",
-        deviation: float | None = None,
-        data_consistency: float | None = None,
-    ) -> None:
-        if maps not in MAPS:
-            raise InputError(f"maps={maps!r} is not one of {', '.join(MAPS)}")
-        if restarts < 1 or iterations < 1 or (patience is not None and patience < 1):
+    path: str
+    trusted: Sequence[str] = ()
+    restarts: int = 1
+    prior_weight: float = 0.0
+    iterations: int = 500
+    patience: int | None = 10
+    maps: str = "low_resolution"
+    deviation: float | None = None
+    data_consistency: float | None = None
+
+    def __post_init__(self) -> None:
+        check_preparation(self.maps, None)
+        if self.restarts < 1 or self.iterations < 1 or (self.patience is not None and self.patience < 1):
             raise InputError(
-                f"latent optimisation takes at least one restart, one iteration and a patience of one; got {restarts}, "
-                f"{iterations} and {patience}"
+                f"latent optimisation takes at least one restart, one iteration and a patience of one; got "
+                f"{self.restarts}, {self.iterations} and {self.patience}"
             )
-        if prior_weight < 0 or (deviation or 0) < 0 or (data_consistency is not None and data_consistency <= 0):
+        consistency = 1.0 if self.data_consistency is None else self.data_consistency
+        if self.prior_weight < 0 or (self.deviation or 0) < 0 or consistency <= 0:
             raise InputError(
-                f"prior_weight={prior_weight} and deviation={deviation} are at least zero, data_consistency="
-                f"{data_consistency} is above zero; null switches the last two off"
+                f"prior_weight={self.prior_weight} and deviation={self.deviation} are at least zero, data_consistency="
+                f"{self.data_consistency} is above zero; null switches the last two off"
             )
-        network, self.record = load_network(path, trusted)
+        network, self.record = load_network(self.path, self.trusted)
         if not isinstance(network, ImageGenerator):
             raise InputError(
-                f"{path} holds a {type(network).__name__}, and recon=latent needs a generator, from train.py with "
+                f"{self.path} holds a {type(network).__name__}, and recon=latent needs a generator, from train.py with "
                 f"model=vae, gan or flow"
             )
         # this layout of the weights takes a third less time on a CPU
         self.network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.restarts = 1 if network.invertible else restarts
-        self.prior_weight = prior_weight
-        self.iterations = iterations
-        self.patience = patience
-        self.maps = maps
-        self.deviation = deviation
-        self.data_consistency = data_consistency
+        if network.invertible:
+            self.restarts = 1
 
     def to(self, device: torch.device | str) -> Self:
         """Move the network."""

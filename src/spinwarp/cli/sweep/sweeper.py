@@ -8,6 +8,7 @@ import logging
 import math
 import shlex
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -34,6 +35,7 @@ STUDY = "study.db"
 BEST = "best.yaml"
 
 
+@dataclass(eq=False)
 class OptunaSweeper(Sweeper):
     """Asks Optuna for the parameters of a trial, runs it as one job and reports its metric, ``n_trials`` times.
 
@@ -46,21 +48,14 @@ class OptunaSweeper(Sweeper):
     heartbeat_s, grace_s : see :class:`~spinwarp.cli.sweep.study.SharedStudy`.
     """
 
-    def __init__(
-        self,
-        n_trials: int,
-        params: dict[str, Any],
-        direction: str | None,
-        sampler: dict[str, Any],
-        heartbeat_s: float,
-        grace_s: float,
-    ) -> None:
-        self.n_trials = n_trials
-        self.params = params
-        self.direction = direction
-        self.sampler = sampler
-        self.heartbeat_s = heartbeat_s
-        self.grace_s = grace_s
+    n_trials: int
+    params: dict[str, Any]
+    direction: str | None
+    sampler: dict[str, Any]
+    heartbeat_s: float
+    grace_s: float
+
+    def __post_init__(self) -> None:
         self.config: DictConfig = OmegaConf.create()
         self.hydra_context: HydraContext | None = None
         self.launcher: Launcher | None = None
