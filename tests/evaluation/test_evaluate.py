@@ -248,7 +248,7 @@ def test_nothing_measured_gives_an_image_of_zeros_whatever_the_method(
     expected = torch.cat([zero_filled(e) for e in batches() if e.volume == ("f.h5",)]).numpy()
     assert not found[1].any() and not std[1].any()
     np.testing.assert_allclose(found[[0, 2]], expected[[0, 2]], rtol=1e-5)  # batched FFTs may round otherwise
-    assert "f.h5, slice 1, holds nothing but zeros, so its image is zero" in caplog.text
+    assert "f.h5, slice 1, has only zeros in k-space, so its image is zero" in caplog.text
 
 
 def test_an_interrupted_run_keeps_the_volumes_that_were_finished(tmp_path: Path) -> None:

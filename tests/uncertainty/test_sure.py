@@ -276,7 +276,7 @@ def test_what_a_method_draws_it_draws_again_so_that_only_the_lines_differ() -> N
 @pytest.mark.parametrize(
     ("mask", "reason"),
     [
-        (None, "without a mask"),
+        (None, "there is no mask"),
         (EquispacedMask([0.08], [4]), "EquispacedMask"),
         (MagicMask([0.08], [4]), "MagicMask"),
         (GaussianLineMask([0.08], [4]), "GaussianLineMask"),

@@ -1,4 +1,4 @@
-"""Measured samples that are hidden from a method in order to judge it without a reference."""
+"""Measured samples that are held out of a fit, to judge a method without a reference."""
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ def hold_out(acquisition: Acquisition, holdout_every: int = 5) -> Tensor:
     held = torch.zeros_like(acquisition.mask)
     columns = acquisition.mask.shape[-1]
     for item, mask, n in zip(held, acquisition.mask, n_acs.tolist(), strict=True):
-        # of a long calibration block, as in full sampling, only the middle is kept for certain
+        # of a long calibration block, as in full sampling, only the middle is never held out
         center = min(n, max(8, columns // 10))
         lines = mask[0].any(0, keepdim=True)
         # rows may be missing from a line mask, as with asymmetric echoes
@@ -42,8 +42,8 @@ def hold_out(acquisition: Acquisition, holdout_every: int = 5) -> Tensor:
         positions = outside.nonzero()[holdout_every // 2 :: holdout_every]
         if not len(positions):
             raise InputError(
-                "choosing by prediction holds out sampled lines, but there are too few outside the centre; give the "
-                "weight as a number, recon.weight=0.01, or the number of iterations, recon.stop=fixed"
+                "there are too few sampled lines outside the centre to hold some out; give the weight as a number, "
+                "such as recon.weight=0.01, or a fixed number of iterations with recon.stop=fixed"
             )
         chosen = torch.zeros_like(outside)
         chosen[positions[:, 0], positions[:, 1]] = True

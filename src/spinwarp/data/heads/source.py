@@ -220,4 +220,3 @@ def _slice(
 
 def _name(images: ImageVolume, index: int) -> str:
     return images.name if images.n_slices == 1 else f"{images.name}_{index:03d}"
-
