@@ -86,7 +86,7 @@ def next_batch(trainer: Any) -> tuple[int, int]:
 
 
 def mark_next_batch(checkpoint: dict[str, Any], trainer: Any) -> None:
-    """Change a checkpoint's counters to say that the next batch is about to begin, wherever Lightning wrote it.
+    """Set the counters of a checkpoint as they are when the next batch is about to begin.
 
     Lightning stores its counters as they stand and misreads some of them later: it leaves out a validation if the
     checkpoint was written before it, and takes an epoch that ``max_steps`` cut short for finished.

@@ -362,7 +362,7 @@ def test_the_same_fit_solves_other_problems_by_another_operator(problem: str) ->
         ({"virtual_coils": 0}, "virtual_coils=0"),
         ({"output": "coils", "whiten": True}, "output=coils fits the coils as they are"),
         ({"warm_start": 0}, "warm_start=0"),
-        ({"warm_start": 5, "at_once": 2}, "warm_start=5 with at_once=2"),
+        ({"warm_start": 5, "at_once": 2}, "warm_start=5 must be at least 1, and at_once=2 must be 1"),
     ],
 )
 def test_what_cannot_be_is_refused(options: dict[str, Any], message: str) -> None:

@@ -236,7 +236,7 @@ def _sentence(error: BaseException) -> str:
 
 
 def _out_of_memory(error: BaseException | None) -> BaseException | None:
-    """Find the error behind an exception that says that CPU or GPU memory ran out; torch and numpy have their own."""
+    """Return the error of CPU or GPU memory that ran out behind an exception; None if it has another cause."""
     while error is not None:
         words = str(error).lower() if isinstance(error, RuntimeError) else ""
         if isinstance(error, MemoryError) or "out of memory" in words or "can't allocate memory" in words:

@@ -17,7 +17,7 @@ def slice_indices(slices: Sequence[int] | int | str | None, n_slices: int) -> li
 
     Raises
     ------
-    InputError : if it is neither, or empty.
+    InputError : if it is none of these, or empty.
     """
     if slices is None:
         return list(range(n_slices))

@@ -278,7 +278,7 @@ def build_module(config: DictConfig) -> "NetworkModule":
     net = config.model.net
     if net.get("checkpoint") and "checkpoint" not in signature(get_class(net._target_)).parameters:
         raise InputError(
-            f"{net._target_.rpartition('.')[2]} has no cascades to recompute (net.checkpoint), as trainer=8gb wants; "
+            f"trainer=8gb recomputes cascades (net.checkpoint), but {net._target_.rpartition('.')[2]} has none; "
             f"train it with trainer=gpu trainer.precision=bf16-mixed"
         )
     module: NetworkModule = instantiate(config.model)

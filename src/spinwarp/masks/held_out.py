@@ -16,7 +16,7 @@ def hold_out(acquisition: Acquisition, holdout_every: int = 5) -> Tensor:
     Parameters
     ----------
     acquisition : only its mask is used.
-    holdout_every : holds out one sample in this many; at least two.
+    holdout_every : hold out one sample in this many; at least two.
 
     Returns
     -------

@@ -57,7 +57,7 @@ class BatchMean(_SliceTable):
     n_columns = 4  # volume key, slice, batch size, value
 
     def update(self, value: Tensor, volume: Sequence[str], slices: Sequence[int]) -> None:
-        """Add the value ``()`` of a batch."""
+        """Add the value of a batch, a scalar."""
         value = double(value.detach())
         row = [_key(volume[0]), slices[0], len(volume), float(value)]
         self.add(torch.tensor([row], dtype=torch.float64, device=value.device))

@@ -80,7 +80,7 @@ def _merged(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     if len(datasets) > 1:
         raise InputError(
             f"the members of the ensemble were trained on different data ({', '.join(datasets)}), so their differences "
-            f"are no uncertainty; give checkpoints that were trained on one data set"
+            f"do not show uncertainty; give checkpoints that were trained on one data set"
         )
     merged = {
         key: sorted({name for trained_on in known for name in trained_on.get(key, [])})

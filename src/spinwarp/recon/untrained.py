@@ -114,8 +114,7 @@ class UntrainedNetwork(Reconstructor):
             )
         if self.warm_start is not None and (self.warm_start < 1 or self.at_once > 1):
             raise InputError(
-                f"warm_start={self.warm_start} with at_once={self.at_once}: slices that start from the one before take "
-                "at least 1 iteration and at_once=1"
+                f"warm_start={self.warm_start} must be at least 1, and at_once={self.at_once} must be 1 with it"
             )
 
     def __call__(self, acquisition: Acquisition, *, generator: Generator | None = None) -> Reconstruction:

@@ -59,7 +59,7 @@ def ddnm(
     13 and 17 to 19, in variance-exploding form. 100 steps and eta 0.85 are theirs.
     """
     if not 0 < eta <= 1:
-        raise InputError(f"eta must be above 0, or the data have no effect, and at most 1; got {eta}")
+        raise InputError(f"eta must be above 0 and at most 1; got {eta} (with 0 the data have no effect)")
     x = schedule[0] * noise(problem.shape)
     for i, sigma, lower in descend(schedule):
         denoised = problem.denoise(x, sigma)

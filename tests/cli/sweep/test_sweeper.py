@@ -167,7 +167,10 @@ def test_a_trial_that_fails_is_written_down_and_the_search_goes_on(
     [
         (["model.optimizer.lr=1e-3"], "error: nothing is searched: give"),
         (["hydra.sweeper.n_trials=0", *SEARCH[1:]], "error: hydra.sweeper: n_trials is at least 1"),
-        (["callbacks.best=null", *SEARCH[1:]], "error: which way is better? give hydra.sweeper.direction=maximize"),
+        (
+            ["callbacks.best=null", *SEARCH[1:]],
+            "error: the direction of the search is unknown; give hydra.sweeper.direction=maximize",
+        ),
         (["trainer.devices=2", *SEARCH[1:]], "error: a multirun with trainer.devices=2 would start"),
     ],
 )

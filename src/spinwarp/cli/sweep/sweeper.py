@@ -127,7 +127,7 @@ class OptunaSweeper(Sweeper):
         try:
             with study.alive(trial):
                 if self._goal(overrides) != goal:
-                    raise InputError(f"the study is to {goal[1]} {goal[0]}, and this model monitors something else")
+                    raise InputError(f"the study is to {goal[1]} {goal[0]}, but this model monitors something else")
                 (job,) = self.launcher.launch([overrides], initial_job_idx=trial.number)
                 value = _value(job)
                 assert job.hydra_cfg is not None  # set by a job that succeeded
@@ -157,7 +157,9 @@ class OptunaSweeper(Sweeper):
         words |= {word: word for word in words.values()}
         direction = words.get(self.direction or best.get("mode"))
         if direction is None:
-            raise InputError("which way is better? give hydra.sweeper.direction=maximize or minimize")
+            raise InputError(
+                "the direction of the search is unknown; give hydra.sweeper.direction=maximize or minimize"
+            )
         return best.get("monitor", "the returned value"), direction
 
     def _conclude(self, study: SharedStudy, fixed: list[str], goal: tuple[str, Direction]) -> float:

@@ -84,7 +84,7 @@ def stacks(paths: Sequence[Path]) -> list[Stack]:
             groups.setdefault(key, []).append((frame, geometry))
     if left_out:
         _log.warning(
-            "%d of %d DICOM files are left out: they hold phase, real or imaginary images, or none (%s, ...)",
+            "%d of %d DICOM files are left out: they hold phase, real or imaginary images, or no image (%s, ...)",
             len(left_out),
             len(paths),
             left_out[0],

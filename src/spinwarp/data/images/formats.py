@@ -176,8 +176,8 @@ def splits_of(subjects: set[str]) -> dict[str, str]:
         return {}
     if others := [subject or "files" for subject, split in splits.items() if not split]:
         raise InputError(
-            f"there are other sub-folders than those of the splits ({', '.join(sorted(others)[:4])}); keep only "
-            f"{', '.join(SPLITS)}, or only one per patient"
+            f"there are sub-folders beside those of the splits ({', '.join(sorted(others)[:4])}); keep only "
+            f"{', '.join(SPLITS)}, or make one sub-folder per patient"
         )
     return splits
 
