@@ -33,7 +33,10 @@ def build(*overrides: str) -> SupervisedModule:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["model=unet_small", "trainer=8gb"], r"trainer=8gb recomputes cascades .*but MagnitudeUNet has none.* trainer=gpu"),
+        (
+            ["model=unet_small", "trainer=8gb"],
+            r"trainer=8gb recomputes cascades .*but MagnitudeUNet has none.* trainer=gpu",
+        ),
         (["model=score", "trainer=8gb"], "Denoiser has none"),
     ],
 )

@@ -114,8 +114,8 @@ def check_out(config: DictConfig) -> None:
         same = (other.out, other.input) == (config.out, config.get("input"))
         if same and other.number != job.job.num and other.error in (None, UNFINISHED):
             raise InputError(
-                f"out={config.out} holds the results of job {other.number} of this multirun; do without out=, so that "
-                f"each job has a folder of its own below hydra.sweep.dir={job.sweep.dir}"
+                f"out={config.out} holds the results of job {other.number} of this multirun; leave out= unset, and "
+                f"each job has its own folder below hydra.sweep.dir={job.sweep.dir}"
             )
 
 

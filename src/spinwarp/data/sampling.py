@@ -79,7 +79,7 @@ def read_slice(
             warn_once_per_folder(path, outside, "it is treated as padding and not used")
         mask = mask & acquired
     if not mask.any():
-        raise InputError(f"{path}: by its mask and header nothing of slice {index} was measured; repair or remove them")
+        raise InputError(f"{path}: according to its mask and header nothing of slice {index} was measured; repair them")
     if not mask.all():
         kspace = np.where(mask, kspace, 0)
     return kspace, mask

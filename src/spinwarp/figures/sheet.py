@@ -116,9 +116,9 @@ def text_width(text: str, size: float, *, bold: bool = False) -> float:
 
 
 def wrapped(text: str, width: float, size: float, *, bold: bool = False) -> str:
-    """Break a text into lines that fit ``width`` inches, after spaces and the joints of names, else anywhere.
+    """Break a text into lines that fit ``width`` inches, after spaces, after ``_ / . -``, else anywhere.
 
-    The point in a number is not a joint.
+    It does not break after the point in a number.
     """
     lines = [""]
     for token in re.findall(r"(?:[^\s_/.-]|(?<=\d)\.(?=\d))*[\s_/.-]*", " ".join(text.split())):

@@ -191,8 +191,8 @@ def scan(path: Path, provenance: str) -> Entry:
             columns = int(padding[0]), int(padding[1])
         if columns is not None and not 0 <= columns[0] < columns[1] <= w:
             raise InputError(
-                f"{path}: acquired columns {columns[0]}..{columns[1]} lie outside its {w} columns of k-space; let its "
-                f"attributes padding_left and padding_right be the first acquired column and the one after the last, "
+                f"{path}: acquired columns {columns[0]}..{columns[1]} lie outside its {w} columns of k-space; set its "
+                f"attributes padding_left and padding_right to the first acquired column and the one after the last, "
                 f"or remove them"
             )
         if columns not in (None, (0, w)) and padding_has_signal(file["kspace"], columns):
@@ -239,7 +239,7 @@ def _check_target(path: Path, target: h5py.Dataset | h5py.Group, shape: tuple[in
     fits = found is not None and len(found) == 3 and found[0] == shape[0] and 0 not in found
     if not found or not (fits and found[1] <= shape[-2] and found[2] <= shape[-1] and target.dtype.kind in "iuf"):
         raise InputError(
-            f"{path}: {target.name[1:]} {found} does not fit k-space {shape}; expected are {shape[0]} real images of "
+            f"{path}: {target.name[1:]} {found} does not fit k-space {shape}; expected {shape[0]} real images of "
             f"at most {shape[-2]}x{shape[-1]}"
         )
     _check_stored(path, target)

@@ -46,7 +46,7 @@ class Phantoms:
 
     Raises
     ------
-    InputError : if a setting makes no sense.
+    InputError : if a setting is out of range.
     """
 
     def __init__(
