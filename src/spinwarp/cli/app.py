@@ -66,8 +66,7 @@ def run(name: str, task: Callable[[DictConfig], Any], types: Mapping[str, Any]) 
     """
     # argparse accepts any abbreviation of it
     if any(argument.startswith("--e") for argument in sys.argv[1:]):
-        print("error: --experimental-rerun reads a pickle, which may hold code; give the overrides", file=sys.stderr)
-        raise SystemExit(1)
+        _fail("--experimental-rerun reads a pickle, which may hold code; give the overrides")
     OmegaConf.register_new_resolver("stamp", stamp, replace=True)
     wanted = os.environ.get(_FULL)
     arguments.prepare()
@@ -90,17 +89,14 @@ def run(name: str, task: Callable[[DictConfig], Any], types: Mapping[str, Any]) 
             raise
         from spinwarp.cli.messages import sentence
 
-        print(f"error: {sentence(error, conf_folder(), name, sys.argv[1:])}", file=sys.stderr)
-        raise SystemExit(1) from None
+        _fail(sentence(error, conf_folder(), name, sys.argv[1:]))
     except OSError as error:  # of Hydra, whose errors of configuration are OSErrors too; jobs handle their own
         if wanted == "1":
             raise
-        print(
-            f"error: the run folder cannot be written ({error.strerror}: {error.filename}); give another one with "
-            f"hydra.run.dir=FOLDER, with -m hydra.sweep.dir=FOLDER, or the folder of all runs as SPINWARP_RUNS",
-            file=sys.stderr,
+        _fail(
+            f"the run folder cannot be written ({error.strerror}: {error.filename}); give another one with "
+            f"hydra.run.dir=FOLDER, with -m hydra.sweep.dir=FOLDER, or the folder of all runs as SPINWARP_RUNS"
         )
-        raise SystemExit(1) from None
 
 
 def plain(config: DictConfig) -> Any:
@@ -206,7 +202,11 @@ def _interrupted() -> NoReturn:
 
 def end(error: BaseException, config: DictConfig | None = None) -> NoReturn:
     """Print the error in one sentence and exit with code 1."""
-    print(f"error: {message(error, config)}", file=sys.stderr)
+    _fail(message(error, config))
+
+
+def _fail(sentence: str) -> NoReturn:
+    print(f"error: {sentence}", file=sys.stderr)
     raise SystemExit(1) from None
 
 

@@ -88,11 +88,7 @@ def train(config: DictConfig) -> float | None:
     callbacks = [instantiate(callback) for callback in (config.callbacks or {}).values() if callback is not None]
     loggers = [instantiate(logger) for logger in (config.logger or {}).values() if logger is not None]
     trainer = instantiate(
-        config.trainer,
-        precision=precision,
-        callbacks=callbacks,
-        logger=loggers,
-        default_root_dir=str(folder),
+        config.trainer, precision=precision, callbacks=callbacks, logger=loggers, default_root_dir=str(folder)
     )
     alone = resume.alone_in(folder) if processes.is_first() else nullcontext()
     with alone, _reported(loggers), _sentences(trainer, folder):

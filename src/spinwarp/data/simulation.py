@@ -124,11 +124,7 @@ def measured_coil_maps(
 
 
 def correlated_noise(
-    n_coils: int,
-    shape: tuple[int, ...],
-    std: float,
-    rng: np.random.RandomState,
-    correlation: float = 0.16,
+    n_coils: int, shape: tuple[int, ...], std: float, rng: np.random.RandomState, correlation: float = 0.16
 ) -> np.ndarray:
     """Draw complex Gaussian noise, white in k-space and correlated between coils.
 

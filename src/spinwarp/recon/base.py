@@ -30,8 +30,11 @@ class Reconstructor(ABC):
     def __call__(self, acquisition: Acquisition, *, generator: Generator | None = None) -> Reconstruction:
         """Reconstruct a batch."""
 
-    def to(self, device: torch.device | str) -> Self:  # noqa: ARG002
-        """Move the method's tensors to a device; most methods have none."""
+    def to(self, device: torch.device | str) -> Self:
+        """Move the networks and methods that this method holds to a device; most hold none."""
+        for name, held in list(vars(self).items()):
+            if isinstance(held, nn.Module | Reconstructor):
+                setattr(self, name, held.to(device))
         return self
 
 
@@ -50,11 +53,6 @@ class NetworkReconstructor(Reconstructor):
         """Run the network."""
         with torch.inference_mode():
             return as_reconstruction(self.network(acquisition))
-
-    def to(self, device: torch.device | str) -> Self:
-        """Move the network."""
-        self.network.to(device)
-        return self
 
 
 def as_reconstruction(output: Tensor | Reconstruction) -> Reconstruction:

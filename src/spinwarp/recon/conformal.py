@@ -1,9 +1,7 @@
 """A method whose standard deviations are scaled by a factor from calibration volumes."""
 
 from dataclasses import dataclass, replace
-from typing import Self
 
-import torch
 from torch import Generator
 
 from spinwarp.acquisition import Acquisition, Reconstruction
@@ -46,8 +44,3 @@ class Conformal(Reconstructor):
                 "samples or leave conformal out"
             )
         return replace(result, std=result.std * (self.factor / gaussian_factor(self.level)))
-
-    def to(self, device: torch.device | str) -> Self:
-        """Move the method."""
-        self.method.to(device)
-        return self

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from torch import Generator, Tensor
@@ -91,11 +90,6 @@ class LatentOptimisation(Reconstructor):
         self.network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if network.invertible:
             self.restarts = 1
-
-    def to(self, device: torch.device | str) -> Self:
-        """Move the network."""
-        self.network.to(device)
-        return self
 
     def __call__(self, acquisition: Acquisition, *, generator: Generator | None = None) -> Reconstruction:
         """Reconstruct a batch; the log says which start won and with what residual."""

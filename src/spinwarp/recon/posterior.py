@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Self
 
 import torch
 from torch import Generator, Tensor
@@ -92,11 +91,6 @@ class Posterior(Reconstructor):
             )
         self.denoiser = denoiser.eval().requires_grad_(False)
         self.record = {key: value for key, value in record.items() if key != "name"}  # the sampler names the method
-
-    def to(self, device: torch.device | str) -> Self:
-        """Move the denoiser."""
-        self.denoiser.to(device)
-        return self
 
     def __call__(self, acquisition: Acquisition, *, generator: Generator | None = None) -> Reconstruction:
         """Draw from the posterior of every item of a batch."""

@@ -2,7 +2,6 @@
 
 import itertools
 
-import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
@@ -59,10 +58,6 @@ class SureRisk(Reconstructor):
         padded = F.pad(risk.map[:, None], [pad] * 4, mode="circular")  # keeps the mean
         variance = F.avg_pool2d(padded, _WINDOW, stride=1)[:, 0]
         return Reconstruction(image=risk.image, std=(variance.clamp_min(0) / 2).sqrt())
-
-    def to(self, device: torch.device | str) -> "SureRisk":
-        """Move the method."""
-        return SureRisk(self.reconstructor.to(device), self.mask, self.n_probes)
 
 
 def independent(mask: Mask | None) -> IndependentMask:

@@ -22,21 +22,6 @@ from spinwarp.samplers.schedules import Schedule, geometric, jalal, karras
 from spinwarp.samplers.unconditional import unconditional
 
 __all__ = [
-    "ChainNoise",
-    "Denoiser",
-    "Problem",
-    "Schedule",
-    "annealed_langevin",
-    "chain_generators",
-    "daps",
-    "ddnm",
-    "dds",
-    "diffpir",
-    "dps",
-    "geometric",
-    "jalal",
-    "karras",
-    "predictor_corrector",
-    "pula",
-    "unconditional",
-]
+    "ChainNoise", "Denoiser", "Problem", "Schedule", "annealed_langevin", "chain_generators", "daps", "ddnm", "dds",
+    "diffpir", "dps", "geometric", "jalal", "karras", "predictor_corrector", "pula", "unconditional",
+]  # fmt: skip

@@ -34,13 +34,7 @@ def towards_data(problem: Problem, image: Tensor, weight: float, *, iterations: 
 
 
 def gaussian_draw(
-    problem: Problem,
-    noise: ChainNoise,
-    center: Tensor,
-    sigma: float,
-    *,
-    iterations: int,
-    tolerance: float = 0.0,
+    problem: Problem, noise: ChainNoise, center: Tensor, sigma: float, *, iterations: int, tolerance: float = 0.0
 ) -> Tensor:
     """Draw from CN(x; center, sigma^2) p(y|x), normalised: ``(chain, *shape)``.
 

@@ -13,13 +13,7 @@ from spinwarp.solvers import norm
 LEVELS = karras(10.0, 0.01, 1000)
 
 
-def dps(
-    problem: Problem,
-    noise: ChainNoise,
-    *,
-    schedule: Schedule = LEVELS,
-    scale: float = 10.0,
-) -> Tensor:
+def dps(problem: Problem, noise: ChainNoise, *, schedule: Schedule = LEVELS, scale: float = 10.0) -> Tensor:
     """Step along the reverse diffusion, and against the gradient of the residual at the denoised image.
 
         x_t' = ancestral step from x_t  -  scale * gradient in x_t of |y - A D(x_t)|

@@ -17,12 +17,7 @@ LEVELS = geometric(10.0, 0.01, 500)
 
 @torch.no_grad()
 def predictor_corrector(
-    problem: Problem,
-    noise: ChainNoise,
-    *,
-    schedule: Schedule = LEVELS,
-    snr: float = 0.16,
-    data_step: float = 1.0,
+    problem: Problem, noise: ChainNoise, *, schedule: Schedule = LEVELS, snr: float = 0.16, data_step: float = 1.0
 ) -> Tensor:
     """Step along the reverse diffusion, correct by one Langevin step, and move towards the data after each of the two.
 

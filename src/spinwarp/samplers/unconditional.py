@@ -14,11 +14,7 @@ LEVELS = karras(80.0, 0.002, 40)
 
 @torch.no_grad()
 def unconditional(
-    denoiser: Denoiser,
-    noise: ChainNoise,
-    shape: tuple[int, ...],
-    *,
-    schedule: Schedule = LEVELS,
+    denoiser: Denoiser, noise: ChainNoise, shape: tuple[int, ...], *, schedule: Schedule = LEVELS
 ) -> Tensor:
     """Sample images from the prior: Heun's method on the probability flow dx = (x - D(x, sigma)) / sigma dsigma.
 

@@ -11,19 +11,6 @@ from spinwarp.uncertainty.measures import FRACTIONS, gaussian_factor
 from spinwarp.uncertainty.sure import Risk, compensated, sure, white_sure
 
 __all__ = [
-    "CURVE_LEVELS",
-    "FACTORS",
-    "FRACTIONS",
-    "Calibration",
-    "Ranks",
-    "Risk",
-    "adapted_density",
-    "compensated",
-    "conformal_factor",
-    "foreground",
-    "gaussian_factor",
-    "local_intensity",
-    "ranks_of",
-    "sure",
-    "white_sure",
-]
+    "CURVE_LEVELS", "FACTORS", "FRACTIONS", "Calibration", "Ranks", "Risk", "adapted_density", "compensated",
+    "conformal_factor", "foreground", "gaussian_factor", "local_intensity", "ranks_of", "sure", "white_sure",
+]  # fmt: skip

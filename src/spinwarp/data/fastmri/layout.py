@@ -29,12 +29,7 @@ def rss_target(kspace: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def write_volume(
-    path: Path,
-    kspace: np.ndarray,
-    header: Header,
-    *,
-    target: np.ndarray | None = None,
-    patient_id: str = "",
+    path: Path, kspace: np.ndarray, header: Header, *, target: np.ndarray | None = None, patient_id: str = ""
 ) -> None:
     """Write one fully sampled volume in the fastMRI layout.
 

@@ -53,7 +53,7 @@ class SimulatedHeads:
 
     Raises
     ------
-    InputError : if an option has an impossible value.
+    InputError : if an option is out of range.
     """
 
     name = "simulated_heads"
