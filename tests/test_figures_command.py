@@ -75,17 +75,17 @@ def test_the_table_may_be_split_by_the_contrast(tmp_path: Path, capsys: pytest.C
     assert "contrast AXT2" in (tmp_path / "out" / "results.md").read_text()
 
 
-def test_claimed_deviations_reach_the_table_and_the_figures(tmp_path: Path) -> None:
+def test_predicted_deviations_reach_the_table_and_the_figures(tmp_path: Path) -> None:
     plain = write_folder(tmp_path / "a", "tv", 1, n_slices=1)
-    claiming = write_folder(tmp_path / "b", "dps", 2, n_slices=1, coverage=0.9, error_correlation=0.5)
+    predicting = write_folder(tmp_path / "b", "dps", 2, n_slices=1, coverage=0.9, error_correlation=0.5)
     figure = "knee_val_equispaced_4x_file0_000.png"
     heights = []
     for name in ("without", "with"):
-        assert main([str(plain), str(claiming), "--out", str(tmp_path / name)]) == 0
+        assert main([str(plain), str(predicting), "--out", str(tmp_path / name)]) == 0
         with Image.open(tmp_path / name / figure) as picture:
             heights.append(picture.height)
-        examples = read_examples(claiming / EXAMPLES)
-        write_examples(claiming / EXAMPLES, [dataclasses.replace(e, std=0.1 * e.target) for e in examples])
+        examples = read_examples(predicting / EXAMPLES)
+        write_examples(predicting / EXAMPLES, [dataclasses.replace(e, std=0.1 * e.target) for e in examples])
     assert heights[1] > heights[0]  # by the row of deviations
     assert "| cov. | ECE | spars |" in (tmp_path / "with" / "results.md").read_text()
     assert [row.coverage for row in read_rows(tmp_path / "with" / RESULTS)][6:] == [0.9] * 6

@@ -58,15 +58,15 @@ def test_folders_are_compared_and_a_repeated_method_gets_the_name_of_its_folder(
 
 
 def test_methods_with_and_without_a_standard_deviation_may_be_compared(tmp_path: Path) -> None:
-    claim = np.full((32, 24), 0.5, np.float32)
+    prediction = np.full((32, 24), 0.5, np.float32)
     silent = write_folder(tmp_path / "tv", [change(method="tv")], [example("tv")])
-    claims = [change(coverage=0.9, error_correlation=0.5)]
-    predicting = write_folder(tmp_path / "dps", claims, [dataclasses.replace(example(), std=claim)])
+    predictions = [change(coverage=0.9, error_correlation=0.5)]
+    predicting = write_folder(tmp_path / "dps", predictions, [dataclasses.replace(example(), std=prediction)])
     comparison = compare([silent, predicting])
     assert [row.coverage for row in comparison.rows][1] == 0.9
     (picture,) = comparison.pictures
     assert picture.examples["tv"].std is None
-    np.testing.assert_array_equal(picture.examples["varnet"].std, claim)
+    np.testing.assert_array_equal(picture.examples["varnet"].std, prediction)
 
 
 @pytest.mark.parametrize(

@@ -557,7 +557,7 @@ def test_evaluating_on_what_was_trained_on_warns(command: Command, trained: Path
 WITH_STD = ["recon._target_=with_std.WithStd", "save_reconstructions=false"]
 
 
-def test_claims_are_scaled_by_the_calibration_of_another_split(
+def test_predictions_are_scaled_by_the_calibration_of_another_split(
     command: Command, measured: Path, tmp_path: Path
 ) -> None:
     done = command("evaluate", *TINY, *WITH_STD, "split=val", "out=val")
@@ -712,9 +712,11 @@ def test_ctrl_c_leaves_the_slices_that_were_reconstructed(
         assert file["reconstruction"].shape == (2, 32, 30)
 
 
-def test_any_method_claims_a_deviation_by_sure_and_a_regular_mask_is_refused(command: Command, tmp_path: Path) -> None:
+def test_any_method_predicts_a_deviation_by_sure_and_a_regular_mask_is_refused(
+    command: Command, tmp_path: Path
+) -> None:
     options = ["evaluate", *TINY, "uncertainty=sure", "uncertainty.n_probes=2", "split=val", f"out={tmp_path}"]
-    assert "uncertainty=sure needs lines that were drawn independently" in command(*options).sentence
+    assert "uncertainty=sure needs lines that are drawn independently" in command(*options).sentence
     done = command(*options, "mask=random_4x")
     assert done.code == 0, done.err
     assert "coverage" in done.out

@@ -338,7 +338,7 @@ def test_data_without_targets_are_refused_with_the_way_out(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("batch_size", [1, 2])
-def test_claimed_deviations_are_compared_with_the_errors_of_the_whole_volume(tmp_path: Path, batch_size: int) -> None:
+def test_predicted_deviations_are_compared_with_the_errors_of_the_whole_volume(tmp_path: Path, batch_size: int) -> None:
     def bright(size: int) -> list[Example]:  # one pixel so bright that the darker half becomes background
         examples = batches(size)
         for e in examples:
@@ -367,7 +367,7 @@ def test_claimed_deviations_are_compared_with_the_errors_of_the_whole_volume(tmp
 
 
 @pytest.mark.parametrize("n_read", [4, 5])
-def test_the_curves_of_claims_are_written_volume_by_volume_beside_the_rows(tmp_path: Path, n_read: int) -> None:
+def test_the_curves_of_predictions_are_written_volume_by_volume_beside_the_rows(tmp_path: Path, n_read: int) -> None:
     def cut_off() -> Iterator[Example]:
         yield from batches()[:n_read]  # all of f.h5 and half of g.h5, or all
         raise KeyboardInterrupt
@@ -440,7 +440,7 @@ def test_conformal_scaling_leaves_the_image_and_needs_a_deviation() -> None:
         Conformal(ZeroFilled(), 3.0, 0.9)(example.acquisition)
 
 
-def test_claimed_deviations_are_written_beside_the_images(tmp_path: Path) -> None:
+def test_predicted_deviations_are_written_beside_the_images(tmp_path: Path) -> None:
     evaluate(WithStd(), batches()[::-1], PROTOCOL, tmp_path)
     for name in N_SLICES:
         expected = torch.cat([predicted(e) for e in batches() if e.volume == (name,)])
@@ -453,7 +453,7 @@ def test_claimed_deviations_are_written_beside_the_images(tmp_path: Path) -> Non
     np.testing.assert_array_equal(found.std, predicted(source)[0])
 
 
-def test_a_method_that_claims_nothing_is_not_judged_by_it(tmp_path: Path) -> None:
+def test_a_method_that_predicts_nothing_is_not_judged_by_it(tmp_path: Path) -> None:
     for row in evaluate(ZeroFilled(), batches(), PROTOCOL, tmp_path):
         assert math.isnan(row.coverage) and math.isnan(row.error_correlation) and math.isnan(row.sparsification)
     assert not (tmp_path / CALIBRATION).exists()

@@ -12,7 +12,7 @@ N_PIXELS = 100
 
 
 def volumes(generator: np.random.Generator, n: int, scale: float = 1.0) -> np.ndarray:
-    """Exceedances ``(n, factors)`` of volumes that differ: each one's errors are a random multiple of its claims."""
+    """Exceedances ``(n, factors)`` of volumes that differ: their errors are random multiples of their std."""
     spread = scale * np.exp(0.5 * generator.standard_normal((n, 1)))
     ratio = np.abs(spread * generator.standard_normal((n, N_PIXELS)))
     bins = len(FACTORS) + 1
@@ -72,7 +72,7 @@ def test_too_few_volumes_are_refused_with_the_number_that_it_takes(level: float,
 
 def test_what_no_factor_covers_is_refused() -> None:
     hopeless = volumes(np.random.default_rng(1), 20)
-    hopeless = np.maximum(hopeless, 0.25)  # a quarter of the foreground has errors where none is claimed
+    hopeless = np.maximum(hopeless, 0.25)  # a quarter of the foreground has errors where none is predicted
     with pytest.raises(InputError, match=r"no scaling covers 0\.9: 25\.0% of the foreground errors exceed even 1000"):
         conformal_factor(FACTORS, list(hopeless), 0.9)
     assert conformal_factor(FACTORS, list(hopeless), 0.6) > 0.1

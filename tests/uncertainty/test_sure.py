@@ -257,8 +257,8 @@ def test_the_wrapped_method_keeps_its_image_and_gets_a_deviation() -> None:
     assert wrapped.std.shape == wrapped.image.shape
     assert (wrapped.std >= 0).all()
     # half the squared error, which is estimated to some 20 % on 40 masks
-    claimed = 2 * wrapped.std.square().sum((1, 2)).mean()
-    assert float(claimed / true_error(wrapped.image, acquisition, complete).mean()) == pytest.approx(1, abs=0.4)
+    predicted = 2 * wrapped.std.square().sum((1, 2)).mean()
+    assert float(predicted / true_error(wrapped.image, acquisition, complete).mean()) == pytest.approx(1, abs=0.4)
 
 
 def test_what_a_method_draws_it_draws_again_so_that_only_the_lines_differ() -> None:
