@@ -148,11 +148,11 @@ class Reconstruction(_Movable):
 
 
 def collate(examples: Sequence[Example]) -> Example:
-    """Join examples into one batch along the first dimension.
+    """Collate examples to one batch along the first dimension.
 
     Raises
     ------
-    InputError : if the shapes differ; the batch sampler groups slices by shape.
+    InputError : if the shapes differ; the batch order groups slices by shape.
     """
     shapes = {(tuple(e.acquisition.kspace.shape[1:]), e.target is None or tuple(e.target.shape[1:])) for e in examples}
     if len(shapes) > 1:
@@ -169,7 +169,7 @@ def collate(examples: Sequence[Example]) -> Example:
 
 
 def collate_acquisitions(acquisitions: Sequence[Acquisition]) -> Acquisition:
-    """Join acquisitions of one shape into one batch along the first dimension."""
+    """Collate acquisitions of one shape to one batch along the first dimension."""
     full_mask = [a.mask.expand(-1, -1, max(b.mask.shape[-2] for b in acquisitions), -1) for a in acquisitions]
     return Acquisition(
         kspace=torch.cat([a.kspace for a in acquisitions]),
@@ -241,7 +241,9 @@ def center_crop(image: Tensor, size: tuple[int, int]) -> Tensor:
 def _cat(tensors: Sequence[Tensor | None]) -> Tensor | None:
     present = [t for t in tensors if t is not None]
     if present and len(present) < len(tensors):
-        raise InputError("in a batch, some slices have a target, coil maps or a noise level and some have none")
+        raise InputError(
+            "in a batch, some slices have a target, coil maps or a noise level and some have none; use data.batch_size=1"
+        )
     return torch.cat(present) if present else None
 
 

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 _ROUNDING = 1e-4
 _LINE_GAP, _POINT_GAP = 30, 3  # factor between rounding and the weakest line, or point, that was measured
 _LEAK = 1e-4  # fraction of the energy that a conversion may spill where nothing was measured
-_OFF_CENTRE = 10  # times the power about the centre, at which the strongest line is elsewhere for sure
+_OFF_CENTRE = 10  # times the power about the centre: a line this strong is not near the centre
 _STRONG = 4  # times the power of the weakest acquired line, at which a line in the padding is more than noise
 _HOLES = 0.02  # fraction of a sampled line that may be zero by chance, as quantised noise is
 

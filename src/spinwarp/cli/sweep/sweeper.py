@@ -44,7 +44,7 @@ class OptunaSweeper(Sweeper):
     n_trials : over all workers and restarts; failed trials count, killed ones do not.
     params : searched or fixed parameters, written as on the command line, which takes precedence.
     direction : ``maximize`` or ``minimize``; null: as ``callbacks.best.mode`` says.
-    sampler : configuration of the Optuna sampler.
+    sampler : configuration of Optuna's trial sampler.
     heartbeat_s, grace_s : see :class:`~spinwarp.cli.sweep.study.SharedStudy`.
     """
 
