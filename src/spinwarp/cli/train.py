@@ -217,10 +217,6 @@ def _check_disk(folder: Path, module: Any) -> None:
 
     A checkpoint holds the weights and at most two more numbers per trained weight (Adam). While one is written,
     ``best.ckpt`` and ``last.ckpt`` lie beside it.
-
-    Raises
-    ------
-    InputError : if the disk is too small.
     """
 
     weights = sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from spinwarp.errors import InputError
 from spinwarp.progress import report
+from spinwarp.samplers.diffusion_step import descend
 from spinwarp.samplers.noise import ChainNoise
 from spinwarp.samplers.problem import Problem
 from spinwarp.samplers.schedules import Schedule, geometric
@@ -74,7 +75,7 @@ def annealed_langevin(
         raise InputError(f"step={step} is not between 0 and 2, where Langevin steps are stable")
     converged, final = Converged(tolerance), torch.zeros_like(problem.backprojection)
     x = schedule[0] * noise(problem.shape)
-    for i, (sigma, lower) in enumerate(zip(schedule, (*schedule[1:], 0.0), strict=True)):
+    for i, sigma, lower in descend(schedule):
         denoised = problem.denoise(x, sigma)
         report(i + 1, len(schedule))
         if lower < sigma:

@@ -77,12 +77,7 @@ class OptunaSweeper(Sweeper):
             app.end(error)
 
     def _search(self, arguments: list[str]) -> float:
-        """Run trials, wait for those of other workers, and write the best to a file.
-
-        Raises
-        ------
-        InputError : if the search is invalid, or all trials failed.
-        """
+        """Run trials, wait for those of other workers, and write the best to a file."""
         assert self.hydra_context is not None
         try:
             import optuna  # noqa: F401
@@ -163,12 +158,7 @@ class OptunaSweeper(Sweeper):
         return best.get("monitor", "the returned value"), direction
 
     def _conclude(self, study: SharedStudy, fixed: list[str], goal: tuple[str, Direction]) -> float:
-        """Print the best trial, and write it to a file with the command that trains it again.
-
-        Raises
-        ------
-        InputError : if no trial succeeded.
-        """
+        """Print the best trial, and write it to a file with the command that trains it again."""
         complete, failed = study.complete(), study.failed()
         if not complete:
             raise InputError(f"all {len(failed)} trials failed, the last one with: {failed[-1].user_attrs['error']}")
@@ -192,12 +182,7 @@ class OptunaSweeper(Sweeper):
 
 
 def _value(job: JobReturn) -> float:
-    """Return the metric of a job that has ended.
-
-    Raises
-    ------
-    InputError : if there is none, or it is not finite.
-    """
+    """Return the metric of a job that has ended; an error if there is none, or it is not finite."""
     value = job.return_value
     if value is None:
         raise InputError("the job returned no metric; a sweep needs callbacks.best, which keeps the best checkpoint")

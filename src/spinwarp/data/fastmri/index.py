@@ -109,12 +109,7 @@ def open_volume(path: Path) -> Iterator[h5py.File]:
 
 
 def _check_links(path: Path, file: h5py.File) -> None:
-    """Refuse a file whose data lies in another one that is not there; HDF5 would read zeros of a virtual data set.
-
-    Raises
-    ------
-    InputError : if a link or the source of a virtual data set leads nowhere.
-    """
+    """Refuse a file whose data lies in another file that is missing; HDF5 would read zeros of a virtual data set."""
     for name in _READ:
         link, dataset = file.get(name, getlink=True), file.get(name)
         missing = ""
@@ -130,12 +125,7 @@ def _check_links(path: Path, file: h5py.File) -> None:
 
 
 def _load_filters(path: Path, file: h5py.File) -> None:
-    """Load the filters that the file's data sets need; importing ``hdf5plugin`` registers its own.
-
-    Raises
-    ------
-    InputError : if a filter is missing; the message names it.
-    """
+    """Load the filters that the file's data sets need, or name the missing one; ``hdf5plugin`` registers its own."""
     for name in _READ:
         if not isinstance(file.get(name), h5py.Dataset):
             continue
