@@ -20,12 +20,8 @@ FREE = (
     *("data.num_workers", "trainer.log_every_n_steps", "trainer.max_time", "trainer.enable", "trainer.plugins"),
     *("callbacks.last", "callbacks.panel", "callbacks.samples", "callbacks.progress", "callbacks.learning_rate"),
     # earlier versions had another class, or not this key
-    *(
-        "callbacks.best.dirpath",
-        "callbacks.best._target_",
-        "trainer.strategy._target_",
-        "callbacks.early_stopping.check_finite",
-    ),
+    *("callbacks.best.dirpath", "callbacks.best._target_", "callbacks.early_stopping.check_finite"),
+    "trainer.strategy._target_",  # a class that was renamed
 )
 #: what a checkpoint restores, whatever the configuration says
 KEPT = ("model.optimizer.", "model.reference_batch", "callbacks.early_stopping.patience", "seed")
