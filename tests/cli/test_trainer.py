@@ -143,6 +143,14 @@ def test_a_run_of_an_earlier_version_that_did_not_name_an_argument_had_lightning
     assert message.endswith(": trainer.accumulate_grad_batches=4 (was 1)")
 
 
+def test_a_run_under_the_old_name_of_its_strategy_continues_without_a_word() -> None:
+    old = {"_target_": "spinwarp.training.ddp.EndTogether", "timeout": 600}
+    new = {"_target_": "spinwarp.training.ddp.WatchedDDP", "timeout": 600}
+    assert list(_compare("last.ckpt", {"trainer": {"strategy": old}}, {"trainer": {"strategy": new}})) == []
+    (message,) = _compare("last.ckpt", {"trainer": {"strategy": old}}, {"trainer": {"strategy": {**new, "timeout": 9}}})
+    assert "trainer.strategy.timeout=9 (was 600)" in message
+
+
 # ------------------------------------------------------------------------------------------------- overfit_batches
 
 
