@@ -257,7 +257,7 @@ def _header_text(path: Path, dataset: h5py.Dataset | h5py.Group) -> object:
     return value.item() if value.size == 1 else None
 
 
-def _attribute(path: Path, file: h5py.File, name: str, kind: type[float] | type[int]) -> float | None:
+def _attribute(path: Path, file: h5py.File, name: str, type_: type[float] | type[int]) -> float | None:
     """Return an attribute that must be one number; None if it is absent."""
     if name not in file.attrs:
         return None
@@ -267,7 +267,7 @@ def _attribute(path: Path, file: h5py.File, name: str, kind: type[float] | type[
         raise InputError(
             f"{path}: its attribute {name!r} is {str(value)[:60]!r}, expected a number; repair or remove it"
         )
-    return kind(number.item())
+    return type_(number.item())
 
 
 def _text(file: h5py.File, name: str) -> str:

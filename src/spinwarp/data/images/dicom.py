@@ -134,9 +134,9 @@ def _frames(path: Path, header: Any) -> Iterator[tuple[tuple[object, ...], Frame
     if "MOSAIC" in _words(header.get("ImageType")):
         raise InputError(f"{path} is a mosaic of slices; convert the series to NIfTI with dcm2niix")
     for i in range(int(header.get("NumberOfFrames") or 1)):
-        kind = _part(header, i, "MRImageFrameTypeSequence")
-        component = str(kind.get("ComplexImageComponent") or header.get("ComplexImageComponent") or "").upper()
-        types = _words(kind.get("FrameType") or header.get("ImageType"))[2:]
+        frame_type = _part(header, i, "MRImageFrameTypeSequence")
+        component = str(frame_type.get("ComplexImageComponent") or header.get("ComplexImageComponent") or "").upper()
+        types = _words(frame_type.get("FrameType") or header.get("ImageType"))[2:]
         ge = header[_GE_TYPE].value if _GE_TYPE in header else 0
         if (
             component in ("PHASE", "REAL", "IMAGINARY")

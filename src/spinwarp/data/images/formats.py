@@ -102,22 +102,22 @@ def read_slice(volume: ImageVolume, index: int) -> np.ndarray:
 
         return read_frame(tuple(zip(volume.files, volume.frames, strict=True)), index)
     path = volume.files[0]
-    kind = path.name.lower()
-    if kind.endswith(PICTURES):
+    name = path.name.lower()
+    if name.endswith(PICTURES):
         return _picture(path, index)
-    if kind.endswith(".npy"):
+    if name.endswith(".npy"):
         array = _array(path)
         return np.array(array if array.ndim == 2 else array[index])
     return _nifti_slice(path, index)
 
 
 def _volume(folder: Path, path: Path) -> ImageVolume:
-    kind = path.name.lower()
+    name = path.name.lower()
     geometry: dict[str, Any]
-    if kind.endswith(PICTURES):
+    if name.endswith(PICTURES):
         with _opened(path) as picture:
             geometry = {"n_slices": _n_pages(path, picture), "size": (picture.height, picture.width)}
-    elif kind.endswith(".npy"):
+    elif name.endswith(".npy"):
         shape = _array(path).shape
         geometry = {"n_slices": shape[0] if len(shape) == 3 else 1, "size": shape[-2:]}
     else:

@@ -32,12 +32,12 @@ def split_by_patient(volumes: list[ImageVolume], block: int, n_val: int, n_test:
         _log.info("the sub-folders %s are the splits", ", ".join(sorted(splits)))
         return {split: [volume for volume in volumes if splits[volume.subject] == split] for split in SPLITS}
     if subjects == {""} and not any(volume.patient for volume in volumes):
-        kind, groups = "blocks of file numbers", _blocks(volumes, block)
+        what, groups = "blocks of file numbers", _blocks(volumes, block)
         remedy = f"lower data.source.block (now {block}) to cut shorter blocks, but keep a patient in one block"
     else:
-        kind, remedy = "patients", _REMEDY
+        what, remedy = "patients", _REMEDY
         if subjects != {""}:
-            kind, remedy = "sub-folders", "give each patient a sub-folder"
+            what, remedy = "sub-folders", "give each patient a sub-folder"
         groups = {}
         for volume in volumes:
             name = volume.patient if subjects == {""} else volume.subject
@@ -48,7 +48,7 @@ def split_by_patient(volumes: list[ImageVolume], block: int, n_val: int, n_test:
     n_train = len(groups) - n_val - n_test
     if n_train < 1:
         raise InputError(
-            f"{len(volumes)} images make {len(groups)} {kind} ({_listed(list(groups))}); {n_val} for val, {n_test} for "
+            f"{len(volumes)} images make {len(groups)} {what} ({_listed(list(groups))}); {n_val} for val, {n_test} for "
             f"test and one or more for train are needed: {remedy}"
         )
     names = list(groups)
@@ -56,7 +56,7 @@ def split_by_patient(volumes: list[ImageVolume], block: int, n_val: int, n_test:
     _log.info(
         "%d images are split by %s: %s",
         len(volumes),
-        kind,
+        what,
         "; ".join(f"{split} {_listed(part)}" for split, part in parts.items()),
     )
     return {split: [volume for name in part for volume in groups[name]] for split, part in parts.items()}
