@@ -16,7 +16,7 @@ class L1Loss(nn.Module):
     """Mean absolute error divided by the data range; its value does not depend on the scanner's scale."""
 
     def forward(self, image: Tensor, target: Tensor, data_range: Tensor) -> Tensor:
-        """``(batch, h, w)`` against ``(batch, h, w)``, data range ``(batch,)``."""
+        """Return the loss of images against targets, both ``(batch, h, w)``; the data range is ``(batch,)``."""
         scale = data_range.view(-1, 1, 1)
         return F.l1_loss(image / scale, target / scale)
 
@@ -25,7 +25,7 @@ class SSIMLoss(nn.Module):
     """1 - SSIM, the loss of the E2E-VarNet."""
 
     def forward(self, image: Tensor, target: Tensor, data_range: Tensor) -> Tensor:
-        """``(batch, h, w)`` against ``(batch, h, w)``, data range ``(batch,)``."""
+        """Return the loss of images against targets, both ``(batch, h, w)``; the data range is ``(batch,)``."""
         return 1 - ssim(image, target, data_range).mean()
 
 
@@ -44,7 +44,7 @@ class MixedLoss(nn.Module):
         self.l1 = L1Loss()
 
     def forward(self, image: Tensor, target: Tensor, data_range: Tensor) -> Tensor:
-        """``(batch, h, w)`` against ``(batch, h, w)``, data range ``(batch,)``."""
+        """Return the loss of images against targets, both ``(batch, h, w)``; the data range is ``(batch,)``."""
         weight = self.ssim_weight
         return weight * self.ssim(image, target, data_range) + (1 - weight) * self.l1(image, target, data_range)
 

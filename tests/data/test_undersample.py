@@ -221,7 +221,7 @@ def test_a_mask_without_a_centre_makes_no_maps_and_says_so_once(caplog: pytest.L
     undersample = Undersample(outer_lines, low_resolution_maps)
     results = [undersample(full(), RandomState(0)).acquisition for _ in range(2)]
     assert all(result.maps is None for result in results)
-    assert ["there are no maps" in record.message for record in caplog.records] == [True]
+    assert ["there are no coil maps" in record.message for record in caplog.records] == [True]
     with pytest.raises(InputError, match="no coil maps, but this method needs them"):
         sense(results[0])
     # zero-filling needs none: the root of the sum of squares over the coils

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 log = logging.getLogger("spinwarp")
-KINDS = {
+TYPES = {
     "input": str | None,
     "slices": list[int] | str | int | None,
     "batch_size": int,
@@ -28,7 +28,7 @@ KINDS = {
 
 def main() -> None:
     """Entry point of ``spinwarp-reconstruct``."""
-    app.run("reconstruct", reconstruct, KINDS)
+    app.run("reconstruct", reconstruct, TYPES)
 
 
 def reconstruct(config: DictConfig) -> None:

@@ -75,7 +75,7 @@ def border_samples(kspace: Tensor, mask: Tensor, fraction: float = 0.1) -> Itera
     InputError : if ``fraction`` is not above zero and at most one.
     """
     if not 0 < fraction <= 1:
-        raise InputError(f"fraction={fraction} of the samples cannot be taken; use a number above 0 and at most 1")
+        raise InputError(f"fraction={fraction} must be above 0 and at most 1")
     h, w = kspace.shape[-2:]
     # where all coils are exactly zero there is zero padding, whatever the mask says
     sampled = mask[:, 0].expand(-1, h, -1) & (kspace != 0).any(1)
