@@ -1,4 +1,4 @@
-"""An unrolled network for any scan: the noise level is an input, data consistency is solved for."""
+"""An unrolled network for any scan: alternates a denoiser and data consistency, both told the noise level."""
 
 import math
 from collections.abc import Callable
@@ -15,57 +15,56 @@ from spinwarp.models.complex_network import ComplexNetwork
 from spinwarp.operators.sense import expand, sense
 from spinwarp.solvers import conjugate_gradient
 
+_FIRST_LEVEL = 0.7  # of the errors before the first denoising, relative to the image
+_LEAST_NOISE = 0.02  # the maps are not exact either
+
 
 class UnrolledNet(ComplexNetwork):
-    """Alternates data consistency and networks, starting from zero.
+    """Alternates data consistency and one denoiser, from coarse to fine, starting from zero.
 
     ``z = argmin_z |A z - y|^2 + lambda |z - x|^2``, by a few conjugate gradient steps from x, then
-    ``x = z + net(z, sigma)``. The network comes last, because the measured samples are noisy too. The weights are ``lambda = exp(a) + exp(b) sigma^2`` with a and b learned for each step and sigma the noise
-    level relative to the image: a noisy scan trusts the network more.
+    ``x = z + net(z, tau)``, then ``x <- x + m (x - previous x)`` but for the last time.
 
-    The networks commute with a change of scale, and the noise level is that of the acquisition, or measured in the
-    corners of its k-space. Coil maps are those of ESPIRiT, whatever maps come with the data: after the same time of
-    training, maps of the low-resolution images cost several dB.
+    The level ``tau`` falls from most of the image to its noise ``sigma``, and ``lambda = w (sigma^2 + .02^2) / tau^2``:
+    a noisy scan trusts the network more. The network may be trained as a denoiser first; this is then half-quadratic
+    splitting with a learned prior (Zhang et al.). Trained end to end, it learns to undo what undersampling does. The
+    factors on all ``tau``, the ``w`` and the ``m`` are learned.
+
+    The network commutes with a change of scale, and the noise level is that of the acquisition, or measured in the
+    corners of its k-space. Coil maps are those of ESPIRiT, whatever maps come with the data. They are zero in the air,
+    which undoes much of the aliasing.
 
     Parameters
     ----------
-    regulariser : makes a network, complex ``(batch, 1, h, w)`` and noise level ``(batch,)`` to a residual
-        ``(batch, 1, h, w)``; called ``n_networks`` times.
-    n_unrolls : number of alternations.
-    n_networks : number of different networks; consecutive unrolls share one. None: one for each.
+    regulariser : makes the network, complex ``(batch, 1, h, w)`` and noise level ``(batch,)`` to a residual
+        ``(batch, 1, h, w)``; all alternations share it.
+    n_unrolls : number of alternations, at least two.
     cg_iterations : conjugate gradient steps of each data consistency.
 
     Raises
     ------
-    InputError : if there are no unrolls or conjugate gradient steps, or not between 1 and ``n_unrolls`` networks.
+    InputError : if there are fewer than two alternations, or no conjugate gradient steps.
 
     References
     ----------
     Aggarwal, Mani and Jacob, "MoDL: model-based deep learning architecture for inverse problems", IEEE TMI 2019.
+    Zhang et al., "Plug-and-play image restoration with deep denoiser prior" (DPIR), arXiv 2008.13751, section 4.
     Uecker et al., "ESPIRiT: an eigenvalue approach to autocalibrating parallel MRI", MRM 2014.
     """
 
-    def __init__(
-        self,
-        regulariser: Callable[[], nn.Module],
-        n_unrolls: int = 6,
-        n_networks: int | None = None,
-        cg_iterations: int = 4,
-    ) -> None:
+    def __init__(self, regulariser: Callable[[], nn.Module], n_unrolls: int = 10, cg_iterations: int = 4) -> None:
         super().__init__()
-        if n_unrolls < 1 or cg_iterations < 1:
+        if n_unrolls < 2 or cg_iterations < 1:
             raise InputError(
-                f"an unrolled network has at least one unroll and one CG step; got {n_unrolls} and {cg_iterations}"
+                f"an unrolled network has at least two unrolls and one CG step; got {n_unrolls} and {cg_iterations}"
             )
-        n_networks = n_unrolls if n_networks is None else n_networks
-        if not 1 <= n_networks <= n_unrolls:
-            raise InputError(f"n_networks={n_networks} must be between 1 and n_unrolls={n_unrolls}")
-        self.regularisers = nn.ModuleList(regulariser() for _ in range(n_networks))
+        self.regulariser = regulariser()
         self.n_unrolls = n_unrolls
         self.cg_iterations = cg_iterations
-        # sigma^2 over the squared error of the image, which is a fifth to a tenth of its size, is the best weight
-        self.log_floor = nn.Parameter(torch.full((n_unrolls,), math.log(0.01)))
-        self.log_noise_weight = nn.Parameter(torch.full((n_unrolls,), math.log(20.0)))
+        # of .1 to 1 and 0 to .5 the best with a denoiser, before any training end to end
+        self.log_weight = nn.Parameter(torch.full((n_unrolls,), math.log(0.1)))
+        self.momentum = nn.Parameter(torch.full((n_unrolls - 1,), 0.5))
+        self.log_level = nn.Parameter(torch.zeros(n_unrolls))
 
     def forward(self, acquisition: Acquisition) -> Tensor:
         """Return the image ``(batch, h, w)`` complex.
@@ -75,32 +74,31 @@ class UnrolledNet(ComplexNetwork):
         InputError : if several coils come without central lines.
         """
         kspace, mask = acquisition.kspace, acquisition.mask
-        noise_std = acquisition.noise_std
-        if noise_std is None:
-            noise_std = noise_level(kspace, mask)
+        noise_std = acquisition.noise_std if acquisition.noise_std is not None else noise_level(kspace, mask)
         maps, _ = espirit_maps(kspace, mask)
-        support = (maps != 0).any(1)  # knowing where there is air undoes much of the aliasing
+        support = (maps != 0).any(1)
         operator = sense(replace(acquisition, maps=maps))
-        backprojection = operator.adjoint(kspace)
-        scale = root_sum_of_squares(backprojection.flatten(1), dim=1) / backprojection[0].numel() ** 0.5
+        rhs = operator.adjoint(kspace)
+        scale = root_sum_of_squares(rhs.flatten(1), dim=1) / rhs[0].numel() ** 0.5
         scale = scale.clamp_min(torch.finfo(scale.dtype).tiny)
-        relative = noise_std / scale
-        backprojection = backprojection / scale.view(-1, 1, 1)
+        rhs = rhs / scale.view(-1, 1, 1)
+        noise = (noise_std / scale).square()
+        last_level = noise.sqrt().clamp(_LEAST_NOISE, _FIRST_LEVEL)
 
-        def consistent(step: int, start: Tensor) -> Tensor:
-            weight = self.log_floor[step].exp() + self.log_noise_weight[step].exp() * relative.square()
-            weight = weight.view(-1, 1, 1)
-            return conjugate_gradient(
-                lambda x: operator.normal(x) + weight * x,
-                backprojection + weight * start,
-                start,
-                iterations=self.cg_iterations,
-            )
-
-        image = torch.zeros_like(backprojection)
+        image = previous = torch.zeros_like(rhs)
         for step in range(self.n_unrolls):
-            image = consistent(step, image)
-            regularise = self.regularisers[step * len(self.regularisers) // self.n_unrolls]
-            image = image + support * regularise(image[:, None], relative)[:, 0]
+            progress = step / (self.n_unrolls - 1)
+            level = _FIRST_LEVEL * (last_level / _FIRST_LEVEL) ** progress * self.log_level[step].exp()
+            weight = self.log_weight[step].exp() * (noise + _LEAST_NOISE**2) / level.square()
+            image = self._consistent(operator.normal, rhs, image, weight.view(-1, 1, 1))
+            image = image + support * self.regulariser(image[:, None], level)[:, 0]
+            if step < self.n_unrolls - 1:
+                image, previous = image + self.momentum[step] * (image - previous), image
         # the phase of the image is relative to the maps of the data
         return combine(expand(image * scale.view(-1, 1, 1), maps), acquisition.maps)
+
+    def _consistent(self, normal: Callable[[Tensor], Tensor], rhs: Tensor, start: Tensor, weight: Tensor) -> Tensor:
+        def system(x: Tensor) -> Tensor:
+            return normal(x) + weight * x
+
+        return conjugate_gradient(system, rhs + weight * start, start, iterations=self.cg_iterations)
