@@ -3,9 +3,13 @@
 Layout (facebookresearch/fastMRI): ``kspace`` (slice, [coil,] h, w) complex64; ``reconstruction_rss`` or
 ``reconstruction_esc`` (slice, h', w') float32, for several coils and for one; ``mask``, bool or numbers, if k-space is
 undersampled (``sampling.py`` lists its shapes); ``ismrmrd_header`` XML; attributes ``max``, ``norm``, ``acquisition``,
-``patient_id``. Files written here add the attributes ``provenance`` and ``orientation``.
+``patient_id``. Files written here add the attributes ``provenance`` and ``orientation``, and where the scan's position
+in the patient is known the data set ``geometry`` (slice, 5, 3) float64: position, direction of the readout, of the
+phase encoding and of the slices (LPS), and voxel size, as :class:`spinwarp.geometry.Geometry` has them; NaN if unknown.
 """
 
+from collections.abc import Iterable
+from dataclasses import astuple
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -13,9 +17,11 @@ import h5py
 import numpy as np
 import torch
 
-from spinwarp.acquisition import Header, center_crop
+from spinwarp.acquisition import Acquisition, Header, center_crop
+from spinwarp.errors import InputError
 from spinwarp.files import whole_file
 from spinwarp.fourier import ifftc
+from spinwarp.geometry import Geometry
 
 _NAMESPACE = "http://www.ismrm.org/ISMRMRD"
 
@@ -55,19 +61,98 @@ def write_volume(
         target = rss_target(kspace if kspace.ndim == 4 else kspace[:, None], size)
     with whole_file(path) as temporary, h5py.File(temporary, "w") as file:
         file["kspace"] = kspace.astype(np.complex64, copy=False)
-        file["reconstruction_rss" if multicoil else "reconstruction_esc"] = target.astype(np.float32, copy=False)
-        file["ismrmrd_header"] = _header_xml((h, w), header).encode()
-        file.attrs["max"] = float(target.max())
-        file.attrs["norm"] = float(np.linalg.norm(target))
-        file.attrs["acquisition"] = header.contrast or ""
-        file.attrs["patient_id"] = patient_id
-        file.attrs["provenance"] = header.provenance
-        file.attrs["orientation"] = header.orientation or ""
-        if header.acquired_columns is not None:
-            file.attrs["padding_left"], file.attrs["padding_right"] = header.acquired_columns
+        _write_target(file, multicoil, target)
+        _write_header(file, (h, w), header, patient_id)
 
 
-def _header_xml(matrix: tuple[int, int], header: Header) -> str:
+def write_measurement(path: Path, slices: Iterable[Acquisition], n_slices: int) -> None:
+    """Write measured slices, one after the other, in the fastMRI layout; the write is atomic.
+
+    What was measured is stored as ``mask``, and geometry if all slices have one or some do. The root sum of squares
+    becomes the target if everything that the header calls acquired was measured, as in a data set for training;
+    otherwise there is none.
+
+    Parameters
+    ----------
+    path : the file to write, ``*.h5``.
+    slices : batches of one; all of one shape.
+    n_slices : their number.
+
+    Raises
+    ------
+    InputError : if the slices differ in shape.
+    """
+    with whole_file(path) as temporary, h5py.File(temporary, "w") as file:
+        masks, targets, geometries = [], [], []
+        for index, acquisition in enumerate(slices):
+            kspace, mask, header = acquisition.kspace[0], acquisition.mask[0, 0], acquisition.headers[0]
+            stored = file.require_dataset("kspace", (n_slices, *kspace.shape), np.complex64) if index == 0 else stored
+            if stored.shape[1:] != kspace.shape:
+                raise InputError(
+                    f"slice {index} is {_times(kspace.shape)} (coils, h, w) and the slices before it are "
+                    f"{_times(stored.shape[1:])}; one file of the fastMRI layout holds slices of one shape"
+                )
+            stored[index] = kspace.numpy()
+            h, w = kspace.shape[-2:]
+            masks.append(mask.expand(h, w).numpy())
+            targets.append(rss_target(kspace[None].numpy(), header.reconstruction_size or (h, w))[0])
+            known = header.geometry
+            geometries.append(np.full((5, 3), np.nan) if known is None else np.array(astuple(known), float))
+        lines = np.stack(masks)
+        if (lines == lines[:, :1]).all():
+            lines = lines[:, :1]
+        first, last = header.acquired_columns or (0, w)
+        if lines[..., first:last].all():
+            _write_target(file, len(kspace) > 1, np.stack(targets))
+        if not lines.all():
+            file["mask"] = lines
+        if np.isfinite(geometries).any():
+            file["geometry"] = np.stack(geometries)
+        _write_header(file, (h, w), header, "")
+
+
+def read_geometry(path: Path, file: h5py.File, index: int) -> Geometry | None:
+    """Read where a slice lies in the patient; None if the file does not say.
+
+    Raises
+    ------
+    InputError : if the file's data set ``geometry`` is damaged.
+    """
+    if "geometry" not in file:
+        return None
+    stored, expected = file["geometry"], (file["kspace"].shape[0], 5, 3)
+    if getattr(stored, "shape", None) != expected or stored.dtype.kind != "f":
+        raise InputError(f"{path}: its data set 'geometry' is no array of numbers {expected}; repair or remove it")
+    rows = np.asarray(stored[index], float)
+    if np.isnan(rows).all():
+        return None
+    try:
+        return Geometry(*(tuple(map(float, row)) for row in rows))  # type: ignore[arg-type]
+    except InputError as error:
+        raise InputError(f"{path}: its data set 'geometry' is wrong for slice {index}: {error}") from error
+
+
+def _write_target(file: h5py.File, multicoil: bool, target: np.ndarray) -> None:
+    file["reconstruction_rss" if multicoil else "reconstruction_esc"] = target.astype(np.float32, copy=False)
+    file.attrs["max"] = float(target.max())
+    file.attrs["norm"] = float(np.linalg.norm(target))
+
+
+def _write_header(file: h5py.File, matrix: tuple[int, int], header: Header, patient_id: str) -> None:
+    file["ismrmrd_header"] = header_xml(matrix, header).encode()
+    file.attrs["acquisition"] = header.contrast or ""
+    file.attrs["patient_id"] = patient_id
+    file.attrs["provenance"] = header.provenance
+    file.attrs["orientation"] = header.orientation or ""
+    if header.acquired_columns is not None:
+        file.attrs["padding_left"], file.attrs["padding_right"] = header.acquired_columns
+
+
+def _times(shape: Iterable[int]) -> str:
+    return "x".join(map(str, shape))
+
+
+def header_xml(matrix: tuple[int, int], header: Header) -> str:
     """Return the part of an ISMRMRD header that fastMRI's readers use; x is the readout, y the phase encoding."""
     root = ElementTree.Element("ismrmrdHeader", xmlns=_NAMESPACE)
     encoding = ElementTree.SubElement(root, "encoding")

@@ -1,5 +1,6 @@
 """Volumes in the fastMRI HDF5 layout: the official knee and brain sets, and every set converted to it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -8,6 +9,7 @@ import torch
 
 from spinwarp.acquisition import Acquisition, Example
 from spinwarp.data.fastmri.index import Entry, index, open_volume, scan
+from spinwarp.data.fastmri.layout import read_geometry
 from spinwarp.data.sampling import read_slice
 from spinwarp.data.source import Volume, check_split
 from spinwarp.errors import InputError
@@ -113,6 +115,7 @@ class FastMRIFiles:
             kspace, mask = read_slice(
                 volume.path, file["kspace"], file.get("mask"), slice_index, header.acquired_columns
             )
+            header = replace(header, geometry=read_geometry(volume.path, file, slice_index))
             target = None if entry.target is None else np.asarray(file[entry.target][slice_index], dtype=np.float32)
         if target is not None and not np.isfinite(target).all():
             raise InputError(f"{volume.path} has NaN or infinite pixels in the target of slice {slice_index}")
