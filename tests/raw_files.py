@@ -1,5 +1,6 @@
 """Raw files of small scans, written by the reference library of the format where there is one."""
 
+import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -84,3 +85,91 @@ def lines_of(kspace: np.ndarray, flags: Callable[[int], Sequence[int]] = lambda 
         acquisition(kspace[:, :, column], flags(column), kspace_encode_step_1=column, **fields)
         for column in range(kspace.shape[-1])
     ]
+
+
+SETTINGS: dict[str, Any] = {
+    "tProtocolName": '"tse"',
+    "tSequenceFileName": '"%SiemensSeq%\\tse"',
+    "sKSpace.lBaseResolution": 16,
+    "sKSpace.lPhaseEncodingLines": 12,
+    "sKSpace.ucDimension": 2,
+    "sKSpace.ucTrajectory": 1,
+    "sRXSPEC.alDwellTime[0]": 5000,
+    "sSliceArray.asSlice[0].dReadoutFOV": 32.0,
+    "sSliceArray.asSlice[0].dPhaseFOV": 24.0,
+    "sSliceArray.asSlice[0].dThickness": 5.0,
+}
+COUNTERS = ("line", "average", "slice", "partition", "contrast", "phase", "repetition", "set", "segment")
+
+
+def twix_readout(data: np.ndarray, bits: Sequence[int] = (), old: bool = False, **fields: Any) -> bytes:
+    """A readout ``(coil, samples)`` as VD and later, or with ``old`` as VB, store it; fields by plain names."""
+    coils, samples = data.shape
+    flags = sum(1 << bit for bit in bits)
+    counters = [fields.get(name, 0) for name in COUNTERS] + [0] * 5
+    middle = struct.pack("<QHH14H", flags, samples, coils, *counters)
+    middle += struct.pack("<HHHH", fields.get("pre", 0), fields.get("post", 0), fields.get("centre", samples // 2), 0)
+    middle += struct.pack("<fIHH", 0.0, 0, fields.get("centre_line", 6), fields.get("centre_partition", 0))
+    place = struct.pack(
+        "<7f", *fields.get("position", (0, 0, 0)), *fields.get("quaternion", (0.5**0.5, 0, 0, 0.5**0.5))
+    )
+    lines = [np.ascontiguousarray(line, np.complex64).tobytes() for line in data]
+    if old:
+        start = struct.pack("<5I", 128 + 8 * samples, 0, 1, 0, 0)
+        heads = [start + middle + bytes(16) + place + struct.pack("<HH", coil, 0) for coil in range(coils)]
+        assert len(heads[0]) == 128
+        return b"".join(head + line for head, line in zip(heads, lines, strict=True))
+    length = 192 + coils * (32 + 8 * samples)
+    head = struct.pack("<5I", length, 0, 1, 0, 0) + bytes(20) + middle + place + bytes(64)
+    assert len(head) == 192
+    return head + b"".join(bytes(32) + line for line in lines)
+
+
+def twix_end(old: bool = False) -> bytes:
+    return twix_readout(np.zeros((1, 16)), [0], old)
+
+
+def write_twix(path: Path, readouts: Sequence[bytes], old: bool = False, **settings: Any) -> Path:
+    """Write one measurement, or for ``readouts`` of two lists two: adjustments and the scan."""
+    several = [readouts] if isinstance(readouts[0], bytes) else list(readouts)
+    text = "\n".join(f"{name}\t = \t{value}" for name, value in (SETTINGS | settings).items())
+    text = f'<ParamDouble."flReadoutOSFactor"> {{ <Precision> 6  2.000000 }}\n### ASCCONV BEGIN ###\n{text}\n### END'
+    section = text.encode("latin-1")
+    body = b"MeasYaps\0" + struct.pack("<I", len(section)) + section
+    header = struct.pack("<II", max(len(body) + 8, 10_000), 1) + body
+    header += bytes(max(10_000 - len(header), 0))
+    parts = [header + b"".join(one) + twix_end(old) for one in several]
+    if old:
+        assert len(parts) == 1
+        path.write_bytes(parts[0])
+        return path
+    at, entries, blocks = 10240, b"", b""
+    for part in parts:
+        entries += struct.pack("<IIQQ", 0, 0, at + len(blocks), len(part)) + bytes(128)
+        blocks += part
+    path.write_bytes((struct.pack("<II", 0, len(parts)) + entries).ljust(at, b"\0") + blocks)
+    return path
+
+
+def write_bruker(folder: Path, blocks: np.ndarray, acqp: dict[str, Any], method: dict[str, Any]) -> Path:
+    """Write the scan of ``(readout in order of time, coil, samples)``, whole numbers, padded to whole kilobytes."""
+    folder.mkdir()
+    number, coils, samples = blocks.shape
+    pairs = np.ascontiguousarray(blocks, np.complex64).view(np.float32).reshape(number, -1).astype("<i4")
+    length = -(-4 * pairs.shape[1] // 1024) * 256
+    np.pad(pairs, ((0, 0), (0, length - pairs.shape[1])), constant_values=77).tofile(folder / "fid")
+
+    def text(parameters: dict[str, Any]) -> str:
+        lines = ["##TITLE=Parameter List, ParaVision 6.0.1", "$$ a comment"]
+        for name, value in parameters.items():
+            if isinstance(value, list):
+                lines += [f"##${name}=( {len(value)} )", " ".join(map(str, value))]
+            else:
+                lines.append(f"##${name}={value}")
+        return "\n".join([*lines, "##END="])
+
+    acqp = {"ACQ_size": [2 * samples, 12], "NI": 1, "NR": 1, "ACQ_phase_factor": 1, "BYTORDA": "little"} | acqp
+    method = {"Method": "<Bruker:FLASH>", "PVM_EncNReceivers": coils, "PVM_Fov": [20.0, 30.0]} | method
+    (folder / "acqp").write_text(text(acqp))
+    (folder / "method").write_text(text(method))
+    return folder

@@ -84,9 +84,11 @@ def write_measurement(path: Path, slices: Iterable[Acquisition], n_slices: int) 
     """
     with whole_file(path) as temporary, h5py.File(temporary, "w") as file:
         masks, targets, geometries = [], [], []
+        stored: h5py.Dataset | None = None
         for index, acquisition in enumerate(slices):
             kspace, mask, header = acquisition.kspace[0], acquisition.mask[0, 0], acquisition.headers[0]
-            stored = file.require_dataset("kspace", (n_slices, *kspace.shape), np.complex64) if index == 0 else stored
+            if stored is None:
+                stored = file.create_dataset("kspace", (n_slices, *kspace.shape), np.complex64)
             if stored.shape[1:] != kspace.shape:
                 raise InputError(
                     f"slice {index} is {_times(kspace.shape)} (coils, h, w) and the slices before it are "

@@ -121,8 +121,9 @@ class Lines(Measured):
         if self._covariance is not None:
             level = self._covariance.diagonal().real.mean().sqrt()
             white = whiten(acquisition, self._covariance / level.square())
-            used = len(image.readouts) / max(len(np.unique(self.scan.readouts[image.readouts][["column", "partition"]])), 1)
-            acquisition = replace(white, noise_std=(level / used**0.5).reshape(1))
+            lines = self.scan.readouts[image.readouts][["column", "partition"]]
+            averages = len(lines) / len(np.unique(lines))
+            acquisition = replace(white, noise_std=(level / averages**0.5).reshape(1))
         return acquisition
 
     def _kspace(self, index: int) -> tuple[Tensor, Tensor]:
@@ -192,11 +193,11 @@ class Lines(Measured):
         lines = self.scan.readouts[image.readouts]
         measured = np.zeros(self.scan.matrix[1:], bool)
         measured[lines["column"], lines["partition"]] = True
-        partitions = measured.any(0)
+        columns, partitions = measured.any(axis=1), measured.any(axis=0)
         centre, found = self.scan.matrix[2] // 2, np.flatnonzero(partitions)
         gap_free = len(found) == found[-1] - found[0] + 1
         central = abs((centre - found[0]) - (found[-1] - centre)) <= 1
-        return bool(gap_free and central and (measured.any(1)[:, None] * partitions == measured).all())
+        return bool(gap_free and central and np.array_equal(np.outer(columns, partitions), measured))
 
     def _check(self, path: Path) -> None:
         """Refuse headers that contradict themselves, before memory is allocated for them."""
@@ -259,6 +260,12 @@ def _images(path: Path, scan: Scan) -> list[_Image]:
             only = lines["calibration"][found]
             # separate calibration counts as a contrast of its own in some files: it serves all images of its slice
             calibration = np.flatnonzero((lines["slice"] == n) & lines["calibration"])
+            reverse = lines["reverse"][found[~only]]
+            if reverse.any() and not reverse.all():
+                raise InputError(
+                    f"{path}: its lines were read in both directions, as in EPI, whose ghosts need a phase correction "
+                    f"that is not supported; correct the raw data first, or use the vendor's images"
+                )
             if not only.all():
                 images.append(_Image(found[~only], calibration, geometries[n]))
     counts = {name: len(np.unique(lines[name][~lines["calibration"]])) for name in reversed(_SERIES)}

@@ -177,7 +177,6 @@ def mrd_scan(path: Path, xml: object, heads: np.ndarray, samples: Samples) -> Sc
         lines["centre"][unset] = lines["samples"][unset] // 2
     lines["reverse"] = _has(used["flags"], REVERSE)
     lines["calibration"] = encoding.separate & calibration[chosen]
-    _refuse_epi(path, lines)
 
     def geometry(i: int) -> Geometry | None:
         return _geometry(used[i], encoding)
@@ -227,7 +226,8 @@ def read_encoding(path: Path, xml: object, space: int, heads: np.ndarray) -> Enc
     views, kept = [], []
     for axis in "xyz":
         try:
-            encoded, wanted = (number(encoding, f"{part}/fieldOfView_mm/{axis}") for part in ("encodedSpace", "reconSpace"))
+            view = f"fieldOfView_mm/{axis}"
+            encoded, wanted = number(encoding, f"encodedSpace/{view}"), number(encoding, f"reconSpace/{view}")
         except ValueError:
             encoded = wanted = 0.0
         views.append(encoded)
@@ -286,9 +286,7 @@ def _geometry(head: np.ndarray, encoding: Encoding) -> Geometry | None:
         return None
     sign = -1.0 if encoding.mirrored else 1.0
     vectors = [sign * head["read_dir"], sign * head["phase_dir"], head["slice_dir"]]
-    position, readout, phase, normal = (
-        (float(v[0]), float(v[1]), float(v[2])) for v in (head["position"], *vectors)
-    )
+    position, readout, phase, normal = ((float(v[0]), float(v[1]), float(v[2])) for v in (head["position"], *vectors))
     return Geometry(position, readout, phase, normal, encoding.voxel_size)
 
 
@@ -303,17 +301,6 @@ def _noise(path: Path, heads: np.ndarray, found: np.ndarray, used: np.ndarray, s
     if scale == 1.0 and dwell != image:
         log.info("%s: the bandwidth of its noise scan is unknown and counts as that of the image", path.name)
     return np.concatenate(list(samples(found[:64])), axis=1) * np.float32(scale)
-
-
-def _refuse_epi(path: Path, lines: np.ndarray) -> None:
-    """Refuse images whose lines were read in both directions: their odd and even lines differ in phase."""
-    for key in np.unique(lines[list(_SHOWN)]):
-        reverse = lines["reverse"][lines[list(_SHOWN)] == key]
-        if reverse.any() and not reverse.all():
-            raise InputError(
-                f"{path}: its lines were read in both directions, as in EPI, whose ghosts need a phase correction that "
-                f"is not supported; correct the raw data first"
-            )
 
 
 def _has(flags: np.ndarray, number: int) -> np.ndarray:
