@@ -16,6 +16,7 @@ log = logging.getLogger("spinwarp")
 KINDS = {
     "input": str | None,
     "variable": str | None,
+    "axes": str | None,
     "slices": list[int] | str | int | None,
     "batch_size": int,
     "maps": str,
@@ -67,7 +68,7 @@ def reconstruct(config: DictConfig) -> None:
     folder = Path(config.out or HydraConfig.get().runtime.output_dir)
     app.check_device(config.device)
     check_room(folder)
-    measurement = open_measurement(config.input, config.variable)
+    measurement = open_measurement(config.input, config.variable, config.axes)
     source = measurement.path.name
     indices = _indices(config, source, measurement.n_slices)
     method = build_method(config, choices)

@@ -154,9 +154,11 @@ def _times(shape: Iterable[int]) -> str:
     return "x".join(map(str, shape))
 
 
-def header_xml(matrix: tuple[int, int], header: Header) -> str:
-    """Return the part of an ISMRMRD header that fastMRI's readers use; x is the readout, y the phase encoding."""
+def header_xml(matrix: tuple[int, int], header: Header, n_slices: int = 1) -> str:
+    """Return an ISMRMRD header with what is known; x is the readout, y the phase encoding."""
     root = ElementTree.Element("ismrmrdHeader", xmlns=_NAMESPACE)
+    conditions = ElementTree.SubElement(root, "experimentalConditions")
+    ElementTree.SubElement(conditions, "H1resonanceFrequency_Hz").text = "0"  # required, and unknown
     encoding = ElementTree.SubElement(root, "encoding")
     # ISMRMRD cannot express an unknown field of view; the reader takes zero millimetres for unknown
     voxel = header.voxel_size or (0.0, 0.0, 0.0)
@@ -168,9 +170,19 @@ def header_xml(matrix: tuple[int, int], header: Header) -> str:
             ElementTree.SubElement(size, axis).text = str(n)
         view = ElementTree.SubElement(space, "fieldOfView_mm")
         for axis, mm in zip("xyz", (x * voxel[0], y * voxel[1], voxel[2]), strict=True):
-            ElementTree.SubElement(view, axis).text = f"{mm:g}"
-    limits = ElementTree.SubElement(ElementTree.SubElement(encoding, "encodingLimits"), "kspace_encoding_step_1")
+            ElementTree.SubElement(view, axis).text = f"{mm:.9g}"
+    limits = ElementTree.SubElement(encoding, "encodingLimits")
     first, last = header.acquired_columns or (0, matrix[1])
-    for name, value in {"minimum": 0, "maximum": last - first - 1, "center": matrix[1] // 2 - first}.items():
-        ElementTree.SubElement(limits, name).text = str(value)
+    for name, (largest, centre) in {
+        "kspace_encoding_step_1": (last - first - 1, matrix[1] // 2 - first),
+        "slice": (n_slices - 1, n_slices // 2),
+    }.items():
+        limit = ElementTree.SubElement(limits, name)
+        for key, value in {"minimum": 0, "maximum": largest, "center": centre}.items():
+            ElementTree.SubElement(limit, key).text = str(value)
+    ElementTree.SubElement(encoding, "trajectory").text = "cartesian"
+    if header.contrast:  # measurementInformation, its usual place, requires how the patient lay
+        told = ElementTree.SubElement(ElementTree.SubElement(root, "userParameters"), "userParameterString")
+        ElementTree.SubElement(told, "name").text = "protocolName"
+        ElementTree.SubElement(told, "value").text = header.contrast
     return ElementTree.tostring(root, encoding="unicode")

@@ -11,7 +11,7 @@ from spinwarp.acquisition import Acquisition, Example
 from spinwarp.data.fastmri.index import Entry, index, open_volume, scan
 from spinwarp.data.fastmri.layout import read_geometry
 from spinwarp.data.sampling import read_slice
-from spinwarp.data.source import Volume, check_split
+from spinwarp.data.source import SPLITS, Volume, check_split
 from spinwarp.errors import InputError
 from spinwarp.files import is_folder, list_files, user_path
 
@@ -65,6 +65,43 @@ class Folders:
         files = list_files(path, (".h5", ".hdf5"))
         if not files:
             raise InputError(f"the folder {path} of the {split} split has no .h5 files. {self.hint}".rstrip())
+        return files
+
+
+class OneFolder:
+    """Files in the sub-folders ``train``, ``val`` and ``test`` of a folder, or all of them for testing without any.
+
+    Parameters
+    ----------
+    path : the folder.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = user_path(path)
+
+    def prepare(self) -> None:
+        """Do nothing; listing the files reports missing folders."""
+
+    def files(self, split: str) -> list[Path]:
+        """Return the sorted HDF5 files of a split.
+
+        Raises
+        ------
+        InputError : if there are none.
+        """
+        check_split(split)
+        if not is_folder(self.path):
+            raise InputError(f"there is no folder {self.path}; data.source.path must name one with .h5 files")
+        split_up = any(is_folder(self.path / name) for name in SPLITS)
+        folder = self.path / split if split_up else self.path
+        files = list_files(folder, (".h5", ".hdf5")) if is_folder(folder) else []
+        if not split_up and split != "test":
+            raise InputError(
+                f"{self.path} has no sub-folders train, val and test, so its files are for testing only; sort them "
+                f"into sub-folders, each patient into one"
+            )
+        if not files:
+            raise InputError(f"{folder} has no .h5 files; spinwarp-convert makes them from raw data")
         return files
 
 
@@ -129,3 +166,15 @@ class FastMRIFiles:
             slice=(slice_index,),
             target_type=() if entry.target is None else (entry.target.removeprefix("reconstruction_"),),
         )
+
+
+class FastMRIFolder(FastMRIFiles):
+    """A folder of volumes in the fastMRI layout, such as ``spinwarp-convert`` writes; see :class:`OneFolder`.
+
+    Parameters
+    ----------
+    path : the folder.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__(user_path(path).resolve().name, OneFolder(path), "unknown")

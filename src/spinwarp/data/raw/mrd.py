@@ -238,7 +238,14 @@ def read_encoding(path: Path, xml: object, space: int, heads: np.ndarray) -> Enc
     (first, last, middle), (_, _, central) = limits
     vendor = root.findtext("{*}acquisitionSystemInformation/{*}systemVendor") or ""
     mode = encoding.findtext("{*}parallelImaging/{*}calibrationMode") or ""
-    protocol = root.findtext("{*}measurementInformation/{*}protocolName") or ""
+    protocol = root.findtext("{*}measurementInformation/{*}protocolName") or next(
+        (
+            told.findtext("{*}value") or ""
+            for told in root.iterfind("{*}userParameters/{*}userParameterString")
+            if told.findtext("{*}name") == "protocolName"
+        ),
+        "",
+    )
     voxel_size = voxel if all(voxel) else None
     return Encoding(
         matrix=(n, columns, depth),
