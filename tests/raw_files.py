@@ -36,8 +36,10 @@ XML = """<?xml version="1.0"?>
 </ismrmrdHeader>"""
 
 
-def xml(nx: int = 16, ny: int = 12, nz: int = 1, **changes: Any) -> str:
-    """A header of an encoded matrix of 2 mm voxels without oversampling, 5 mm thick; any entry can be changed."""
+def xml(**changes: Any) -> str:
+    """A header of a matrix (nx, ny, nz) of 2 mm voxels without oversampling, 5 mm thick; any entry can be changed."""
+    sizes = {"nx": 16, "ny": 12, "nz": 1}
+    nx, ny, nz = (changes[k] if isinstance(changes.get(k), int) else n for k, n in sizes.items())
     values: dict[str, Any] = {
         "vendor": "Other", "nx": nx, "ny": ny, "nz": nz, "fx": 2 * nx, "fy": 2 * ny, "fz": 5 * nz,
         "rx": nx, "ry": ny, "rz": nz, "gx": 2 * nx, "gy": 2 * ny, "gz": 5 * nz,

@@ -117,6 +117,43 @@ def test_a_folder_of_converted_files_is_a_data_set(tmp_path: Path) -> None:
         flat.volumes("train")
 
 
+def test_maps_of_separate_calibration_survive_in_the_fastmri_layout(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    kspace = random_kspace(2, 16, 12)
+    readouts = lines_of(kspace, lambda _: [20]) + lines_of(kspace)[::2]
+    source = write_mrd(tmp_path / "a.mrd", xml(mode="separate"), readouts)
+    assert main([str(source), str(tmp_path / "b.h5")]) == 0
+    (before,), (after,) = all_of(source), all_of(tmp_path / "b.h5")
+    assert before.maps is not None
+    assert after.maps is not None
+    assert torch.equal(before.maps, after.maps)
+    assert main([str(source), str(tmp_path / "b.mrd")]) == 0
+    assert "MRD has no place for coil maps" in caplog.text
+    with h5py.File(tmp_path / "b.h5", "r+") as file:
+        file["maps"][0, 1, 3, 3] = np.nan
+    with pytest.raises(InputError, match=r"b\.h5: its data set 'maps' has NaN"):
+        all_of(tmp_path / "b.h5")
+    with h5py.File(tmp_path / "b.h5", "r+") as file:
+        del file["maps"]
+        file["maps"] = np.ones((3, 4))
+    assert all_of(tmp_path / "b.h5")[0].maps is None
+    assert "they are not used" in caplog.text
+
+
+def test_a_geometry_that_is_damaged_is_refused(tmp_path: Path) -> None:
+    assert main([str(oblique(tmp_path / "a.mrd")), str(tmp_path / "b.h5")]) == 0
+    with h5py.File(tmp_path / "b.h5", "r+") as file:
+        file["geometry"][1, 1] = 2.0
+    with pytest.raises(InputError, match=r"b\.h5: its data set 'geometry' is wrong for slice 1"):
+        all_of(tmp_path / "b.h5")
+    with h5py.File(tmp_path / "b.h5", "r+") as file:
+        del file["geometry"]
+        file["geometry"] = np.ones((2, 5, 3))
+    with pytest.raises(InputError, match=r"b\.h5: its data set 'geometry' is no array of numbers"):
+        all_of(tmp_path / "b.h5")
+
+
 def test_a_folder_of_bruker_is_converted(tmp_path: Path) -> None:
     blocks = np.round(100 * random_kspace(12, 1, 16))
     write_bruker(tmp_path / "5", blocks, {}, {"PVM_EncSteps1": list(range(-6, 6))})

@@ -189,6 +189,17 @@ def test_geometry_is_that_of_the_readouts_and_slices_follow_their_normal(
         np.testing.assert_allclose(geometry.voxel_size, (2, 2, 6.5), atol=1e-5)
 
 
+def test_directions_that_cannot_be_cost_the_geometry_and_not_the_image(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    kspace = random_kspace(1, 16, 12)
+    readouts = lines_of(kspace, read_dir=(0.5, 0.5, 0.0))
+    found = read(open_measurement(write_mrd(tmp_path / "a.h5", xml(), readouts)))
+    np.testing.assert_array_equal(found.kspace[0].numpy(), kspace)
+    assert found.headers[0].geometry is None
+    assert "a.h5: readout, phase and slice direction are perpendicular unit vectors" in caplog.text
+
+
 def test_a_noise_scan_whitens_the_coils_and_keeps_the_units(tmp_path: Path) -> None:
     rng = np.random.RandomState(0)
     mixing = np.array([[1, 0, 0], [0.6, 0.8, 0], [0.2, 0.3j, 1.5]])

@@ -6,6 +6,7 @@ undersampled (``sampling.py`` lists its shapes); ``ismrmrd_header`` XML; attribu
 ``patient_id``. Files written here add the attributes ``provenance`` and ``orientation``, and where the scan's position
 in the patient is known the data set ``geometry`` (slice, 5, 3) float64: position, direction of the readout, of the
 phase encoding and of the slices (LPS), and voxel size, as :class:`spinwarp.geometry.Geometry` has them; NaN if unknown.
+Coil sensitivities that came with the scan are ``maps``, of the shape of ``kspace``.
 """
 
 from collections.abc import Iterable
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 
 from spinwarp.acquisition import Acquisition, Header, center_crop
+from spinwarp.data.sampling import warn_once_per_folder
 from spinwarp.errors import InputError
 from spinwarp.files import whole_file
 from spinwarp.fourier import ifftc
@@ -68,7 +70,7 @@ def write_volume(
 def write_measurement(path: Path, slices: Iterable[Acquisition], n_slices: int) -> None:
     """Write measured slices, one after the other, in the fastMRI layout; the write is atomic.
 
-    What was measured is stored as ``mask``, and geometry if all slices have one or some do. The root sum of squares
+    What was measured is stored as ``mask``, and geometry and coil maps where slices have them. The root sum of squares
     becomes the target if everything that the header calls acquired was measured, as in a data set for training;
     otherwise there is none.
 
@@ -95,6 +97,8 @@ def write_measurement(path: Path, slices: Iterable[Acquisition], n_slices: int) 
                     f"{_times(stored.shape[1:])}; one file of the fastMRI layout holds slices of one shape"
                 )
             stored[index] = kspace.numpy()
+            if acquisition.maps is not None:
+                file.require_dataset("maps", stored.shape, np.complex64)[index] = acquisition.maps[0].numpy()
             h, w = kspace.shape[-2:]
             masks.append(mask.expand(h, w).numpy())
             targets.append(rss_target(kspace[None].numpy(), header.reconstruction_size or (h, w))[0])
@@ -132,6 +136,26 @@ def read_geometry(path: Path, file: h5py.File, index: int) -> Geometry | None:
         return Geometry(*(tuple(map(float, row)) for row in rows))  # type: ignore[arg-type]
     except InputError as error:
         raise InputError(f"{path}: its data set 'geometry' is wrong for slice {index}: {error}") from error
+
+
+def read_maps(path: Path, file: h5py.File, index: int) -> torch.Tensor | None:
+    """Read the coil sensitivities ``(1, coil, h, w)`` of a slice; None if the file has none of the shape of k-space.
+
+    Raises
+    ------
+    InputError : if they are not finite.
+    """
+    if "maps" not in file:
+        return None
+    stored, expected = file["maps"], file["kspace"].shape
+    if getattr(stored, "shape", None) != expected or len(expected) != 4 or stored.dtype.kind != "c":
+        found = getattr(stored, "shape", "a group")
+        warn_once_per_folder(path, f"its maps are {found}, not complex {expected} as its kspace", "they are not used")
+        return None
+    maps = torch.from_numpy(np.asarray(stored[index], np.complex64))[None]
+    if not maps.isfinite().all():
+        raise InputError(f"{path}: its data set 'maps' has NaN or infinite values in slice {index}")
+    return maps
 
 
 def _write_target(file: h5py.File, multicoil: bool, target: np.ndarray) -> None:

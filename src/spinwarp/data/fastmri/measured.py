@@ -7,7 +7,7 @@ import torch
 
 from spinwarp.acquisition import Acquisition, Header
 from spinwarp.data.fastmri.index import open_volume, scan
-from spinwarp.data.fastmri.layout import read_geometry
+from spinwarp.data.fastmri.layout import read_geometry, read_maps
 from spinwarp.data.measurement import Measured
 from spinwarp.data.sampling import read_slice
 from spinwarp.errors import InputError
@@ -49,7 +49,7 @@ class Measurement(Measured):
         ------
         InputError : if its k-space is not finite, all slices are zero, or the mask in the file belongs to other data.
         """
-        geometry = None
+        geometry, maps = None, None
         if self._suffix == ".npy":
             kspace, mask = read_slice(self.path, self._npy(), None, index)
         else:
@@ -57,9 +57,11 @@ class Measurement(Measured):
                 columns = self.header.acquired_columns
                 kspace, mask = read_slice(self.path, file["kspace"], file.get("mask"), index, columns)
                 geometry = read_geometry(self.path, file, index)
+                maps = read_maps(self.path, file, index)
         return Acquisition(
             kspace=torch.from_numpy(kspace)[None],
             mask=torch.from_numpy(mask)[None, None],
+            maps=maps,
             headers=(replace(self.header, geometry=geometry),),
         )
 

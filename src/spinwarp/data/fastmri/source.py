@@ -9,7 +9,7 @@ import torch
 
 from spinwarp.acquisition import Acquisition, Example
 from spinwarp.data.fastmri.index import Entry, index, open_volume, scan
-from spinwarp.data.fastmri.layout import read_geometry
+from spinwarp.data.fastmri.layout import read_geometry, read_maps
 from spinwarp.data.sampling import read_slice
 from spinwarp.data.source import SPLITS, Volume, check_split
 from spinwarp.errors import InputError
@@ -153,12 +153,16 @@ class FastMRIFiles:
                 volume.path, file["kspace"], file.get("mask"), slice_index, header.acquired_columns
             )
             header = replace(header, geometry=read_geometry(volume.path, file, slice_index))
+            maps = read_maps(volume.path, file, slice_index)
             target = None if entry.target is None else np.asarray(file[entry.target][slice_index], dtype=np.float32)
         if target is not None and not np.isfinite(target).all():
             raise InputError(f"{volume.path} has NaN or infinite pixels in the target of slice {slice_index}")
         return Example(
             acquisition=Acquisition(
-                kspace=torch.from_numpy(kspace)[None], mask=torch.from_numpy(mask)[None, None], headers=(header,)
+                kspace=torch.from_numpy(kspace)[None],
+                mask=torch.from_numpy(mask)[None, None],
+                maps=maps,
+                headers=(header,),
             ),
             target=None if target is None else torch.from_numpy(target)[None],
             data_range=torch.tensor([entry.data_range]),

@@ -7,7 +7,6 @@ readout holds its coils one after the other and is padded to whole kilobytes.
 
 import itertools
 import logging
-import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,7 +74,7 @@ class Parameters:
                 found += [float(repeated[2])] * min(int(repeated[1]), _MOST) if repeated else [float(word)]
         except ValueError:
             found = []
-        if not found or len(found) > _MOST or not all(map(math.isfinite, found)):
+        if not found or len(found) > _MOST or not all(abs(value) < 2**31 for value in found):
             raise InputError(
                 f"{self.path}: its parameter {name} is {self._values[name][:40]!r}, and numbers are expected"
             )

@@ -251,7 +251,7 @@ def _images(path: Path, scan: Scan) -> list[_Image]:
     series, of_series = np.unique(lines[list(_SERIES)], return_inverse=True)
     numbers = np.unique(lines["slice"])
     first = {n: int(np.flatnonzero((lines["slice"] == n) & ~lines["calibration"])[:1].sum()) for n in numbers}
-    geometries = {n: scan.geometry(first[n]) for n in numbers}
+    geometries = {n: _geometry(path, scan, first[n]) for n in numbers}
     order, geometries = _in_space(path, numbers.tolist(), geometries)
     images = []
     for k in range(len(series)):
@@ -281,6 +281,14 @@ def _images(path: Path, scan: Scan) -> list[_Image]:
     if any(len(image.calibration) for image in images):
         log.info("%s: coil maps come from its separate calibration lines; recon.maps=given uses them", path.name)
     return images
+
+
+def _geometry(path: Path, scan: Scan, index: int) -> Geometry | None:
+    try:
+        return scan.geometry(index)
+    except InputError as error:
+        log.warning("%s: %s; the image has no geometry", path.name, error)
+        return None
 
 
 def _in_space(

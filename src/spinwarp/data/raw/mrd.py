@@ -5,6 +5,8 @@ readouts are read at first, and the samples of a slice when it is asked for.
 """
 
 import logging
+import mmap
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,25 +24,8 @@ from spinwarp.geometry import Geometry
 
 log = logging.getLogger(__name__)
 
-_COUNTERS = np.dtype(
-    [
-        *(
-            (name, "<u2")
-            for name in (
-                "kspace_encode_step_1",
-                "kspace_encode_step_2",
-                "average",
-                "slice",
-                "contrast",
-                "phase",
-                "repetition",
-                "set",
-                "segment",
-            )
-        ),
-        ("user", "<u2", (8,)),
-    ]
-)
+_ONE = "kspace_encode_step_1 kspace_encode_step_2 average slice contrast phase repetition set segment"
+_COUNTERS = np.dtype([*((name, "<u2") for name in _ONE.split()), ("user", "<u2", (8,))])
 #: the header of a readout, 340 bytes
 HEAD = np.dtype(
     [
@@ -82,6 +67,7 @@ _NO_IMAGE = {
     30: "phase stabilisation",
     31: "phase stabilisation",
 }
+_HEAP, _SIZE = b"GCOL\x01\0\0\0", struct.Struct("<Q")
 _SHOWN = ("slice", "contrast", "phase", "repetition", "set")
 
 
@@ -117,6 +103,7 @@ def open_mrd(path: Path) -> Lines:
     ------
     InputError : if it is damaged, or its trajectory is not supported.
     """
+    _check_heaps(path)
     with reading(path, "MRD file", "convert or copy it again"), h5py.File(path, "r") as file:
         group = _group(path, file)
         text = _xml(path, file, group)
@@ -328,6 +315,36 @@ def _group(path: Path, file: h5py.File) -> str:
 def is_readouts(data: object) -> bool:
     """Return whether something in an HDF5 file is a list of readouts with headers."""
     return isinstance(data, h5py.Dataset) and data.dtype.names is not None and {"head", "data"} <= set(data.dtype.names)
+
+
+def _check_heaps(path: Path) -> None:
+    """Refuse a file whose heaps of samples are damaged: HDF5 reads some of them in a loop without end.
+
+    A collection begins with its signature and size; each of its objects has a header of 16 bytes, the last 8 of which
+    are its size, and is padded to 8 bytes (HDF5 File Format Specification, III.E).
+
+    Raises
+    ------
+    InputError : if an object reaches beyond its collection, or a collection beyond the file.
+    """
+    with (
+        reading(path, "MRD file", "convert or copy it again"),
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+    ):
+        start = content.find(_HEAP)
+        while start >= 0:
+            (size,) = _SIZE.unpack_from(content, start + 8)
+            at, end = start + 16, start + size
+            whole_heap = size >= 16 and end <= len(content)
+            while whole_heap and at + 16 <= end:
+                (length,) = _SIZE.unpack_from(content, at + 8)
+                free = content[at : at + 2] == b"\0\0"  # the last object, whose size counts its header
+                at += length if free else 16 + -(-length // 8) * 8
+                whole_heap = at == end if free else at <= end
+            if not whole_heap:
+                raise InputError(f"{path} is damaged at byte {at} or not whole; convert or copy it again")
+            start = content.find(_HEAP, end)
 
 
 def _xml(path: Path, file: h5py.File, group: str) -> object:

@@ -10,7 +10,7 @@ from spinwarp.acquisition import Acquisition
 from spinwarp.data.fastmri.layout import header_xml
 from spinwarp.data.raw.mrd import HEAD
 from spinwarp.errors import InputError
-from spinwarp.files import whole_file
+from spinwarp.files import warn_once, whole_file
 
 _READOUT = np.dtype([("head", HEAD), ("traj", h5py.vlen_dtype("<f4")), ("data", h5py.vlen_dtype("<f4"))])
 _FIRST_IN_SLICE, _LAST_IN_SLICE, _LAST = 7, 8, 25
@@ -34,6 +34,8 @@ def write_mrd(path: Path, slices: Iterable[Acquisition], n_slices: int) -> None:
         xml = ""
         for index, acquisition in enumerate(slices):
             header = acquisition.headers[0]
+            if acquisition.maps is not None:
+                warn_once(f"{path.name}: MRD has no place for coil maps, and those of the scan are left out")
             h, w = acquisition.kspace.shape[-2:]
             written = header_xml((h, w), header, n_slices)
             if xml and written != xml:

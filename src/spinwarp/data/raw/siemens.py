@@ -7,7 +7,6 @@ siemens_to_ismrmrd document.
 """
 
 import logging
-import math
 import mmap
 import re
 from collections.abc import Iterator
@@ -77,13 +76,13 @@ class _Measured:
     offsets: np.ndarray
 
     def number(self, name: str, default: float) -> float:
-        """Return a setting as a number; ``default`` if it is missing or something else."""
+        """Return a setting as a number from 0 up; ``default`` if it is missing or something else."""
         try:
             text = self.settings[name]
             value = float(int(text, 16)) if text.startswith("0x") else float(text)
         except (KeyError, ValueError):
             return default
-        return value if math.isfinite(value) else default
+        return value if 0 <= value < 2**31 else default
 
 
 def is_twix(path: Path, start: bytes) -> bool:
@@ -236,8 +235,8 @@ def _labelled(
     partition = heads["partition"].astype(int) - heads["centre_partition"]
     slab = scan.number("sKSpace.ucDimension", 2) == 4 and heads["partition"].max() > 0
     depth, lines["partition"] = _placed(int(scan.number("sKSpace.lPartitions", 0)) if slab else 1, partition)
-    wider = 1 + max(scan.number("sKSpace.dPhaseOversamplingForDialog", 0), 0)
-    deeper = 1 + max(scan.number("sKSpace.dSliceOversamplingForDialog", 0), 0) if depth > 1 else 1.0
+    wider = 1 + scan.number("sKSpace.dPhaseOversamplingForDialog", 0)
+    deeper = 1 + scan.number("sKSpace.dSliceOversamplingForDialog", 0) if depth > 1 else 1.0
     first = "sSliceArray.asSlice[0]"
     views = [scan.number(f"{first}.{name}", 0) for name in ("dReadoutFOV", "dPhaseFOV", "dThickness")]
     voxel = (views[0] / rows, views[1] * wider / columns, views[2] * deeper / depth)
