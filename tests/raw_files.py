@@ -131,11 +131,15 @@ def twix_end(old: bool = False) -> bytes:
     return twix_readout(np.zeros((1, 16)), [0], old)
 
 
-def write_twix(path: Path, readouts: Sequence[bytes], old: bool = False, **settings: Any) -> Path:
-    """Write one measurement, or for ``readouts`` of two lists two: adjustments and the scan."""
+def write_twix(path: Path, readouts: Sequence[bytes], old: bool = False, prefix: str = "", **settings: Any) -> Path:
+    """Write one measurement, or for ``readouts`` of two lists two: adjustments and the scan.
+
+    ``prefix`` is text of the header; ``settings`` are those of the protocol.
+    """
     several = [readouts] if isinstance(readouts[0], bytes) else list(readouts)
     text = "\n".join(f"{name}\t = \t{value}" for name, value in (SETTINGS | settings).items())
-    text = f'<ParamDouble."flReadoutOSFactor"> {{ <Precision> 6  2.000000 }}\n### ASCCONV BEGIN ###\n{text}\n### END'
+    factor = '<ParamDouble."flReadoutOSFactor"> { <Precision> 6  2.000000 }'
+    text = f"{prefix}{factor}\n### ASCCONV BEGIN ###\n{text}\n### END"
     section = text.encode("latin-1")
     body = b"MeasYaps\0" + struct.pack("<I", len(section)) + section
     header = struct.pack("<II", max(len(body) + 8, 10_000), 1) + body

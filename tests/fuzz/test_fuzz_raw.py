@@ -217,6 +217,14 @@ def test_readouts_of_siemens_that_lie_are_refused(tmp_path: Path, old: bool) -> 
     for name, value in itertools.product((*settings, *more), HUGE):
         write_twix(path, good, old, **{name: value})
         cases.run(f"{name}={value}", lambda: read(path), path.name)
+    epi = [twix_readout(random_kspace(2, 32), [24] if c % 2 else [], old, line=c) for c in range(12)]
+    epi += [twix_readout(random_kspace(2, 32), [21, 24] if c % 2 else [21], old) for c in range(3)]
+    times = ("alRegridRampupTime", "alRegridFlattopTime", "alRegridRampdownTime", "alRegridDelaySamplesTime")
+    for name, value in itertools.product((*times, "aflRegridADCDuration", "alRegridMode", "flReadoutOSFactor"), HUGE):
+        usual = dict.fromkeys(times, 100) | {"aflRegridADCDuration": 200.0, "alRegridMode": 2}
+        header = "".join(f'<ParamLong."{key}"> {{ {word} 0 }}\n' for key, word in (usual | {name: value}).items())
+        write_twix(path, epi, old, prefix=header)
+        cases.run(f"{name}={value}", lambda: read(path), path.name)
     for number in (0, 1, 2, 63, 64, 65, 9_999, 10_000, 2**31, 2**32 - 1):
         write_twix(path, good, old)
         data = bytearray(path.read_bytes())

@@ -153,7 +153,7 @@ class Lines(Measured):
         lines = self.scan.readouts[indices]
         for line, samples in zip(lines, self.scan.samples(indices), strict=True):
             data = samples[:, line["pre"] : line["samples"] - line["post"]]
-            first = _first(line, n)
+            first = int(_first(line, n))
             place = slice(first, first + data.shape[1]), line["column"], line["partition"]
             kspace[(slice(None), *place)] += data[:, ::-1] if line["reverse"] else data
             count[place] += 1
@@ -207,6 +207,11 @@ class Lines(Measured):
         if len(set(lines["coils"].tolist())) > 1:
             found = ", ".join(map(str, sorted(set(lines["coils"].tolist()))))
             raise InputError(f"{path} has readouts with different numbers of coils ({found}), which is not supported")
+        if both_directions(lines[~lines["calibration"]]):
+            raise InputError(
+                f"{path}: its lines were read in both directions, as in EPI, whose ghosts need a phase correction that "
+                f"is not supported for this format; correct the raw data first, or use the vendor's images"
+            )
         for name, size in (("column", rest[0]), ("partition", rest[1])):
             low, high = lines[name].min(), lines[name].max()
             if low < 0 or high >= size:
@@ -214,7 +219,7 @@ class Lines(Measured):
                     f"{path}: by its header the matrix has {size} {name}s, but its readouts lie in {low} to {high}; "
                     f"the header or the counters of the readouts are wrong"
                 )
-        first = np.array([_first(line, n) for line in lines])
+        first = _first(lines, n)
         length = lines["samples"] - lines["pre"] - lines["post"]
         wrong = np.flatnonzero((first < 0) | (length < 1) | (first + length > n))
         if len(wrong):
@@ -248,26 +253,20 @@ class Lines(Measured):
 def _images(path: Path, scan: Scan) -> list[_Image]:
     """Sort the readouts into images: slices in the order of their positions, series by series."""
     lines = scan.readouts
-    series, of_series = np.unique(lines[list(_SERIES)], return_inverse=True)
-    numbers = np.unique(lines["slice"])
-    first = {n: int(np.flatnonzero((lines["slice"] == n) & ~lines["calibration"])[:1].sum()) for n in numbers}
-    geometries = {n: _geometry(path, scan, first[n]) for n in numbers}
+    imaging = np.flatnonzero(~lines["calibration"])
+    numbers, first = np.unique(lines["slice"][imaging], return_index=True)
+    geometries = {int(n): _geometry(path, scan, int(imaging[i])) for n, i in zip(numbers, first, strict=True)}
     order, geometries = _in_space(path, numbers.tolist(), geometries)
+    rank = np.argsort(order)[np.searchsorted(numbers, lines["slice"][imaging])]
+    keys = np.stack([*(lines[name][imaging] for name in _SERIES), rank])
+    sort = np.lexsort(keys[::-1])  # the last key counts most
+    parts = np.split(imaging[sort], 1 + np.flatnonzero((np.diff(keys[:, sort]) != 0).any(axis=0)))
+    # separate calibration serves all images of its slice, whatever it is counted as
+    calibration = {n: np.flatnonzero((lines["slice"] == n) & lines["calibration"]) for n in order}
     images = []
-    for k in range(len(series)):
-        for n in order:
-            found = np.flatnonzero((of_series == k) & (lines["slice"] == n))
-            only = lines["calibration"][found]
-            # separate calibration counts as a contrast of its own in some files: it serves all images of its slice
-            calibration = np.flatnonzero((lines["slice"] == n) & lines["calibration"])
-            reverse = lines["reverse"][found[~only]]
-            if reverse.any() and not reverse.all():
-                raise InputError(
-                    f"{path}: its lines were read in both directions, as in EPI, whose ghosts need a phase correction "
-                    f"that is not supported; correct the raw data first, or use the vendor's images"
-                )
-            if not only.all():
-                images.append(_Image(found[~only], calibration, geometries[n]))
+    for part in parts:
+        n = int(lines["slice"][part[0]])
+        images.append(_Image(part, calibration[n], geometries[n]))
     counts = {name: len(np.unique(lines[name][~lines["calibration"]])) for name in reversed(_SERIES)}
     several = ", ".join(f"{number} of {name}" for name, number in counts.items() if number > 1)
     if several:
@@ -313,11 +312,17 @@ def _in_space(
     return order, geometries
 
 
-def _first(line: np.ndarray, n: int) -> int:
-    """Return the row of the first sample of a readout that is data, in a matrix of ``n`` rows."""
-    if line["reverse"]:
-        return int(n // 2 - (line["samples"] - line["centre"]) + line["post"])
-    return int(n // 2 - line["centre"] + line["pre"])
+def both_directions(lines: np.ndarray) -> bool:
+    """Whether some lines of one image were read forwards and some backwards, as in EPI."""
+    _, image = np.unique(lines[["slice", *_SERIES]], return_inverse=True)
+    number, reverse = np.bincount(image), np.bincount(image, lines["reverse"])
+    return bool(((reverse > 0) & (reverse < number)).any())
+
+
+def _first(lines: np.ndarray, n: int) -> np.ndarray:
+    """Return the rows of the first samples of readouts that are data, in a matrix of ``n`` rows."""
+    turned = n // 2 - (lines["samples"] - lines["centre"]) + lines["post"]
+    return np.where(lines["reverse"], turned, n // 2 - lines["centre"] + lines["pre"])
 
 
 def orientation(geometry: Geometry | None) -> str | None:

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from spinwarp.acquisition import Header
-from spinwarp.data.raw.lines import READOUT, Lines, Samples, Scan
+from spinwarp.data.raw.epi import Ramps, corrected
+from spinwarp.data.raw.lines import READOUT, Lines, Samples, Scan, both_directions
 from spinwarp.data.raw.pulseq import unlabelled
 from spinwarp.errors import InputError
 from spinwarp.files import reading
@@ -50,7 +51,16 @@ _MEASUREMENT = np.dtype([("uid", "<u4"), ("file", "<u4"), ("offset", "<u8"), ("l
 _MOST = 64  # measurements of a file
 
 # bits of the flags
-_END, _SYNC, _SIGN, _CALIBRATION, _CALIBRATION_AND_IMAGE, _REVERSE, _NOISE = 0, 5, 17, 22, 23, 24, 25
+_END, _SYNC, _SIGN, _PHASE_CORRECTION, _CALIBRATION, _CALIBRATION_AND_IMAGE, _REVERSE, _NOISE = (
+    0,
+    5,
+    17,
+    21,
+    22,
+    23,
+    24,
+    25,
+)
 _NO_IMAGE = {
     1: "feedback",
     2: "feedback",
@@ -59,6 +69,7 @@ _NO_IMAGE = {
     21: "phase correction",
     51: "dummy scans",
 }
+_EVEN, _TRAPEZOID = 1, 2  # modes of regridding
 _TRAJECTORIES = {2: "radial", 4: "spiral", 8: "PROPELLER (BLADE)"}
 _SEPARATE = 4  # of sPat.ucRefScanMode: calibration lines apart from the image
 _ROUNDING = 1e-3  # of the length of a quaternion
@@ -71,7 +82,8 @@ class _Measured:
 
     settings: dict[str, str]
     oversampling: float
-    ramps: bool
+    regridding: int
+    ramps: Ramps
     heads: np.ndarray
     offsets: np.ndarray
 
@@ -142,12 +154,19 @@ def _measurement(path: Path, content: mmap.mmap, layout: np.dtype, start: int, e
     settings: dict[str, str] = {}
     for name, value in _SETTING.findall(text):  # the first is the scan as it was run, a later one as it was planned
         settings.setdefault(name, value)
-    factor = re.search(r'"flReadoutOSFactor">\s*\{[^}]*?([\d.]+)\s*\}', text)
-    regrid = re.search(r'"alRegridMode">\s*\{\s*(\d+)', text)
+    factor, mode = _first_number(text, "flReadoutOSFactor", 2.0), _first_number(text, "alRegridMode", 1)
+    times = [
+        _first_number(text, f"alRegrid{part}Time", 0) for part in ("Rampup", "Flattop", "Rampdown", "DelaySamples")
+    ]
+    ramps = Ramps(*times, _first_number(text, "aflRegridADCDuration", 0))
     heads, offsets = _readouts(path, content, layout, start + length, end)
-    return _Measured(
-        settings, float(factor[1]) if factor else 2.0, regrid is not None and regrid[1] != "1", heads, offsets
-    )
+    return _Measured(settings, factor, int(mode), ramps, heads, offsets)
+
+
+def _first_number(text: str, name: str, default: float) -> float:
+    """Return the first number of a parameter of the XML-like part of the header; ``default`` if it has none."""
+    found = re.search(rf'"{name}">\s*\{{\s*(?:<Precision>\s*\d+\s*)?(\d{{1,9}}(?:\.\d{{0,9}})?)\s', text)
+    return float(found[1]) if found else default
 
 
 def _readouts(path: Path, content: mmap.mmap, layout: np.dtype, at: int, end: int) -> tuple[np.ndarray, np.ndarray]:
@@ -192,10 +211,10 @@ def _scan(path: Path, layout: np.dtype, scan: _Measured, measured: list[_Measure
     heads = scan.heads[chosen]
     if not len(heads):
         raise InputError(f"{path} has no readouts of an image; was the scan stopped, or is it an adjustment?")
-    if scan.ramps:
+    if scan.regridding not in (_EVEN, _TRAPEZOID):
         raise InputError(
-            f"{path}: its readouts were sampled on gradient ramps, as in EPI, and need a regridding that is not "
-            f"supported; correct the raw data first, or use the vendor's images"
+            f"{path}: its readouts were sampled under a gradient that is no trapezoid, which is not supported; correct "
+            f"the raw data first, or use the vendor's images"
         )
     lines = np.zeros(len(chosen), READOUT)
     for name in ("slice", "contrast", "phase", "repetition", "set", "samples", "coils", "pre", "post", "centre"):
@@ -204,8 +223,28 @@ def _scan(path: Path, layout: np.dtype, scan: _Measured, measured: list[_Measure
     calibration = _has(heads["flags"], _CALIBRATION) & ~_has(heads["flags"], _CALIBRATION_AND_IMAGE)
     lines["calibration"] = calibration & (scan.number("sPat.ucRefScanMode", 1) == _SEPARATE)
 
+    def measured_ones(indices: np.ndarray) -> Iterator[np.ndarray]:
+        return _samples(path, layout, scan, indices)
+
+    base = int(scan.number("sKSpace.lBaseResolution", 0))
+    reverse = _has(flags, _REVERSE)
+    if scan.regridding == _TRAPEZOID or both_directions(lines):
+        n = int(heads["samples"].max())
+        if not 0 < base <= n <= 4 * base or (heads["samples"] != n).any() or (heads["centre"] != n // 2).any():
+            raise InputError(
+                f"{path}: this is EPI with readouts whose echo is not in the middle, which is not supported"
+            )
+        log.info("%s: this is EPI; ramps and the two directions are corrected by its reference lines", path.name)
+        keys = np.stack(
+            [scan.heads[name].astype(int) for name in ("slice", "contrast", "phase", "repetition", "set")], 1
+        )
+        navigators = np.flatnonzero(_has(flags, _PHASE_CORRECTION) & (scan.heads["samples"] == n))
+        ramps = scan.ramps if scan.regridding == _TRAPEZOID else None
+        measured_ones = corrected(path, measured_ones, reverse, keys, chosen, navigators, (n, base), ramps)
+        lines["samples"], lines["centre"], lines["pre"], lines["post"], lines["reverse"] = base, base // 2, 0, 0, False
+
     def samples(indices: np.ndarray) -> Iterator[np.ndarray]:
-        return _samples(path, layout, scan, chosen[indices])
+        return measured_ones(chosen[indices])
 
     header = Header("scanner", path.name, contrast=scan.settings.get("tProtocolName", "").strip('"')[:200] or None)
     noise = _noise(path, layout, measured, int(heads["coils"][0]))
@@ -225,7 +264,7 @@ def _labelled(
     noise: np.ndarray | None,
 ) -> Scan:
     """Return the scan of a sequence that numbers its lines; the matrix is that of the protocol."""
-    longest = int(heads["samples"].max())
+    longest = int(lines["samples"].max())
     base = int(scan.number("sKSpace.lBaseResolution", 0))
     # without oversampling a readout has as many samples as the image has rows; an asymmetric echo has fewer
     n = longest if base in (0, longest) else max(round(base * scan.oversampling), longest)
