@@ -3,6 +3,7 @@
 import logging
 from pathlib import Path
 
+import h5py
 import ismrmrd
 import numpy as np
 import pytest
@@ -99,6 +100,17 @@ def test_any_order_flags_and_repetitions_give_the_same_kspace(
         np.testing.assert_array_equal(found.kspace[0].numpy(), expected[index])
         mask = found.mask.expand(1, 1, n, 12)[0, 0].numpy()
         np.testing.assert_array_equal(mask, rows[:, None] & columns)
+
+
+@pytest.mark.parametrize("storage", [{"chunks": (5,)}, {"chunks": (5,), "compression": "gzip"}, {}])
+def test_readouts_are_read_however_hdf5_stores_them(tmp_path: Path, storage: dict[str, object]) -> None:
+    kspace = random_kspace(3, 16, 12)
+    path = write_mrd(tmp_path / "a.h5", xml(), lines_of(kspace))
+    with h5py.File(path, "r+") as file:
+        stored = file["dataset/data"][()]
+        del file["dataset/data"]
+        file["dataset"].create_dataset("data", data=stored, **storage)
+    np.testing.assert_array_equal(read(open_measurement(path)).kspace[0].numpy(), kspace)
 
 
 def test_readout_oversampling_is_removed_by_cropping_the_image(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from spinwarp.data.fastmri.measured import Measurement
 from spinwarp.data.measurement import Measured
 from spinwarp.data.raw.arrays import open_bart, open_matlab
 from spinwarp.data.raw.bruker import open_bruker
-from spinwarp.data.raw.mrd import is_readouts, open_mrd
+from spinwarp.data.raw.mrd_file import is_readouts, open_mrd
 from spinwarp.data.raw.siemens import is_twix, open_twix
 from spinwarp.errors import InputError
 from spinwarp.files import is_folder, reading, user_path
