@@ -260,6 +260,27 @@ def test_separate_calibration_becomes_coil_maps_and_no_image(tmp_path: Path) -> 
     assert agreement.min() > 0.99  # up to a phase the same maps
 
 
+def test_separate_calibration_may_have_an_encoding_of_its_own(tmp_path: Path) -> None:
+    kspace = random_kspace(2, 16, 12)
+    image = lines_of(kspace)[::2]
+    # eight lines about the centre, which the scanner counts from zero, with half the samples
+    calibration = [
+        acquisition(kspace[:, 4:12, c], [20], kspace_encode_step_1=c - 2, center_sample=4, encoding_space_ref=1)
+        for c in range(2, 10)
+    ]
+    header, other = xml(mode="separate"), xml(ny=8, fy=24, gy=24, nx=8, fx=32, gx=32)
+    second = other[other.index("<encoding>") : other.index("</encoding>") + len("</encoding>")]
+    both = header.replace("</ismrmrdHeader>", f"{second}</ismrmrdHeader>")
+    found = read(open_measurement(write_mrd(tmp_path / "a.h5", both, calibration + image)))
+    expected = xml(mode="separate")
+    same = [acquisition(kspace[:, 4:12, c], [20], kspace_encode_step_1=c, center_sample=4) for c in range(2, 10)]
+    reference = read(open_measurement(write_mrd(tmp_path / "b.h5", expected, same + image)))
+    assert found.maps is not None
+    assert reference.maps is not None
+    np.testing.assert_array_equal(found.maps.numpy(), reference.maps.numpy())
+    np.testing.assert_array_equal(found.kspace[0, :, :, ::2].numpy(), kspace[..., ::2])
+
+
 @pytest.mark.parametrize("partial", [False, True])
 def test_a_slab_becomes_slices_along_whichever_direction_is_whole(tmp_path: Path, partial: bool) -> None:
     kspace = random_kspace(2, 8, 12, 6)  # coil, row, column, partition

@@ -88,6 +88,12 @@ class Encoding:
     separate: bool
     mirrored: bool
 
+    def field_of_view(self) -> tuple[int, ...] | None:
+        """Return the encoded field of view, rounded to whole mm."""
+        if self.voxel_size is None:
+            return None
+        return tuple(round(size * n) for size, n in zip(self.voxel_size, self.matrix, strict=True))
+
 
 def mrd_scan(path: Path, xml: object, heads: np.ndarray, samples: Samples) -> Scan:
     """Return what an XML header and the headers of all readouts say.
@@ -117,23 +123,26 @@ def mrd_scan(path: Path, xml: object, heads: np.ndarray, samples: Samples) -> Sc
     if not len(spaces):
         raise InputError(f"{path} has no readouts of an image; was the scan stopped, or is it an adjustment?")
     space = int(spaces[np.argmax(counts)])
-    other = image & (heads["encoding_space_ref"] != space) & ~calibration
+    encoding = read_encoding(path, xml, space, heads)
+    centres = {space: encoding.centre}
+    for another in np.unique(heads["encoding_space_ref"][image & calibration]).tolist():
+        if another != space and encoding.separate:
+            apart = read_encoding(path, xml, another, heads)
+            if apart.field_of_view() == encoding.field_of_view():
+                centres[another] = apart.centre
+    other = image & ~np.isin(heads["encoding_space_ref"], list(centres))
     if other.any():
         log.warning(
             "%s: its %d readouts of other encodings are left out; encoding %d is used", path.name, other.sum(), space
         )
-    encoding = read_encoding(path, xml, space, heads)
     chosen = np.flatnonzero(image & ~other)
     lines = np.zeros(len(chosen), READOUT)
     used = heads[chosen]
     for name in _SHOWN:
         lines[name] = used["idx"][name]
     for name, step, axis in (("column", 1, 0), ("partition", 2, 1)):
-        lines[name] = (
-            used["idx"][f"kspace_encode_step_{step}"].astype(int)
-            - encoding.centre[axis]
-            + encoding.matrix[1 + axis] // 2
-        )
+        centre = np.array([centres[its][axis] for its in used["encoding_space_ref"].tolist()])
+        lines[name] = used["idx"][f"kspace_encode_step_{step}"].astype(int) - centre + encoding.matrix[1 + axis] // 2
     lines["samples"], lines["coils"] = used["number_of_samples"], used["active_channels"]
     lines["pre"], lines["post"], lines["centre"] = used["discard_pre"], used["discard_post"], used["center_sample"]
     unset = (lines["centre"] == 0) & (lines["samples"] == encoding.matrix[0])

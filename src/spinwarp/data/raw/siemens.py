@@ -155,10 +155,9 @@ def _measurement(path: Path, content: mmap.mmap, layout: np.dtype, start: int, e
     for name, value in _SETTING.findall(text):  # the first is the scan as it was run, a later one as it was planned
         settings.setdefault(name, value)
     factor, mode = _first_number(text, "flReadoutOSFactor", 2.0), _first_number(text, "alRegridMode", 1)
-    times = [
-        _first_number(text, f"alRegrid{part}Time", 0) for part in ("Rampup", "Flattop", "Rampdown", "DelaySamples")
-    ]
-    ramps = Ramps(*times, _first_number(text, "aflRegridADCDuration", 0))
+    parts = ("Rampup", "Flattop", "Rampdown", "DelaySamples")
+    up, flat, down, delay = (_first_number(text, f"alRegrid{part}Time", 0) for part in parts)
+    ramps = Ramps(up, flat, down, delay, _first_number(text, "aflRegridADCDuration", 0))
     heads, offsets = _readouts(path, content, layout, start + length, end)
     return _Measured(settings, factor, int(mode), ramps, heads, offsets)
 
@@ -226,25 +225,12 @@ def _scan(path: Path, layout: np.dtype, scan: _Measured, measured: list[_Measure
     def measured_ones(indices: np.ndarray) -> Iterator[np.ndarray]:
         return _samples(path, layout, scan, indices)
 
-    base = int(scan.number("sKSpace.lBaseResolution", 0))
-    reverse = _has(flags, _REVERSE)
+    read: Samples = measured_ones
     if scan.regridding == _TRAPEZOID or both_directions(lines):
-        n = int(heads["samples"].max())
-        if not 0 < base <= n <= 4 * base or (heads["samples"] != n).any() or (heads["centre"] != n // 2).any():
-            raise InputError(
-                f"{path}: this is EPI with readouts whose echo is not in the middle, which is not supported"
-            )
-        log.info("%s: this is EPI; ramps and the two directions are corrected by its reference lines", path.name)
-        keys = np.stack(
-            [scan.heads[name].astype(int) for name in ("slice", "contrast", "phase", "repetition", "set")], 1
-        )
-        navigators = np.flatnonzero(_has(flags, _PHASE_CORRECTION) & (scan.heads["samples"] == n))
-        ramps = scan.ramps if scan.regridding == _TRAPEZOID else None
-        measured_ones = corrected(path, measured_ones, reverse, keys, chosen, navigators, (n, base), ramps)
-        lines["samples"], lines["centre"], lines["pre"], lines["post"], lines["reverse"] = base, base // 2, 0, 0, False
+        read = _epi(path, scan, lines, chosen, read)
 
     def samples(indices: np.ndarray) -> Iterator[np.ndarray]:
-        return measured_ones(chosen[indices])
+        return read(chosen[indices])
 
     header = Header("scanner", path.name, contrast=scan.settings.get("tProtocolName", "").strip('"')[:200] or None)
     noise = _noise(path, layout, measured, int(heads["coils"][0]))
@@ -252,6 +238,21 @@ def _scan(path: Path, layout: np.dtype, scan: _Measured, measured: list[_Measure
     if is_pulseq and not heads["centre_line"].any() and heads["line"].max() > 0:
         return unlabelled(path, lines, heads["line"].astype(int), samples, header, noise)
     return _labelled(path, scan, heads, lines, samples, header, noise)
+
+
+def _epi(path: Path, scan: _Measured, lines: np.ndarray, chosen: np.ndarray, samples: Samples) -> Samples:
+    """Return what reads the readouts ``chosen`` of an EPI corrected; ``lines`` become what that makes of them."""
+    base, n = int(scan.number("sKSpace.lBaseResolution", 0)), int(lines["samples"].max())
+    if not 0 < base <= n or (lines["samples"] != n).any() or (lines["centre"] != n // 2).any():
+        raise InputError(f"{path}: this is EPI with readouts whose echo is not in the middle, which is not supported")
+    flags, names = scan.heads["flags"], ("slice", "contrast", "phase", "repetition", "set")
+    keys = np.stack([scan.heads[name].astype(int) for name in names], axis=1)
+    navigators = np.flatnonzero(_has(flags, _PHASE_CORRECTION) & (scan.heads["samples"] == n))
+    ramps = scan.ramps if scan.regridding == _TRAPEZOID else None
+    read = corrected(path, samples, _has(flags, _REVERSE), keys, chosen, navigators, (n, base), ramps)
+    log.info("%s: this is EPI; ramps and the two directions are corrected by its reference lines", path.name)
+    lines["samples"], lines["centre"], lines["pre"], lines["post"], lines["reverse"] = base, base // 2, 0, 0, False
+    return read
 
 
 def _labelled(
