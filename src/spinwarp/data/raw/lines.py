@@ -277,7 +277,9 @@ def _images(path: Path, scan: Scan) -> list[_Image]:
             several,
             len(images),
         )
-    if any(len(image.calibration) for image in images):
+    if any(len(image.calibration) for image in images) and scan.matrix[2] > 1:
+        log.warning("%s: its separate calibration lines are not used, since it is three-dimensional", path.name)
+    elif any(len(image.calibration) for image in images):
         log.info("%s: coil maps come from its separate calibration lines; recon.maps=given uses them", path.name)
     return images
 
