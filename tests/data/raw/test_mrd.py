@@ -15,6 +15,7 @@ from spinwarp.acquisition import Acquisition
 from spinwarp.data.measurement import Measured
 from spinwarp.data.raw import open_measurement
 from spinwarp.errors import InputError
+from spinwarp.fourier import ifftc
 
 
 def read(measurement: Measured, index: int = 0) -> Acquisition:
@@ -199,6 +200,31 @@ def test_geometry_is_that_of_the_readouts_and_slices_follow_their_normal(
         np.testing.assert_allclose(geometry.phase, sign * np.array(phase), atol=1e-6)
         np.testing.assert_allclose(geometry.slice, normal, atol=1e-6)
         np.testing.assert_allclose(geometry.voxel_size, (2, 2, 6.5), atol=1e-5)
+
+
+@pytest.mark.parametrize(("vendor", "sign"), [("Other", -1), ("SIEMENS", 1)])
+@pytest.mark.parametrize(("n", "rows", "columns"), [(32, 16, 12), (30, 15, 11), (31, 15, 12), (16, 16, 13)])
+def test_a_point_of_the_object_is_found_where_it_lies_in_the_patient(
+    tmp_path: Path, vendor: str, sign: int, n: int, rows: int, columns: int
+) -> None:
+    turn = np.linalg.qr(random_kspace(3, 3, seed=3).real)[0]  # any three perpendicular directions
+    centre, voxel = np.array([10.0, -20.0, 30.0]), 2.0
+    point = centre + 3 * voxel * turn[0] - 4 * voxel * turn[1]
+    # the signal of a point at a distance x from the centre is exp(-2 pi i k x), for Siemens exp(2 pi i k x)
+    x, y = (point - centre) @ turn[0], (point - centre) @ turn[1]
+    k = [(np.arange(m) - m // 2) / (voxel * m) for m in (n, columns)]
+    kspace = np.exp(sign * 2j * np.pi * np.add.outer(k[0] * x, k[1] * y))[None]
+    directions = {name: tuple(turn[i].tolist()) for i, name in enumerate(("read_dir", "phase_dir", "slice_dir"))}
+    lines = lines_of(kspace, position=tuple(centre.tolist()), **directions)
+    header = xml(nx=n, ny=columns, rx=rows, gx=2 * rows, vendor=vendor)
+    found = read(open_measurement(write_mrd(tmp_path / "a.h5", header, lines)))
+    assert found.kspace.shape == (1, 1, rows, columns)
+    image = ifftc(found.kspace[0, 0]).abs()
+    row, column = np.unravel_index(int(image.argmax()), image.shape)
+    geometry = found.headers[0].geometry
+    assert geometry is not None
+    place = geometry.affine((rows, columns)) @ [row, column, 0, 1]
+    np.testing.assert_allclose(place[:3], point, atol=1e-3)
 
 
 def test_directions_that_cannot_be_cost_the_geometry_and_not_the_image(
