@@ -148,6 +148,13 @@ def test_a_file_of_another_kind_is_refused_with_a_list_of_those_that_are_read(tm
         open_measurement(tmp_path / "scan.raw")
 
 
+def test_the_fastmri_layout_is_told_by_its_content(tmp_path: Path) -> None:
+    kspace = random_kspace(2, 3, 16, 12)
+    with h5py.File(tmp_path / "scan.mrd", "w") as file:
+        file["kspace"] = kspace
+    np.testing.assert_array_equal(read(open_measurement(tmp_path / "scan.mrd"), 1).kspace[0].numpy(), kspace[1])
+
+
 def test_a_sagittal_head_is_read(shared: Path) -> None:
     path = shared / "data" / "raw_multicoil" / "head_sagittal_1ch.mat"
     if not path.is_file():

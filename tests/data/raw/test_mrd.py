@@ -125,6 +125,17 @@ def test_readout_oversampling_is_removed_by_cropping_the_image(tmp_path: Path) -
     assert geometry.voxel_size == (2, 2, 5)
 
 
+def test_readouts_that_a_converter_freed_of_oversampling_are_not_cropped_again(tmp_path: Path) -> None:
+    kspace = random_kspace(2, 16, 12)
+    header = xml(nx=32, fx=64, rx=16, gx=32)
+    found = read(open_measurement(write_mrd(tmp_path / "a.h5", header, lines_of(kspace))))
+    np.testing.assert_array_equal(found.kspace[0].numpy(), kspace)
+    assert found.mask.all()
+    geometry = found.headers[0].geometry
+    assert geometry is not None
+    assert geometry.voxel_size == (2, 2, 5)
+
+
 def test_phase_oversampling_stays_and_the_image_is_cropped_for_viewing(tmp_path: Path) -> None:
     header = xml(ny=12, ry=16, gy=16)  # 8 of 12 columns hold the field of view, interpolated to 16 pixels
     found = read(open_measurement(write_mrd(tmp_path / "a.h5", header, lines_of(random_kspace(1, 16, 12)))))

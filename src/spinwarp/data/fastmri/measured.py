@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import h5py
 import numpy as np
 import torch
 
@@ -17,8 +18,8 @@ from spinwarp.files import reading, user_path
 class Measurement(Measured):
     """One file of k-space, read slice by slice; :func:`read_slice` finds out what was measured.
 
-    HDF5 holds ``kspace`` (slice, [coil,] h, w) and may hold ``mask``, as fastMRI's test sets do. ``.npy`` holds complex
-    (h, w), (coil, h, w) or (slice, coil, h, w).
+    HDF5 holds ``kspace`` (slice, [coil,] h, w) and may hold ``mask``, as fastMRI's test sets do, ``maps`` and
+    ``geometry``. ``.npy`` holds complex (h, w), (coil, h, w) or (slice, coil, h, w).
 
     Parameters
     ----------
@@ -35,7 +36,7 @@ class Measurement(Measured):
         if self._suffix == ".npy":
             self.header = Header(source=self.path.name)
             n_slices = len(self._npy())
-        elif self._suffix in (".h5", ".hdf5"):
+        elif self._suffix in (".h5", ".hdf5") or h5py.is_hdf5(self.path):
             entry = scan(self.path, "unknown")
             self.header, n_slices = entry.header, entry.n_slices
         else:

@@ -149,6 +149,13 @@ def mrd_scan(path: Path, xml: object, heads: np.ndarray, samples: Samples) -> Sc
     if unset.any():
         log.info("%s: its readouts do not say where their centre is; the middle is taken", path.name)
         lines["centre"][unset] = lines["samples"][unset] // 2
+    short = (lines["samples"] == encoding.rows) & (lines["centre"] == encoding.rows // 2)
+    n = encoding.matrix[0]
+    if encoding.rows < n and short.all():
+        log.info(
+            "%s: its readouts of %d samples have no oversampling, though its header says so", path.name, encoding.rows
+        )
+        n = encoding.rows
     lines["reverse"] = _has(used["flags"], REVERSE)
     lines["calibration"] = encoding.separate & calibration[chosen]
 
@@ -158,7 +165,7 @@ def mrd_scan(path: Path, xml: object, heads: np.ndarray, samples: Samples) -> Sc
     return Scan(
         readouts=lines,
         samples=lambda indices: samples(chosen[indices]),
-        matrix=encoding.matrix,
+        matrix=(n, *encoding.matrix[1:]),
         rows=encoding.rows,
         partitions=encoding.partitions,
         header=encoding.header,
