@@ -309,7 +309,7 @@ def test_only_what_nobody_can_know_is_left_open() -> None:
         config = OmegaConf.create({"node": entry_config(entry)})
         if keys := OmegaConf.missing_keys(config):
             missing[entry] = keys
-    assert missing == {f"data/{name}": {"node.source.path"} for name in ("images", "simulated_heads")}
+    assert missing == {f"data/{name}": {"node.source.path"} for name in ("folder", "images", "simulated_heads")}
 
 
 def test_no_model_mask_data_or_method_needs_a_running_job() -> None:

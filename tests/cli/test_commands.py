@@ -607,7 +607,9 @@ def test_a_calibration_that_does_not_fit_ends_in_one_sentence(command: Command, 
         ([], "give the file to reconstruct: reconstruct.py input=FILE recon=METHOD"),
         (["input=nowhere.npy"], "there is no file nowhere.npy"),
         (["input=nowhere.h5"], "there is no file nowhere.h5"),
-        (["input=scan.mat"], "scan.mat: .h5 (fastMRI layout) or .npy is expected"),
+        (["input=scan.mat"], "scan.mat is empty; copy or download it again"),
+        (["input=scan.raw"], "scan.raw is none of the formats that are read"),
+        (["input=good.npy", "axes=hw"], "good.npy is no MATLAB file; leave out variable and axes"),
         (["input=cut.npy"], "cut.npy is not a whole .npy file of numbers"),
         (["input=real.npy"], "real.npy holds float64 of shape (32, 32)"),
         (["input=zero.npy"], "zero.npy has nothing but zeros in its k-space"),
@@ -635,6 +637,7 @@ def test_what_cannot_be_reconstructed_ends_in_one_sentence(
     np.save(tmp_path / "nan.npy", np.full((32, 32), np.nan, np.complex64))
     (tmp_path / "cut.npy").write_bytes((tmp_path / "good.npy").read_bytes()[:500])
     (tmp_path / "scan.mat").write_bytes(b"")
+    (tmp_path / "scan.raw").write_bytes(b"raw data")
     done = command("reconstruct", *overrides, "out=result")
     assert message in done.sentence
     assert not (tmp_path / "result").exists()

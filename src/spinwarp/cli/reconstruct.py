@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("spinwarp")
 TYPES = {
     "input": str | None,
+    "variable": str | None,
+    "axes": str | None,
     "slices": list[int] | str | int | None,
     "batch_size": int,
     "maps": str,
@@ -48,7 +50,7 @@ def reconstruct(config: DictConfig) -> None:
     from spinwarp.cli.output import check_room, one_sentence
     from spinwarp.cli.progress import slices_progress
     from spinwarp.coils import low_resolution_maps
-    from spinwarp.data.fastmri.measured import Measurement
+    from spinwarp.data.raw import open_measurement
     from spinwarp.data.undersample import Undersample
     from spinwarp.errors import InputError
     from spinwarp.figures import comparison, save
@@ -66,7 +68,7 @@ def reconstruct(config: DictConfig) -> None:
     folder = Path(config.out or HydraConfig.get().runtime.output_dir)
     app.check_device(config.device)
     check_room(folder)
-    measurement = Measurement(config.input)
+    measurement = open_measurement(config.input, config.variable, config.axes)
     source = measurement.path.name
     indices = _indices(config, source, measurement.n_slices)
     method = build_method(config, choices)

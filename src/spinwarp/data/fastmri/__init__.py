@@ -1,5 +1,5 @@
 """Volumes in the fastMRI HDF5 layout."""
 
-from spinwarp.data.fastmri.source import FastMRIFiles, Files, Folders
+from spinwarp.data.fastmri.source import FastMRIFiles, FastMRIFolder, Files, Folders, OneFolder
 
-__all__ = ["FastMRIFiles", "Files", "Folders"]
+__all__ = ["FastMRIFiles", "FastMRIFolder", "Files", "Folders", "OneFolder"]

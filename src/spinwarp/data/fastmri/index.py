@@ -23,7 +23,7 @@ from spinwarp.files import LARGEST_RATIO, atomic_write, cache_folder, unreadable
 log = logging.getLogger(__name__)
 _VERSION = 3  # raise it when scan() reads something else
 _TARGETS = ("reconstruction_rss", "reconstruction_esc")  # of several coils, and of one: there the second goes first
-_READ = ("kspace", *_TARGETS, "mask")
+_READ = ("kspace", *_TARGETS, "mask", "geometry", "maps")
 _MANY = 100  # new files, which take long enough to say so
 _TOLERANCE = 1e-3  # of the attribute max, relative to the target's largest value
 

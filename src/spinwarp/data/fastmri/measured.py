@@ -1,22 +1,25 @@
 """Measured k-space without a reference, for reconstruction only: HDF5 in the fastMRI layout, or ``.npy``."""
 
-from collections.abc import Iterator
+from dataclasses import replace
 
+import h5py
 import numpy as np
 import torch
 
-from spinwarp.acquisition import Acquisition, Example, Header
+from spinwarp.acquisition import Acquisition, Header
 from spinwarp.data.fastmri.index import open_volume, scan
+from spinwarp.data.fastmri.layout import read_geometry, read_maps
+from spinwarp.data.measurement import Measured
 from spinwarp.data.sampling import read_slice
 from spinwarp.errors import InputError
 from spinwarp.files import as_input_error, user_path
 
 
-class Measurement:
+class Measurement(Measured):
     """One file of k-space, read slice by slice; :func:`read_slice` finds out what was measured.
 
-    HDF5 holds ``kspace`` (slice, [coil,] h, w) and may hold ``mask``, as fastMRI's test sets do. ``.npy`` holds complex
-    (h, w), (coil, h, w) or (slice, coil, h, w).
+    HDF5 holds ``kspace`` (slice, [coil,] h, w) and may hold ``mask``, as fastMRI's test sets do, ``maps`` and
+    ``geometry``. ``.npy`` holds complex (h, w), (coil, h, w) or (slice, coil, h, w).
 
     Parameters
     ----------
@@ -32,42 +35,36 @@ class Measurement:
         self._suffix = self.path.suffix.lower()
         if self._suffix == ".npy":
             self.header = Header(source=self.path.name)
-            self.n_slices = len(self._npy())
-        elif self._suffix in (".h5", ".hdf5"):
+            n_slices = len(self._npy())
+        elif self._suffix in (".h5", ".hdf5") or h5py.is_hdf5(self.path):
             entry = scan(self.path, "unknown")
-            self.header, self.n_slices = entry.header, entry.n_slices
+            self.header, n_slices = entry.header, entry.n_slices
         else:
             raise InputError(f"{self.path.name}: .h5 (fastMRI layout) or .npy is expected; convert the file first")
+        super().__init__(self.path, n_slices)
 
-    def slices(self, indices: list[int]) -> Iterator[Example]:
-        """Read slices one after the other, each as a batch of one without a target.
+    def read(self, index: int) -> Acquisition:
+        """Read one slice as a batch of one.
 
         Raises
         ------
-        InputError : if a slice does not exist, its k-space is not finite, all slices are zero, or the mask in the file
-            belongs to other data.
+        InputError : if its k-space is not finite, all slices are zero, or the mask in the file belongs to other data.
         """
-        for index in indices:
-            if not 0 <= index < self.n_slices:
-                raise InputError(f"{self.path.name} has slices 0 to {self.n_slices - 1}; slice {index} does not exist")
-            kspace, mask = self._read(index)
-            yield Example(
-                acquisition=Acquisition(
-                    kspace=torch.from_numpy(kspace)[None],
-                    mask=torch.from_numpy(mask)[None, None],
-                    headers=(self.header,),
-                ),
-                target=None,
-                data_range=torch.ones(1),
-                volume=(self.path.name,),
-                slice=(index,),
-            )
-
-    def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        geometry, maps = None, None
         if self._suffix == ".npy":
-            return read_slice(self.path, self._npy(), None, index)
-        with open_volume(self.path) as file:
-            return read_slice(self.path, file["kspace"], file.get("mask"), index, self.header.acquired_columns)
+            kspace, mask = read_slice(self.path, self._npy(), None, index)
+        else:
+            with open_volume(self.path) as file:
+                columns = self.header.acquired_columns
+                kspace, mask = read_slice(self.path, file["kspace"], file.get("mask"), index, columns)
+                geometry = read_geometry(self.path, file, index)
+                maps = read_maps(self.path, file, index)
+        return Acquisition(
+            kspace=torch.from_numpy(kspace)[None],
+            mask=torch.from_numpy(mask)[None, None],
+            maps=maps,
+            headers=(replace(self.header, geometry=geometry),),
+        )
 
     def _npy(self) -> np.ndarray:
         """Return the file as a memory-mapped array (slice, coil, h, w)."""

@@ -1,6 +1,6 @@
 """Volumes in the fastMRI HDF5 layout: the official knee and brain sets, and every set converted to it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -9,8 +9,9 @@ import torch
 
 from spinwarp.acquisition import Acquisition, Example
 from spinwarp.data.fastmri.index import Entry, index, open_volume, scan
+from spinwarp.data.fastmri.layout import read_geometry, read_maps
 from spinwarp.data.sampling import read_slice
-from spinwarp.data.source import Volume, check_split
+from spinwarp.data.source import SPLITS, Volume, check_split
 from spinwarp.errors import InputError
 from spinwarp.files import is_folder, list_files, user_path
 
@@ -67,6 +68,43 @@ class Folders:
         return files
 
 
+class OneFolder:
+    """Files in the sub-folders ``train``, ``val`` and ``test`` of a folder, or all of them for testing without any.
+
+    Parameters
+    ----------
+    path : the folder.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = user_path(path)
+
+    def prepare(self) -> None:
+        """Do nothing; listing the files reports missing folders."""
+
+    def files(self, split: str) -> list[Path]:
+        """Return the sorted HDF5 files of a split.
+
+        Raises
+        ------
+        InputError : if there are none.
+        """
+        check_split(split)
+        if not is_folder(self.path):
+            raise InputError(f"there is no folder {self.path}; data.source.path must name one with .h5 files")
+        split_up = any(is_folder(self.path / name) for name in SPLITS)
+        folder = self.path / split if split_up else self.path
+        files = list_files(folder, (".h5", ".hdf5")) if is_folder(folder) else []
+        if not split_up and split != "test":
+            raise InputError(
+                f"{self.path} has no sub-folders train, val and test, so its files are for testing only; sort them "
+                f"into sub-folders, each patient into one"
+            )
+        if not files:
+            raise InputError(f"{folder} has no .h5 files; spinwarp-convert makes them from raw data")
+        return files
+
+
 @dataclass(eq=False)
 class FastMRIFiles:
     """A data set of volumes in the fastMRI layout.
@@ -116,12 +154,17 @@ class FastMRIFiles:
             kspace, mask = read_slice(
                 volume.path, file["kspace"], file.get("mask"), slice_index, header.acquired_columns
             )
+            header = replace(header, geometry=read_geometry(volume.path, file, slice_index))
+            maps = read_maps(volume.path, file, slice_index)
             target = None if entry.target is None else np.asarray(file[entry.target][slice_index], dtype=np.float32)
         if target is not None and not np.isfinite(target).all():
             raise InputError(f"{volume.path} has NaN or infinite pixels in the target of slice {slice_index}")
         return Example(
             acquisition=Acquisition(
-                kspace=torch.from_numpy(kspace)[None], mask=torch.from_numpy(mask)[None, None], headers=(header,)
+                kspace=torch.from_numpy(kspace)[None],
+                mask=torch.from_numpy(mask)[None, None],
+                maps=maps,
+                headers=(header,),
             ),
             target=None if target is None else torch.from_numpy(target)[None],
             data_range=torch.tensor([entry.data_range]),
@@ -129,3 +172,15 @@ class FastMRIFiles:
             slice=(slice_index,),
             target_type=() if entry.target is None else (entry.target.removeprefix("reconstruction_"),),
         )
+
+
+class FastMRIFolder(FastMRIFiles):
+    """A folder of volumes in the fastMRI layout, such as ``spinwarp-convert`` writes; see :class:`OneFolder`.
+
+    Parameters
+    ----------
+    path : the folder.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__(user_path(path).resolve().name, OneFolder(path), "unknown")
