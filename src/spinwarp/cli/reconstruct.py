@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -12,6 +13,7 @@ from spinwarp.cli import app
 
 if TYPE_CHECKING:
     from spinwarp.cli.method import Method
+    from spinwarp.data.given import GivenMaps
     from spinwarp.data.undersample import Undersample
 
 log = logging.getLogger("spinwarp")
@@ -49,9 +51,10 @@ def reconstruct(config: DictConfig) -> None:
     from hydra.utils import instantiate
 
     from spinwarp.cli.inputs import measured_files
-    from spinwarp.cli.method import build_method
+    from spinwarp.cli.method import build_method, hand_over_maps, named_choices
     from spinwarp.cli.output import check_room
     from spinwarp.coils import low_resolution_maps
+    from spinwarp.data.given import GivenMaps
     from spinwarp.data.undersample import Undersample
     from spinwarp.errors import InputError
 
@@ -61,7 +64,9 @@ def reconstruct(config: DictConfig) -> None:
         raise InputError(f"batch_size={config.batch_size} must be at least 1")
     if not config.format:
         raise InputError("format=[] names no format; give h5, nifti, dicom or png, or several")
-    choices = HydraConfig.get().runtime.choices
+    choices = named_choices(config, HydraConfig.get().runtime.choices)
+    hand_over_maps(config, config)
+    given = None if config.maps in ("low_resolution", "none") else GivenMaps(config.maps)
     folder = Path(config.out or HydraConfig.get().runtime.output_dir)
     app.check_device(config.device)
     check_room(folder)
@@ -69,11 +74,12 @@ def reconstruct(config: DictConfig) -> None:
     method = build_method(config, choices)
     # data as measured have a mask without a name
     calibrated = method.calibrated(config, choices["mask"] if config.mask else None)
+    calibrated = replace(calibrated, name=method.name)  # the images are those of the method as it is
     undersample = Undersample(
         instantiate(config.mask) if config.mask else None,
         low_resolution_maps if config.maps == "low_resolution" else None,
     )
-    one = _OneFile(config, choices, method.name, calibrated, undersample)
+    one = _OneFile(config, choices, calibrated, undersample, given)
     if len(files) == 1:
         one.reconstruct(next(iter(files)), folder)
         return
@@ -105,12 +111,17 @@ class _OneFile:
     ----------
     config : of the command.
     choices : the chosen option of each group.
-    name : of the method, stored with the images.
     method, undersample : what makes the images.
+    given : coil maps of the user's own, or None.
     """
 
     def __init__(
-        self, config: DictConfig, choices: dict[str, str], name: str, method: "Method", undersample: "Undersample"
+        self,
+        config: DictConfig,
+        choices: dict[str, str],
+        method: "Method",
+        undersample: "Undersample",
+        given: "GivenMaps | None",
     ) -> None:
         from hydra.utils import instantiate
 
@@ -119,10 +130,11 @@ class _OneFile:
 
         self.config = config
         self.choices = choices
-        self.name = name
+        self.name = method.name
         self.reconstructor = method.reconstructor.to(config.device)
         self.interval = None if config.conformal is None else (gaussian_factor(method.level), method.level)
         self.undersample = undersample
+        self.given = given
         self.patient = instantiate(config.patient)
         self.formats = [config.format] if isinstance(config.format, str) else list(config.format)
         settings = {key: value for key, value in app.plain(config).items() if key not in _ELSEWHERE}
@@ -166,6 +178,8 @@ class _OneFile:
             ):
                 for start in range(0, len(indices), config.batch_size):
                     fulls = measurement.slices(indices[start : start + config.batch_size])
+                    if self.given is not None:
+                        fulls = map(self.given, fulls)
                     example = collate([self.undersample(full, RandomState(seed_of(source))) for full in fulls])
                     acquisition = example.acquisition
                     size = reconstruction_size(acquisition)

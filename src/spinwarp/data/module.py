@@ -5,7 +5,7 @@ import signal
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from spinwarp.acquisition import Example, collate
 from spinwarp.coils import low_resolution_maps
 from spinwarp.data.batches import Batch, InOrder, Item, ShapeBatchSampler
+from spinwarp.data.given import GivenMaps
 from spinwarp.data.source import DrawingSource, Source, Volume, check_split
 from spinwarp.data.undersample import Undersample
 from spinwarp.errors import InputError
@@ -38,6 +39,7 @@ class SliceDataset(Dataset[Example]):
     seed : of the training masks, together with epoch, volume and slice; None: the mask is seeded from the file's name
         and the same for all slices of a volume, as the fastMRI reference does in validation.
     augment : changes the fully sampled example first.
+    given : adds coil maps of the user's own; None: those of the source, if it has any.
     """
 
     def __init__(
@@ -48,8 +50,10 @@ class SliceDataset(Dataset[Example]):
         undersample: Undersample,
         seed: int | None,
         augment: Augmentation | None = None,
+        given: GivenMaps | None = None,
     ) -> None:
         self.source = source
+        self.given = given
         self.volumes = volumes
         self.slices = slices
         self.undersample = undersample
@@ -79,6 +83,8 @@ class SliceDataset(Dataset[Example]):
             example = self.source.draw(volume, number, generator)
         else:
             example = self.source.read(volume, number)
+        if self.given is not None:
+            example = self.given(example)
         if self.augment is not None:
             example = self.augment(example, generator)
         return self.undersample(example, generator)
@@ -92,7 +98,7 @@ class FastMRIDataModule(LightningDataModule):
     source : the data set.
     mask : sampling mask of training; None leaves the data as measured.
     eval_mask : of validation and test; ``mask`` if None.
-    maps : ``low_resolution`` (from the ACS of the accelerated data) or ``none``.
+    maps : ``low_resolution`` (from the ACS of the accelerated data), ``none``, or the path of :class:`GivenMaps`.
     batch_size : slices of one shape a batch.
     num_workers : processes that load; 0 loads in the main one.
     volume_sample_rate, slice_sample_rate : share of training volumes, and of the slices of each, that are used; the
@@ -111,7 +117,7 @@ class FastMRIDataModule(LightningDataModule):
         source: Source,
         mask: Mask | None,
         eval_mask: Mask | None = None,
-        maps: Literal["low_resolution", "none"] = "low_resolution",
+        maps: str = "low_resolution",
         batch_size: int = 1,
         num_workers: int = 0,
         volume_sample_rate: float = 1.0,
@@ -121,8 +127,6 @@ class FastMRIDataModule(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if maps not in _MAPS:
-            raise InputError(f"data.maps={maps!r} is not one of {', '.join(_MAPS)}")
         if batch_size < 1:
             raise InputError(f"data.batch_size is at least 1; got {batch_size}")
         for name, number in {"num_workers": num_workers, "edge_slices": edge_slices}.items():
@@ -134,7 +138,8 @@ class FastMRIDataModule(LightningDataModule):
         self.source = source
         self.mask = mask
         self.eval_mask = eval_mask if eval_mask is not None else mask
-        self.maps = _MAPS[maps]
+        self.maps = _MAPS.get(maps)
+        self.given = None if maps in _MAPS else GivenMaps(maps, "data.maps")
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.volume_sample_rate = volume_sample_rate
@@ -168,8 +173,8 @@ class FastMRIDataModule(LightningDataModule):
             raise InputError(f"the {split} split of {self.source.name} has no slices left")
         undersample = Undersample(self.mask if training else self.eval_mask, self.maps)
         if not training:
-            return SliceDataset(self.source, volumes, slices, undersample, seed=None)
-        return SliceDataset(self.source, volumes, slices, undersample, self.seed, self.augment)
+            return SliceDataset(self.source, volumes, slices, undersample, seed=None, given=self.given)
+        return SliceDataset(self.source, volumes, slices, undersample, self.seed, self.augment, self.given)
 
     def loader(
         self,
