@@ -227,8 +227,8 @@ def test_every_command_composes_and_binds(name: str) -> None:
     bind_all(name, config)
 
 
-def test_the_three_commands_are_there() -> None:
-    assert TOP == ["evaluate", "reconstruct", "train"]
+def test_the_commands_are_there() -> None:
+    assert TOP == ["evaluate", "reconstruct", "serve", "train"]
 
 
 @pytest.mark.parametrize("experiment", options("experiment"))

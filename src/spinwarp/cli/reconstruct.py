@@ -146,7 +146,8 @@ class _OneFile:
         import numpy as np
         from numpy.random import RandomState
 
-        from spinwarp.acquisition import acs_columns, center_crop, collate, slice_generator
+        from spinwarp.acquisition import acs_columns, collate
+        from spinwarp.cli.method import magnitudes
         from spinwarp.cli.output import check_room, one_sentence
         from spinwarp.cli.progress import slices_progress
         from spinwarp.cli.reconstructed import Reconstructed
@@ -156,7 +157,6 @@ class _OneFile:
         from spinwarp.masks import seed_of
         from spinwarp.models.unet import reconstruction_size
         from spinwarp.progress import steps
-        from spinwarp.recon.base import reconstruct_batch
         from spinwarp.results.formats import Record
 
         config = self.config
@@ -186,18 +186,10 @@ class _OneFile:
                     if not start:
                         check_room(folder, 4 * len(indices) * size[0] * size[1] * len(self.formats))
                     rates += acquisition.acceleration().tolist()
-                    generator = slice_generator(config.seed, example, config.device)
                     names = [f"{source}, slice {index}," for index in example.slice]
                     with steps(len(example), advance):
-                        result = reconstruct_batch(self.reconstructor, acquisition.to(config.device), generator, names)
-                    for part in (result.image, result.std):
-                        if part is not None and not part.isfinite().all():
-                            raise InputError(
-                                f"the method returned NaN or infinite values for slices {list(example.slice)}"
-                            )
-                    stds = None if result.std is None else center_crop(result.std, size).cpu().numpy()
+                        pixels, stds = magnitudes(self.reconstructor, example, config.seed, config.device, names)
                     h, w = acquisition.kspace.shape[-2:]
-                    pixels = center_crop(result.image.abs(), size).cpu().numpy()
                     images.add(example.slice, pixels, stds, acquisition.headers, (h, w))
                 written = images.write()
         except BaseException as error:  # Ctrl-C too

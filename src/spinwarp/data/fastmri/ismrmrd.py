@@ -50,14 +50,20 @@ def geometry(path: Path, xml: object, shape: tuple[int, int]) -> Geometry:
     InputError : if the header is longer than :data:`LONGEST` or declares a document type, which no scanner writes.
     """
     notes: list[str] = []
-    root = _root(path, xml, notes)
+    root = header_root(path, xml, notes)
     found = Geometry() if root is None else _read(root, shape, notes)
     if notes:
         _log.warning("%s: in its ISMRMRD header, %s", path, "; ".join(notes))
     return found
 
 
-def _root(path: Path, xml: object, notes: list[str]) -> ElementTree.Element | None:
+def header_root(path: Path, xml: object, notes: list[str]) -> ElementTree.Element | None:
+    """Parse a header, in any encoding; None if that fails, and why is added to ``notes``.
+
+    Raises
+    ------
+    InputError : if the header is longer than :data:`LONGEST` or declares a document type, which no scanner writes.
+    """
     if not isinstance(xml, bytes | str):
         notes.append(f"there is no text: {_NOTHING}")
         return None
@@ -102,7 +108,7 @@ def _read(root: ElementTree.Element, shape: tuple[int, int], notes: list[str]) -
     space = "encodedSpace" if size != recon and fitting else "reconSpace"
     try:
         voxel = [
-            _number(encoding, f"{where}/fieldOfView_mm/{axis}") / _count(encoding, f"{where}/matrixSize/{axis}")
+            number(encoding, f"{where}/fieldOfView_mm/{axis}") / count(encoding, f"{where}/matrixSize/{axis}")
             for where, axis in ((space, "x"), (space, "y"), ("reconSpace", "z"))
         ]
         voxel_size = (voxel[0], voxel[1], voxel[2]) if all(voxel) else None  # zero mm stands for unknown
@@ -118,12 +124,12 @@ def _columns(encoding: ElementTree.Element, width: int, notes: list[str]) -> tup
     ------
     ValueError : if they are unknown; the message says why.
     """
-    encoded = _count(encoding, "encodedSpace/matrixSize/y")
+    encoded = count(encoding, "encodedSpace/matrixSize/y")
     if encoded != width:
         raise ValueError(f"encodedSpace has {encoded} columns and k-space {width}")
     limits = "encodingLimits/kspace_encoding_step_1"
-    zero = encoded // 2 - _whole(encoding, f"{limits}/center")
-    first, last = zero, zero + _whole(encoding, f"{limits}/maximum") + 1
+    zero = encoded // 2 - whole(encoding, f"{limits}/center")
+    first, last = zero, zero + whole(encoding, f"{limits}/maximum") + 1
     inside = max(first, 0), min(last, width)
     if inside[0] >= inside[1]:
         raise ValueError(f"{limits} makes columns {first}..{last} of {width}")
@@ -134,14 +140,20 @@ def _columns(encoding: ElementTree.Element, width: int, notes: list[str]) -> tup
 
 def _matrix(encoding: ElementTree.Element, space: str, notes: list[str] | None = None) -> tuple[int, int] | None:
     try:
-        return _count(encoding, f"{space}/matrixSize/x"), _count(encoding, f"{space}/matrixSize/y")
+        return count(encoding, f"{space}/matrixSize/x"), count(encoding, f"{space}/matrixSize/y")
     except ValueError as error:
         if notes is not None:
             notes.append(str(error))
         return None
 
 
-def _number(encoding: ElementTree.Element, where: str) -> float:
+def number(encoding: ElementTree.Element, where: str) -> float:
+    """Return a number of at least zero below an element; ``where`` joins tags by slashes.
+
+    Raises
+    ------
+    ValueError : if it is missing or something else.
+    """
     text = encoding.findtext("/".join(f"{{*}}{tag}" for tag in where.split("/")))
     if text is None:
         raise ValueError(f"{where} is missing")
@@ -154,14 +166,16 @@ def _number(encoding: ElementTree.Element, where: str) -> float:
     return value
 
 
-def _whole(encoding: ElementTree.Element, where: str) -> int:
-    if (value := _number(encoding, where)) != int(value):
+def whole(encoding: ElementTree.Element, where: str) -> int:
+    """Return a whole number; see :func:`number`."""
+    if (value := number(encoding, where)) != int(value):
         raise ValueError(f"{where} is {value:g}, which is not whole")
     return int(value)
 
 
-def _count(encoding: ElementTree.Element, where: str) -> int:
-    if (value := _whole(encoding, where)) < 1:
+def count(encoding: ElementTree.Element, where: str) -> int:
+    """Return a whole number of at least one; see :func:`number`."""
+    if (value := whole(encoding, where)) < 1:
         raise ValueError(f"{where} is {value}")
     return value
 
