@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.etree.ElementTree import Element
 
+import numpy as np
+
 from spinwarp.data.fastmri.ismrmrd import count, header_root, number, whole
 from spinwarp.data.live.protocol import Readout
 from spinwarp.errors import InputError
@@ -18,7 +20,7 @@ _LAST_IN_SLICE, _NOISE, _CALIBRATION, _CALIBRATION_AND_IMAGE = 8, 19, 20, 21
 # navigators, phase correction, feedback, dummy scans, surface coil correction, phase stabilisation
 _NO_IMAGE = sum(2 ** (n - 1) for n in (23, 24, 26, 27, 28, 29, 30, 31))
 _NOISE_READOUTS = 64  # are enough
-_MOST_LINES = 2**20  # of a slab; a header with more is wrong
+_MOST_LINES = 2**16  # of a slab; with more, the flag counts
 
 
 class Key(NamedTuple):
@@ -90,11 +92,14 @@ class LiveScan:
 
         Raises
         ------
-        InputError : if more would be in memory than the limit allows, or the slice was complete already.
+        InputError : if it is not finite, more would be in memory than the limit allows, or the slice was complete
+            already.
         """
         flags, idx = int(readout.head["flags"]), readout.head["idx"]
         if flags & _NO_IMAGE:
             return None
+        if not np.isfinite(readout.samples).all():
+            raise InputError(f"{self.name}: a readout has NaN or infinite samples")
         key = Key(*(int(idx[name]) for name in Key._fields))
         if not _has(flags, _NOISE) and key in self._done:
             raise InputError(
