@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "cli"))
 
 
 @contextmanager
-def timed(owner: type, name: str, seconds: list[float]) -> Iterator[None]:
+def timed(owner: Any, name: str, seconds: list[float]) -> Iterator[None]:
     """Note how long each call of a method takes."""
     original: Callable[..., Any] = getattr(owner, name)
 
@@ -57,11 +57,11 @@ def main() -> None:
     from mrd_client import CLOSE, Client, readout, text, xml
     from omegaconf import OmegaConf
 
+    from spinwarp.cli import serving
     from spinwarp.cli.app import conf_folder
     from spinwarp.cli.method import build_method
     from spinwarp.cli.serving import LiveMethod, Server
     from spinwarp.coils import low_resolution_maps
-    from spinwarp.data.live.assemble import Assembler
     from spinwarp.data.undersample import Undersample
 
     OmegaConf.register_new_resolver("stamp", lambda *_: "now")
@@ -79,7 +79,7 @@ def main() -> None:
     assemble: list[float] = []
     compute: list[float] = []
     try:
-        with timed(Assembler, "acquisition", assemble), timed(LiveMethod, "__call__", compute):
+        with timed(serving, "read_slices", assemble), timed(LiveMethod, "__call__", compute):
             client = Client((server.host, server.port))
             client.send(text(3, xml(h, w)))
             for index in range(options.slices):

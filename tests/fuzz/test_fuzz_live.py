@@ -14,7 +14,7 @@ from scipy.io import savemat
 from spinwarp.acquisition import Acquisition, Example
 from spinwarp.data.given import FileMask, GivenMaps
 from spinwarp.data.live import protocol
-from spinwarp.data.live.assemble import Assembler
+from spinwarp.data.live.assemble import read_slices
 from spinwarp.data.live.scan import LiveScan
 
 N = 12
@@ -53,17 +53,18 @@ def consume(content: bytes, limit: int = 10**7) -> int:
         place += n
         return content[place - n : place]
 
-    scan = assembler = None
+    scan = None
+    xml = ""
     n_slices = 0
     try:
         while (message := protocol.receive(read))[0] != protocol.CLOSE:
             number, inside = message
             if number == protocol.HEADER:
-                assembler, scan = Assembler("client", str(inside)), LiveScan("client", str(inside), limit)
-            elif isinstance(inside, protocol.Readout) and scan is not None and assembler is not None:
+                xml, scan = str(inside), LiveScan("client", str(inside), limit)
+            elif isinstance(inside, protocol.Readout) and scan is not None:
                 key = scan.add(inside)
                 if key is not None:
-                    made = assembler.acquisition(scan.take(key), scan.noise)
+                    (made,) = read_slices("client", xml, [*scan.noise, *scan.take(key)])
                     assert made.kspace.isfinite().all()
                     n_slices += 1
     except EOFError:

@@ -16,7 +16,7 @@ from numpy.random import RandomState
 from spinwarp.acquisition import Acquisition, Example
 from spinwarp.cli.method import magnitudes
 from spinwarp.data.live import protocol
-from spinwarp.data.live.assemble import Assembler
+from spinwarp.data.live.assemble import read_slices
 from spinwarp.data.live.protocol import Readout
 from spinwarp.data.live.scan import Key, LiveScan
 from spinwarp.data.undersample import Undersample
@@ -168,7 +168,7 @@ class _Connection:
         self._waiting = 0  # bytes in the queue
         self._changed = threading.Condition()
         self._ended = threading.Event()  # no image is wanted any more
-        self._assembler: Assembler | None = None
+        self._xml = ""
         self._scan: LiveScan | None = None
         self._n_sent = 0
 
@@ -206,8 +206,8 @@ class _Connection:
             elif number == protocol.HEADER:
                 if self._scan is not None:
                     raise InputError(f"{self.name}: a second header came; one connection is for one measurement")
-                self._assembler = Assembler(self.name, str(content))
-                self._scan = LiveScan(self.name, str(content), self.memory)
+                self._xml = str(content)
+                self._scan = LiveScan(self.name, self._xml, self.memory)
             elif isinstance(content, Readout):
                 if self._scan is None:
                     raise InputError(f"{self.name}: a readout came before the header")
@@ -252,19 +252,19 @@ class _Connection:
                 self._changed.notify()
 
     def _send(self, job: _Job) -> None:
-        assert self._assembler is not None
-        acquisition = self._assembler.acquisition(job.readouts, job.noise)
-        header, (h, w) = acquisition.headers[0], acquisition.kspace.shape[-2:]
-        images = self.method(acquisition, job.key.slice)
-        self._n_sent += 1
-        for series, (title, image) in enumerate(images, start=1):
-            place = header.geometry
-            if place is not None:
-                place = place.cropped((h, w), (image.shape[0], image.shape[1]))
-            texts = {"DataRole": "Image", "ImageProcessingHistory": f"spinwarp {title}", "SeriesDescription": title}
-            voxel = header.voxel_size or (0.0, 0.0, 0.0)
-            head = job.readouts[-1].head
-            self.socket.sendall(protocol.image_message(image, head, place, voxel, series, self._n_sent, texts))
+        acquisitions = read_slices(self.name, self._xml, [*job.noise, *job.readouts])
+        for number, acquisition in enumerate(acquisitions):
+            header, (h, w) = acquisition.headers[0], acquisition.kspace.shape[-2:]
+            images = self.method(acquisition, job.key.slice + number)
+            self._n_sent += 1
+            for series, (title, image) in enumerate(images, start=1):
+                place = header.geometry
+                if place is not None:
+                    place = place.cropped((h, w), (image.shape[0], image.shape[1]))
+                texts = {"DataRole": "Image", "ImageProcessingHistory": f"spinwarp {title}", "SeriesDescription": title}
+                voxel = header.voxel_size or (0.0, 0.0, 0.0)
+                head = job.readouts[-1].head
+                self.socket.sendall(protocol.image_message(image, head, place, voxel, series, self._n_sent, texts))
 
     @contextmanager
     def _reported(self) -> Iterator[None]:

@@ -1,6 +1,5 @@
 """From the readouts of one slice to its acquisition."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,30 +11,33 @@ from torch import Tensor
 from spinwarp.acquisition import Acquisition, Header
 from spinwarp.coils import noise_covariance, whiten
 from spinwarp.data.fastmri.ismrmrd import count, geometry, header_root, whole
-from spinwarp.data.live.protocol import Readout
+from spinwarp.data.live.protocol import NOISE, Readout, has
 from spinwarp.errors import InputError
 from spinwarp.geometry import Geometry
 
-log = logging.getLogger("spinwarp")
 
-
-class Assembler:
-    """Puts the readouts of a slice where they belong in k-space.
+def read_slices(name: str, xml: str, readouts: Sequence[Readout]) -> list[Acquisition]:
+    """Return what readouts of one slice and of the noise make, as batches of one: one slice.
 
     Parameters
     ----------
     name : of the connection, for messages.
     xml : the header of the measurement.
+    readouts : of the noise, and those of one slice.
 
     Raises
     ------
-    InputError : if the header lacks the size of k-space, or is of three dimensions.
+    InputError : if the header lacks the size of k-space, is of three dimensions, or a readout does not fit.
     """
+    return [_Slice(name, xml, readouts).read()]
 
-    def __init__(self, name: str, xml: str) -> None:
+
+class _Slice:
+    """Readouts put where they belong in k-space, whitened if there is noise; see :func:`read_slices`."""
+
+    def __init__(self, name: str, xml: str, readouts: Sequence[Readout]) -> None:
         self.name = name
-        notes: list[str] = []
-        root = header_root(Path(name), xml, notes)
+        root = header_root(Path(name), xml, [])
         encoding = None if root is None else root.find("{*}encoding")
         if encoding is None:
             raise InputError(f"{name}: the header has no encoding, so the size of k-space is unknown")
@@ -49,19 +51,16 @@ class Assembler:
         self.shape = h, w
         told = geometry(Path(name), xml, self.shape)
         self.header = Header("scanner", name, told.size, told.columns, told.voxel_size)
+        self.noise = [one for one in readouts if has(one, NOISE)]
+        self.lines = [one for one in readouts if not has(one, NOISE)]
 
-    def acquisition(self, readouts: Sequence[Readout], noise: Sequence[Readout]) -> Acquisition:
-        """Return a slice as a batch of one, whitened if there is noise.
-
-        Raises
-        ------
-        InputError : if a readout does not fit k-space.
-        """
-        (h, w), n_coils = self.shape, len(readouts[0].samples)
+    def read(self) -> Acquisition:
+        """Return the slice as a batch of one."""
+        (h, w), n_coils = self.shape, len(self.lines[0].samples)
         kspace = np.zeros((n_coils, h, w), np.complex64)
         times = np.zeros((h, w), np.int32)
-        for readout in readouts:
-            head, samples = readout.head, readout.samples
+        for line in self.lines:
+            head, samples = line.head, line.samples
             step = int(head["idx"]["kspace_encode_step_1"])
             column = step - self.centre + w // 2
             data = samples[:, int(head["discard_pre"]) : samples.shape[1] - int(head["discard_post"])]
@@ -77,11 +76,11 @@ class Assembler:
             times[first:last, column] += 1
         if times.max() > 1:
             kspace /= np.maximum(times, 1)
-        measured = torch.from_numpy(times > 0)
-        measured = measured[:1] if bool((measured == measured[:1]).all()) else measured
-        header = replace(self.header, geometry=self._place(readouts[0].head))
-        acquisition = Acquisition(torch.from_numpy(kspace)[None], measured[None, None], headers=(header,))
-        scans = [one.samples for one in noise if len(one.samples) == n_coils]
+        sampled = torch.from_numpy(times > 0)
+        sampled = sampled[:1] if bool((sampled == sampled[:1]).all()) else sampled
+        header = replace(self.header, geometry=self._place(self.lines[0].head))
+        acquisition = Acquisition(torch.from_numpy(kspace)[None], sampled[None, None], headers=(header,))
+        scans = [one.samples for one in self.noise if len(one.samples) == n_coils]
         if not scans:
             return acquisition
         covariance = noise_covariance(torch.from_numpy(np.concatenate(scans, 1)))

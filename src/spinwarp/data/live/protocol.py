@@ -18,6 +18,9 @@ CONFIG_FILE, CONFIG_TEXT, HEADER, CLOSE, TEXT = 1, 2, 3, 4, 5
 ACQUISITION, IMAGE, WAVEFORM = 1008, 1022, 1026
 LARGEST = 2**26  # bytes of a message; a readout of 128 coils and 4096 samples has 2**22
 
+# numbers of flags of readouts; the bit of flag n has the value 2 ** (n - 1)
+LAST_IN_SLICE, NOISE, CALIBRATION, CALIBRATION_AND_IMAGE = 8, 19, 20, 21
+
 _TEXTS = {CONFIG_TEXT: "configuration", HEADER: "header", TEXT: "text"}
 _COUNTERS = np.dtype(
     [
@@ -82,6 +85,11 @@ class Readout:
 
     head: np.void
     samples: np.ndarray
+
+
+def has(readout: Readout, flag: int) -> bool:
+    """Return whether a readout has the flag of this number."""
+    return bool(int(readout.head["flags"]) >> (flag - 1) & 1)
 
 
 def receive(read: Callable[[int], bytes]) -> tuple[int, str | Readout | None]:

@@ -11,13 +11,11 @@ from xml.etree.ElementTree import Element
 import numpy as np
 
 from spinwarp.data.fastmri.ismrmrd import count, header_root, number, whole
-from spinwarp.data.live.protocol import Readout
+from spinwarp.data.live.protocol import CALIBRATION, CALIBRATION_AND_IMAGE, LAST_IN_SLICE, NOISE, Readout, has
 from spinwarp.errors import InputError
 
 log = logging.getLogger("spinwarp")
-# numbers of the flags; the bit of flag n has the value 2 ** (n - 1)
-_LAST_IN_SLICE, _NOISE, _CALIBRATION, _CALIBRATION_AND_IMAGE = 8, 19, 20, 21
-# navigators, phase correction, feedback, dummy scans, surface coil correction, phase stabilisation
+# the bits of navigators, phase correction, feedback, dummy scans, surface coil correction, phase stabilisation
 _NO_IMAGE = sum(2 ** (n - 1) for n in (23, 24, 26, 27, 28, 29, 30, 31))
 _NOISE_READOUTS = 64  # are enough
 _MOST_LINES = 2**16  # of a slab; with more, the flag counts
@@ -95,18 +93,18 @@ class LiveScan:
         InputError : if it is not finite, more would be in memory than the limit allows, or the slice was complete
             already.
         """
-        flags, idx = int(readout.head["flags"]), readout.head["idx"]
-        if flags & _NO_IMAGE:
+        idx, is_noise = readout.head["idx"], has(readout, NOISE)
+        if int(readout.head["flags"]) & _NO_IMAGE:
             return None
         if not np.isfinite(readout.samples).all():
             raise InputError(f"{self.name}: a readout has NaN or infinite samples")
         key = Key(*(int(idx[name]) for name in Key._fields))
-        if not _has(flags, _NOISE) and key in self._done:
+        if not is_noise and key in self._done:
             raise InputError(
                 f"{self.name}: a readout of slice {key.slice} came when its image was made already; either the "
                 f"encodingLimits of the header are too small, or the flag of the last readout in a slice came too early"
             )
-        if _has(flags, _NOISE) and len(self.noise) == _NOISE_READOUTS:
+        if is_noise and len(self.noise) == _NOISE_READOUTS:
             return None
         self._bytes += _size(readout)
         if self._bytes > self.limit:
@@ -114,10 +112,10 @@ class LiveScan:
                 f"{self.name}: the readouts of unfinished slices take more than {self.limit / 1e9:.3g} GB; start the "
                 f"server with a larger memory_gb or fewer connections, or measure slice by slice"
             )
-        if _has(flags, _NOISE):
+        if is_noise:
             self.noise.append(readout)
             return None
-        if self._separate and _has(flags, _CALIBRATION) and not _has(flags, _CALIBRATION_AND_IMAGE):
+        if self._separate and has(readout, CALIBRATION) and not has(readout, CALIBRATION_AND_IMAGE):
             self._calibration.setdefault(key.slice, []).append(readout)
             return None
         if 8 * self._samples * len(readout.samples) > self.limit:
@@ -130,7 +128,7 @@ class LiveScan:
         line = int(idx["kspace_encode_step_1"]), int(idx["kspace_encode_step_2"])
         one.times[line] += 1
         one.n_whole += line in self._expected and one.times[line] == self._averages
-        complete = one.n_whole == len(self._expected) if self._expected else _has(flags, _LAST_IN_SLICE)
+        complete = one.n_whole == len(self._expected) if self._expected else has(readout, LAST_IN_SLICE)
         return key if complete else None
 
     def take(self, key: Key) -> list[Readout]:
@@ -170,7 +168,3 @@ def _is_accelerated(encoding: Element) -> bool:
 
 def _size(readout: Readout) -> int:
     return readout.head.nbytes + readout.samples.nbytes
-
-
-def _has(flags: int, number: int) -> bool:
-    return bool(flags >> (number - 1) & 1)
