@@ -99,7 +99,7 @@ def test_a_phantom_is_streamed_to_a_process_and_is_what_reconstruct_py_makes_of_
 ) -> None:
     """Four slices, two and two interleaved, lines in any order. Ctrl-C ends the server in good order."""
     kspace = drawn(4, COILS, 32, 28)
-    header = Header("phantom", "scan.h5", (24, 28), None, (2.0, 2.0, 4.0))
+    header = Header("phantom", "scan.h5", None, None, (2.0, 2.0, 4.0))
     write_volume(tmp_path / "scan.h5", kspace, header)
     recon = ["recon=cg_sense", "recon.iterations=4", "recon.weight=0.01"]
     from spinwarp.cli.reconstruct import main
@@ -116,7 +116,7 @@ def test_a_phantom_is_streamed_to_a_process_and_is_what_reconstruct_py_makes_of_
         found = next(filter(None, (re.search(r"cg_sense listens on ([\d.]+):(\d+)", line) for line in process.stdout)))
         assert found[1] == "127.0.0.1"
         client = Client((found[1], int(found[2])))
-        client.send(configuration(), text(2, '{"parameters": {}}'), text(3, xml(32, 28, recon=(24, 28))))
+        client.send(configuration(), text(2, '{"parameters": {}}'), text(3, xml(32, 28)))
         for pair in ((0, 1), (2, 3)):
             messages = [message for index in pair for message in lines(kspace[index], index)]
             random.Random(pair[0]).shuffle(messages)
@@ -137,18 +137,17 @@ def test_a_phantom_is_streamed_to_a_process_and_is_what_reconstruct_py_makes_of_
         np.testing.assert_array_equal(image.pixels, expected[image.slice])  # bit for bit
 
 
-def test_an_image_lies_where_its_readouts_say_and_the_crop_is_counted(tmp_path: Path) -> None:
+def test_an_image_lies_where_its_readouts_say_and_has_the_size_that_the_header_asks_for() -> None:
     kspace = drawn(COILS, H, W)
     with serving() as server:
-        (image,), _ = streamed(server, *lines(kspace, 5), header=xml(H, W, (2.0, 3.0, 4.0), recon=(15, 20)))
-    position, read, phase, normal = map(np.array, AXIAL)
-    # the crop of 24 to 15 begins at row 4 and has its centre, 7, at row 11 instead of 12: one pixel of 2 mm before
-    np.testing.assert_allclose(image.position, position - 2.0 * read)
-    np.testing.assert_allclose(image.directions, [read, phase, normal])
-    assert image.field_of_view == (30.0, 60.0, 4.0)
+        (image,), _ = streamed(server, *lines(kspace, 5), header=xml(H, W, (2.0, 3.0, 4.0), recon=(16, 20)))
+    position, *directions = map(np.array, AXIAL)
+    np.testing.assert_allclose(image.position, position)  # of row 12 of 24, which is row 8 of the crop
+    np.testing.assert_allclose(image.directions, directions)
+    assert image.field_of_view == (32.0, 60.0, 4.0)
     assert (image.slice, image.series, image.index) == (5, 1, 1)
     assert "<name>SeriesDescription</name><value>zero_filled</value>" in image.attributes
-    np.testing.assert_allclose(image.pixels, root_sum_of_squares(kspace)[4:19], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(image.pixels, root_sum_of_squares(kspace)[4:20], rtol=1e-3, atol=1e-5)
 
 
 def test_a_noise_scan_whitens_the_coils() -> None:
@@ -161,6 +160,14 @@ def test_a_noise_scan_whitens_the_coils() -> None:
     white = np.linalg.solve(np.linalg.cholesky(covariance / level), kspace.reshape(COILS, -1)).reshape(kspace.shape)
     # single precision
     np.testing.assert_allclose(image.pixels, root_sum_of_squares(white), rtol=1e-3)
+
+
+def test_a_noise_scan_that_is_too_short_is_not_used_and_the_log_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    kspace = drawn(COILS, H, W)
+    with serving() as server:
+        (image,), _ = streamed(server, readout(drawn(COILS, 5), 0, 0, NOISE), *lines(kspace))
+    np.testing.assert_allclose(image.pixels, root_sum_of_squares(kspace), rtol=1e-3, atol=1e-5)
+    assert "noise scan is not used, so the coils stay as they are: 5 samples of noise are too few" in caplog.text
 
 
 def test_averages_navigators_and_trajectories_are_as_the_protocol_says() -> None:
@@ -246,14 +253,16 @@ LINE = drawn(COILS, H)
         ([text(3, "<!DOCTYPE a [<!ENTITY b 'c'>]><a/>")], "document type"),
         ([text(3, "<ismrmrdHeader/>")], "encoding"),
         ([text(3, xml(60000, 60000)), readout(LINE, 0)], "takes more than"),
-        ([text(3, xml(H, W)), *lines(drawn(COILS, H + 1, W))], "does not fit k-space of 3 coils, 24x20"),
+        ([text(3, xml(H, W)), *lines(drawn(COILS, H + 1, W))], "a readout of .*25 samples.* does not fit"),
         ([text(3, xml(H, W)), *lines(drawn(COILS, H, W) * np.nan)], "NaN or infinite"),
-        ([text(3, xml(H, W)), *lines(drawn(COILS, H, W))[1:], readout(drawn(4, H), 0)], "does not fit"),
+        (
+            [text(3, xml(H, W)), *lines(drawn(COILS, H, W))[1:], readout(drawn(4, H), 0)],
+            "does not fit|numbers of coils",
+        ),
         ([text(3, xml(H, W)), *lines(drawn(COILS, H, W)) * 2], "came when its image was made already"),
         ([text(3, xml(H, W)), *(readout(drawn(9, 60000), 0, i) for i in range(3))], "take more than 0.01 GB"),
-        ([text(3, xml(H, W)), *(readout(drawn(COILS, 5), 0, 0, NOISE),), *lines(drawn(COILS, H, W))], "too few"),
     ],
-    ids=range(15),
+    ids=range(14),
 )
 def test_a_wrong_client_is_told_why_and_ends_alone(messages: list[bytes], words: str) -> None:
     with serving(memory=1e8) as server:
@@ -263,7 +272,7 @@ def test_a_wrong_client_is_told_why_and_ends_alone(messages: list[bytes], words:
         client.send(*messages)
         client.finish()
         assert client.closed
-        assert len(client.texts) == 1 and words in client.texts[0], client.texts
+        assert len(client.texts) == 1 and re.search(words, client.texts[0]), client.texts
         other.send(*lines(drawn(COILS, H, W))[5:], CLOSE)
         assert len(other.finish()) == 1 and other.closed
 

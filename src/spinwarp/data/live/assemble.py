@@ -1,5 +1,6 @@
 """From the readouts of one slice to its acquisition."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,8 @@ from spinwarp.data.fastmri.ismrmrd import count, geometry, header_root, whole
 from spinwarp.data.live.protocol import NOISE, Readout, has
 from spinwarp.errors import InputError
 from spinwarp.geometry import Geometry
+
+log = logging.getLogger("spinwarp")
 
 
 def read_slices(name: str, xml: str, readouts: Sequence[Readout]) -> list[Acquisition]:
@@ -83,9 +86,13 @@ class _Slice:
         scans = [one.samples for one in self.noise if len(one.samples) == n_coils]
         if not scans:
             return acquisition
-        covariance = noise_covariance(torch.from_numpy(np.concatenate(scans, 1)))
-        level: Tensor = covariance.diagonal().real.mean().sqrt()
-        return replace(whiten(acquisition, covariance / level.square()), noise_std=level.reshape(1))
+        try:
+            covariance = noise_covariance(torch.from_numpy(np.concatenate(scans, 1)))
+            level: Tensor = covariance.diagonal().real.mean().sqrt()
+            return replace(whiten(acquisition, covariance / level.square()), noise_std=level.reshape(1))
+        except InputError as error:
+            log.warning("%s: its noise scan is not used, so the coils stay as they are: %s", self.name, error)
+            return acquisition
 
     def _place(self, head: np.void) -> Geometry | None:
         if self.header.voxel_size is None or not head["slice_dir"].any():
