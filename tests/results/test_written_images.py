@@ -223,19 +223,21 @@ def test_slices_that_are_no_volume_are_refused_by_nifti_and_placed_one_by_one_in
     assert all("SpacingBetweenSlices" not in pydicom.dcmread(path) for path in dicom.iterdir())
 
 
-def test_files_without_a_place_claim_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    for voxel_size, words in (((0.75, 1.25, 4.0), "the measured size"), (None, "1 mm, because")):
-        caplog.clear()
-        folder = tmp_path / words[:1]
-        nifti, dicom = written(folder, volume([None] * 3, voxel_size=voxel_size), "nifti", "dicom")
-        image = nibabel.load(nifti)
-        assert (image.header["sform_code"], image.header["qform_code"]) == (0, 0)
-        assert np.allclose(image.header.get_zooms(), (1.25, 0.75, 4.0) if voxel_size else 1)
-        file = pydicom.dcmread(dicom / "image_0001.dcm")
-        assert not {"ImagePositionPatient", "ImageOrientationPatient", "FrameOfReferenceUID"} & set(file.dir())
-        for kind in ("NIfTI", "DICOM"):
-            assert f"the {kind} file has no position, and voxels of {words}" in caplog.text
-        assert find_images(folder)[0].places == ()
+@pytest.mark.parametrize("voxel_size", [(0.75, 1.25, 4.0), None])
+def test_files_without_a_place_claim_none(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, voxel_size: tuple[float, float, float] | None
+) -> None:
+    nifti, dicom = written(tmp_path, volume([None] * 3, voxel_size=voxel_size), "nifti", "dicom")
+    image = nibabel.load(nifti)
+    assert (image.header["sform_code"], image.header["qform_code"]) == (0, 0)
+    assert np.allclose(image.header.get_zooms(), (1.25, 0.75, 4.0) if voxel_size else 1)
+    file = pydicom.dcmread(dicom / "image_0001.dcm")
+    assert not {"ImagePositionPatient", "ImageOrientationPatient", "FrameOfReferenceUID"} & set(file.dir())
+    assert ("PixelSpacing" in file) == ("SliceThickness" in file) == (voxel_size is not None)
+    for kind, words in (("NIfTI", "voxels of 1 mm, because"), ("DICOM", "no voxel size, because")):
+        told = words if voxel_size is None else "voxels of the measured size"
+        assert f"the {kind} file has no position, and {told}" in caplog.text
+    assert find_images(tmp_path)[0].places == ()
 
 
 def test_the_standard_deviation_is_a_second_series_and_every_identifier_is_new(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def write(path: Path, volume: Volume) -> None:
     series. Slices whose place is unknown have neither. All unique identifiers are new, except that of the study if the
     patient has one.
     """
-    places = volume.located("DICOM")
+    places = volume.located("DICOM", "no voxel size")
     order = in_order(places) if places else list(range(len(volume.images)))
     places = [places[i] for i in order] if places else []
     study, frame, now = volume.patient.study or generate_uid(), generate_uid(), datetime.now()
@@ -98,11 +98,12 @@ def _described(volume: Volume, series: Series, number: int) -> FileDataset:
 
 
 def _set_place(file: FileDataset, place: Geometry | None, volume: Volume) -> None:
-    h, w = volume.images.shape[-2:]
-    down, across, thickness = (place.voxel_size if place else volume.voxel_size) or (1.0, 1.0, 1.0)
-    file.PixelSpacing = [_number(down), _number(across)]
-    file.SliceThickness = _number(volume.voxel_size[2] if volume.voxel_size else thickness)
+    size = place.voxel_size if place else volume.voxel_size
+    if size is not None:
+        file.PixelSpacing = [_number(size[0]), _number(size[1])]  # between rows, between columns
+        file.SliceThickness = _number((volume.voxel_size or size)[2])
     if place is not None:
+        h, w = volume.images.shape[-2:]
         file.ImageOrientationPatient = [_number(x) for x in (*place.phase, *place.readout)]
         file.ImagePositionPatient = [_number(x) for x in place.affine((h, w))[:3, 3]]
 

@@ -27,7 +27,7 @@ def write(path: Path, volume: Volume) -> None:
     ------
     InputError : if the slices are no volume: not parallel, unevenly spaced, or several at one place.
     """
-    places = volume.located("NIfTI")
+    places = volume.located("NIfTI", "voxels of 1 mm")
     order = in_order(places) if places else list(range(len(volume.images)))
     size = volume.images.shape[-2:]
     if places:

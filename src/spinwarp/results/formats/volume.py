@@ -151,22 +151,22 @@ class Volume:
             title = f"{self.record.method}, half width of the {100 * level:g} % interval"
             yield Series("_half_width", title, factor * self.std)
 
-    def located(self, kind: str) -> list[Geometry]:
+    def located(self, kind: str, no_size: str) -> list[Geometry]:
         """Return the place of each image; an empty list if any is unknown, which the log says.
 
         Parameters
         ----------
         kind : of file, for the log.
+        no_size : what the file has if the size of voxels is unknown too.
         """
         places = [place for place in self.places if place is not None]
         if len(places) == len(self.images):
             return places
-        size = "1 mm, because their size is unknown" if self.voxel_size is None else "the measured size"
         log.warning(
-            "%s does not say where its images lie in the patient: the %s file has no position, and voxels of %s",
+            "%s does not say where its images lie in the patient: the %s file has no position, and %s",
             self.name,
             kind,
-            size,
+            f"{no_size}, because that is unknown" if self.voxel_size is None else "voxels of the measured size",
         )
         return []
 
