@@ -1,5 +1,6 @@
 """The server of live reconstruction, against a client that was written from the protocol alone."""
 
+import io
 import os
 import random
 import re
@@ -94,6 +95,7 @@ def streamed(server: Server, *messages: bytes, header: str | None = None) -> tup
 # --------------------------------------------------------------------------------------------- what is promised
 
 
+@pytest.mark.slow
 def test_a_phantom_is_streamed_to_a_process_and_is_what_reconstruct_py_makes_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Any
 ) -> None:
@@ -391,6 +393,31 @@ class Gated(Reconstructor):
         self.begun.set()
         assert self.gate.wait(30)
         return ZeroFilled()(acquisition)
+
+
+def test_a_client_may_wait_for_its_images_longer_than_it_may_be_silent() -> None:
+    method = Gated()
+    with serving(method, timeout=0.3) as server:
+        client = connected(server)
+        client.send(text(3, xml(H, W)), *lines(drawn(COILS, H, W)))
+        time.sleep(1.0)
+        method.gate.set()
+        client.wait_for(1)
+        client.send(CLOSE)
+        assert len(client.finish()) == 1 and client.texts == []
+
+
+def test_a_trajectory_that_is_not_used_takes_no_memory() -> None:
+    from spinwarp.data.live.protocol import Readout, receive
+
+    stream = io.BytesIO(readout(LINE, 0, trajectory=40))
+    _, received = receive(stream.read)
+    assert isinstance(received, Readout)
+    owner: Any = received.samples
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    assert len(owner) == LINE.nbytes
+    np.testing.assert_array_equal(received.samples, LINE)
 
 
 def test_a_server_that_stops_finishes_the_image_under_way_and_no_other() -> None:

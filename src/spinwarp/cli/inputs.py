@@ -3,6 +3,7 @@
 import glob
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ def measured_files(text: str) -> dict[Path, Path]:
     """
     path = user_path(text)
     if not path.exists() and glob.has_magic(text):
-        paths = sorted(Path(found) for found in glob.glob(str(path), recursive=True) if Path(found).is_file())  # noqa: PTH207 - a Path takes no whole pattern
+        found_there = map(Path, glob.glob(str(path), recursive=True))  # noqa: PTH207 - a Path takes no whole pattern
+        paths = sorted(found for found in found_there if found.is_file())
         missing = f"no file matches input={text}"
     elif is_folder(path):
         paths = list_files(path, SUFFIXES)
@@ -47,7 +49,9 @@ def measured_files(text: str) -> dict[Path, Path]:
 
 def named_files(config: Any) -> Iterator[Path]:
     """Yield the files that a plain configuration names anywhere, such as the weights of a network."""
-    if isinstance(config, str) and len(config) < 4096 and Path(config).is_file():
-        yield Path(config)
+    if isinstance(config, str):
+        with suppress(OSError):  # such as a text that is too long for a name
+            if Path(config).is_file():
+                yield Path(config)
     for value in config.values() if isinstance(config, dict) else config if isinstance(config, list) else ():
         yield from named_files(value)

@@ -108,8 +108,11 @@ class Server:
                     continue
                 try:
                     accepted, address = self._socket.accept()
-                except TimeoutError:
+                except OSError as error:  # nobody came, or went again at once
                     self._slots.release()
+                    if not isinstance(error, TimeoutError):
+                        log.warning("a connection could not be accepted (%s)", error)
+                        self._stopping.wait(_TICK)
                     continue
                 name = f"{address[0]}:{address[1]}"
                 connection = _Connection(accepted, name, self.method, self.memory, self.timeout)
@@ -168,6 +171,7 @@ class _Connection:
         self._waiting = 0  # bytes in the queue
         self._changed = threading.Condition()
         self._ended = threading.Event()  # no image is wanted any more
+        self._sending = threading.Lock()  # a message goes out whole
         self._xml = ""
         self._scan: LiveScan | None = None
         self._n_sent = 0
@@ -185,7 +189,7 @@ class _Connection:
             self._jobs.put(None)
             worker.join()
             with suppress(OSError):
-                self.socket.sendall(protocol.close_message())
+                self._send(protocol.close_message())
             self._say_goodbye()
             log.info("%s: %d images sent", self.name, self._n_sent)
 
@@ -229,29 +233,39 @@ class _Connection:
         self._jobs.put(job)
 
     def _read(self, length: int) -> bytes:
-        """Read exactly so many bytes, or give the client up."""
+        """Read exactly so many bytes, or give the client up; one that waits for images may take its time."""
         content, deadline = bytearray(length), time.monotonic() + self.timeout
         view = memoryview(content)
         while view:
-            n = self.socket.recv_into(view)
+            try:
+                n = self.socket.recv_into(view)
+            except TimeoutError:
+                if self._waiting and len(view) == length:
+                    continue
+                raise
             if n == 0:
                 raise _ClientGoneError("it closed the connection in the middle of the measurement")
             view = view[n:]
-            if view and time.monotonic() > deadline:
+            if view and time.monotonic() > deadline and not self._waiting:
                 raise TimeoutError
         return bytes(content)
+
+    def _send(self, message: bytes) -> None:
+        with self._sending:
+            self.socket.sendall(message)
 
     def _work(self) -> None:
         """Reconstruct complete slices and send their images, until there are no more."""
         while (job := self._jobs.get()) is not None:
             if not self._ended.is_set():
                 with self._reported():
-                    self._send(job)
+                    self._make(job)
             with self._changed:
                 self._waiting -= job.n_bytes
                 self._changed.notify()
 
-    def _send(self, job: _Job) -> None:
+    def _make(self, job: _Job) -> None:
+        """Reconstruct a slice and send its image."""
         acquisitions = read_slices(self.name, self._xml, [*job.noise, *job.readouts])
         for number, acquisition in enumerate(acquisitions):
             header, (h, w) = acquisition.headers[0], acquisition.kspace.shape[-2:]
@@ -264,7 +278,7 @@ class _Connection:
                 texts = {"DataRole": "Image", "ImageProcessingHistory": f"spinwarp {title}", "SeriesDescription": title}
                 voxel = header.voxel_size or (0.0, 0.0, 0.0)
                 head = job.readouts[-1].head
-                self.socket.sendall(protocol.image_message(image, head, place, voxel, series, self._n_sent, texts))
+                self._send(protocol.image_message(image, head, place, voxel, series, self._n_sent, texts))
 
     @contextmanager
     def _reported(self) -> Iterator[None]:
@@ -291,7 +305,7 @@ class _Connection:
         self._ended.set()
         with suppress(OSError):
             if reason:
-                self.socket.sendall(protocol.text_message(reason))
+                self._send(protocol.text_message(reason))
             self.socket.shutdown(socket.SHUT_RD)  # the other thread need not wait
 
     def _say_goodbye(self) -> None:

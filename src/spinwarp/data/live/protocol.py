@@ -114,9 +114,9 @@ def receive(read: Callable[[int], bytes]) -> tuple[int, str | Readout | None]:
     if number == ACQUISITION:
         head = np.frombuffer(read(HEAD.itemsize), HEAD)[0]
         coils, samples = int(head["active_channels"]), int(head["number_of_samples"])
-        trajectory = 4 * samples * int(head["trajectory_dimensions"])
-        content = _limited(read, trajectory + 8 * coils * samples, "readout")
-        return number, Readout(head, np.frombuffer(content, "<c8", offset=trajectory).reshape(coils, samples))
+        _limited(read, 4 * samples * int(head["trajectory_dimensions"]), "trajectory")
+        content = _limited(read, 8 * coils * samples, "readout")
+        return number, Readout(head, np.frombuffer(content, "<c8").reshape(coils, samples))
     if number == WAVEFORM:
         samples, channels = struct.unpack("<28xHH8x", read(40))
         _limited(read, 4 * samples * channels, "waveform")
