@@ -19,6 +19,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import torch
 from mrd_client import (
     AXIAL,
     CLOSE,
@@ -38,9 +39,10 @@ from spinwarp.acquisition import Acquisition, Header, Reconstruction
 from spinwarp.cli.serving import LiveMethod, Server
 from spinwarp.coils import low_resolution_maps
 from spinwarp.data.fastmri.layout import write_volume
+from spinwarp.data.given import GivenMaps
 from spinwarp.data.undersample import Undersample
 from spinwarp.errors import InputError
-from spinwarp.recon import Reconstructor, ZeroFilled
+from spinwarp.recon import CGSense, Reconstructor, ZeroFilled
 
 COILS, H, W = 3, 24, 20
 
@@ -450,6 +452,39 @@ def test_options_that_cannot_be_are_told(options: dict[str, Any], words: str) ->
     settings = {"host": "127.0.0.1", "port": 0, "connections": 1, "memory": 1e8, "timeout": 1.0, **options}
     with pytest.raises(InputError, match=words):
         Server(live, **settings)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("port=70000", "port=70000 is none"),
+        ("port=scanner", "port=scanner is not a whole number"),
+        ("maps=espirit", "maps=espirit is neither low_resolution nor none, nor a file or folder of coil maps"),
+        ("recon.path=x", "there is no key recon.path"),
+        ("device=cdua", "device=cdua cannot be used here"),
+    ],
+)
+def test_a_command_that_cannot_be_ends_in_a_sentence(run: Any, override: str, words: str) -> None:
+    from spinwarp.cli.serve import main
+
+    done = run(main, override)
+    assert done.code == 1 and words in done.err and "Traceback" not in done.err
+
+
+def test_own_coil_maps_are_those_of_the_slice(tmp_path: Path) -> None:
+    maps = drawn(4, COILS, H, W)
+    maps /= np.sqrt((np.abs(maps) ** 2).sum(1, keepdims=True))
+    np.save(tmp_path / "maps.npy", maps)
+    truth = drawn(H, W, seed=1)
+    shifted = np.fft.fft2(np.fft.ifftshift(maps[3] * truth, (-2, -1)), norm="ortho")
+    kspace = np.fft.fftshift(shifted, (-2, -1)).astype(np.complex64)
+    kspace[..., 1::2] = 0
+    method = CGSense(weight=0.0, maps="given")
+    live = LiveMethod(method, Undersample(None), "cg_sense", given=GivenMaps(str(tmp_path / "maps.npy")))
+    mask = torch.arange(W) % 2 == 0
+    ((_, image),) = live(Acquisition(torch.from_numpy(kspace)[None], mask[None, None, None]), 3)
+    # three coils at twice the speed: the least squares problem has one solution
+    np.testing.assert_allclose(image, np.abs(truth), atol=2e-3)
 
 
 def test_the_structures_are_those_of_the_reference_library() -> None:

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from spinwarp.data.images.formats import find_images, read_slice
+from spinwarp.data.images.source import SimulatedImages
 from spinwarp.errors import InputError
 from spinwarp.geometry import Geometry
 from spinwarp.results.formats import FORMATS, Patient, Record, Volume, writer
@@ -174,6 +175,17 @@ def test_nifti_files_are_read_back_to_where_they_lie(tmp_path: Path, plane: str)
         image = read_slice(scan, s)
         for r, c in np.ndindex(*image.shape):
             assert by_place[tuple((place.affine(scan.size) @ [r, c, 0, 1]).round(2) + 0.0)] == image[r, c]
+
+
+def test_data_that_are_simulated_from_images_lie_where_these_do(tmp_path: Path) -> None:
+    written(tmp_path / "train", volume(stack(OBLIQUE)), "nifti")
+    (scan,) = find_images(tmp_path)
+    for size in (None, 16):
+        source = SimulatedImages(tmp_path, n_coils=2, size=size)
+        (found,) = source.volumes("train")
+        # scaled and padded images have other voxels
+        expected = scan.places[1] if size is None else None
+        assert source.read(found, 1).acquisition.headers[0].geometry == expected
 
 
 def test_interleaved_slices_are_sorted_by_their_positions(tmp_path: Path) -> None:

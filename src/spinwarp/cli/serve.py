@@ -31,23 +31,23 @@ def serve(config: DictConfig) -> None:
     """Listen until Ctrl-C or SIGTERM, and then finish the images under way."""
     from hydra.core.hydra_config import HydraConfig
 
-    from spinwarp.cli.method import build_method
+    from spinwarp.cli.method import build_method, hand_over_maps
     from spinwarp.cli.serving import LiveMethod, Server
     from spinwarp.coils import low_resolution_maps
+    from spinwarp.data.given import GivenMaps
     from spinwarp.data.undersample import Undersample
-    from spinwarp.errors import InputError
 
     app.check_device(config.device)
-    estimators = {"low_resolution": low_resolution_maps, "none": None}
-    if config.maps not in estimators:
-        raise InputError(f"maps={config.maps} is not low_resolution or none")
+    hand_over_maps(config, config)
+    given = None if config.maps in ("low_resolution", "none") else GivenMaps(config.maps)
     method = build_method(config, HydraConfig.get().runtime.choices)
     live = LiveMethod(
         method.reconstructor.to(config.device),
-        Undersample(None, estimators[config.maps]),
+        Undersample(None, low_resolution_maps if config.maps == "low_resolution" else None),
         method.name,
         config.device,
         config.seed,
+        given,
     )
     server = Server(live, config.host, config.port, config.connections, 1e9 * config.memory_gb, config.timeout)
     if config.host not in _LOOPBACK:

@@ -15,6 +15,7 @@ from numpy.random import RandomState
 
 from spinwarp.acquisition import Acquisition, Example
 from spinwarp.cli.method import magnitudes
+from spinwarp.data.given import GivenMaps
 from spinwarp.data.live import protocol
 from spinwarp.data.live.assemble import read_slices
 from spinwarp.data.live.protocol import Readout
@@ -38,22 +39,32 @@ class LiveMethod:
     undersample : makes the coil maps.
     name : of the method, sent with the images.
     device, seed : of the method.
+    given : coil maps of the user's own, or None.
     """
 
     def __init__(
-        self, reconstructor: Reconstructor, undersample: Undersample, name: str, device: str = "cpu", seed: int = 0
+        self,
+        reconstructor: Reconstructor,
+        undersample: Undersample,
+        name: str,
+        device: str = "cpu",
+        seed: int = 0,
+        given: GivenMaps | None = None,
     ) -> None:
         self.reconstructor = reconstructor
         self.undersample = undersample
         self.name = name
         self.device = device
         self.seed = seed
+        self.given = given
         self._lock = threading.Lock()
 
     def __call__(self, acquisition: Acquisition, index: int) -> list[tuple[str, np.ndarray]]:
         """Return the magnitude ``(h, w)`` of a slice, and its standard deviation if there is one, with their titles."""
         example = Example(acquisition, None, torch.ones(1), (_VOLUME,), (index,))
         with self._lock:
+            if self.given is not None:
+                example = self.given(example)
             example = self.undersample(example, RandomState(0))
             names = [f"slice {index} of the scan"]
             image, std = magnitudes(self.reconstructor, example, self.seed, self.device, names)
