@@ -257,6 +257,7 @@ LINE = drawn(COILS, H)
         ([text(3, "<!DOCTYPE a [<!ENTITY b 'c'>]><a/>")], "document type"),
         ([text(3, "<ismrmrdHeader/>")], "encoding"),
         ([text(3, xml(60000, 60000)), readout(LINE, 0)], "takes more than"),
+        ([text(3, xml(H, W)), readout(LINE[:0], 0)], "a readout has no samples"),
         ([text(3, xml(H, W)), *lines(drawn(COILS, H + 1, W))], "a readout of .*25 samples.* does not fit"),
         ([text(3, xml(H, W)), *lines(drawn(COILS, H, W) * np.nan)], "NaN or infinite"),
         (
@@ -266,7 +267,7 @@ LINE = drawn(COILS, H)
         ([text(3, xml(H, W)), *lines(drawn(COILS, H, W)) * 2], "came when its image was made already"),
         ([text(3, xml(H, W)), *(readout(drawn(9, 60000), 0, i) for i in range(3))], "take more than 0.01 GB"),
     ],
-    ids=range(14),
+    ids=range(15),
 )
 def test_a_wrong_client_is_told_why_and_ends_alone(messages: list[bytes], words: str) -> None:
     with serving(memory=1e8) as server:

@@ -214,12 +214,12 @@ def shifted(places: list[Geometry], which: int, by: np.ndarray) -> list[Geometry
     ("change", "words"),
     [
         (lambda p: [p[0], p[1], p[1]], "not evenly spaced, but by 4.5, 0 mm"),
-        (lambda p: [p[0], p[0], p[0]], "several slices lie at one place"),
+        (lambda p: [p[0], p[0], p[1], p[2]], "not evenly spaced, but by 0, 4.5, 4.5 mm"),
         (lambda p: shifted(p, 2, 9 * OBLIQUE[:, 2]), "not evenly spaced, but by 4.5, 13.5 mm"),
         (lambda p: shifted(p, 1, 2 * OBLIQUE[:, 0]), "shifted against each other within their plane, by up to"),
         (lambda p: [p[0], p[1], stack(turned(0.1, 0, 0) @ OBLIQUE)[2]], "not parallel"),
     ],
-    ids=["two echoes", "one place", "a gap", "a step aside", "a localizer"],
+    ids=["two of the last", "two of the first", "a gap", "a step aside", "a localizer"],
 )
 def test_slices_that_are_no_volume_are_refused_by_nifti_and_placed_one_by_one_in_dicom(
     tmp_path: Path, change: Callable[[list[Geometry]], list[Geometry]], words: str
@@ -233,6 +233,22 @@ def test_slices_that_are_no_volume_are_refused_by_nifti_and_placed_one_by_one_in
     expected = sorted((place.position for place in places), key=lambda p: float(np.dot(p, places[0].slice)))
     assert np.abs(corners - expected).max() < 1e-4
     assert all("SpacingBetweenSlices" not in pydicom.dcmread(path) for path in dicom.iterdir())
+
+
+def test_echoes_follow_each_other_along_the_fourth_axis_of_nifti(tmp_path: Path) -> None:
+    places = stack(OBLIQUE)
+    for n in (3, 1):
+        made = volume([*places[:n], *places[:n]])  # one echo after the other
+        nifti, dicom = written(tmp_path / str(n), made, "nifti", "dicom")
+        image = nibabel.load(nifti)
+        values = np.asarray(image.dataobj)
+        assert values.shape == (10, 7, n, 2)
+        np.testing.assert_array_equal(values.transpose(3, 2, 1, 0).reshape(-1, *SIZE), made.images)
+        points = dicom_points(dicom, 3, 4)
+        ras = np.array([image.affine @ [4, 3, s, 1] for s in range(n)])[:, :3]
+        assert np.abs(np.repeat(ras, 2, 0) * [-1, -1, 1] - points).max() < 1e-4
+        file = pydicom.dcmread(dicom / "image_0001.dcm")
+        assert float(file.SpacingBetweenSlices) == pytest.approx(4.5)
 
 
 @pytest.mark.parametrize("voxel_size", [(0.75, 1.25, 4.0), None])

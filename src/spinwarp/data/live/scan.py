@@ -18,6 +18,7 @@ log = logging.getLogger("spinwarp")
 # the bits of navigators, phase correction, feedback, dummy scans, surface coil correction, phase stabilisation
 _NO_IMAGE = sum(2 ** (n - 1) for n in (23, 24, 26, 27, 28, 29, 30, 31))
 _NOISE_READOUTS = 64  # are enough
+_BESIDE = 2000  # bytes that Python keeps beside a readout
 _MOST_LINES = 2**16  # of a slab; with more, the flag counts
 
 
@@ -90,12 +91,14 @@ class LiveScan:
 
         Raises
         ------
-        InputError : if it is not finite, more would be in memory than the limit allows, or the slice was complete
-            already.
+        InputError : if it is empty or not finite, more would be in memory than the limit allows, or the slice was
+            complete already.
         """
         idx, is_noise = readout.head["idx"], has(readout, NOISE)
         if int(readout.head["flags"]) & _NO_IMAGE:
             return None
+        if not readout.samples.size:
+            raise InputError(f"{self.name}: a readout has no samples")
         if not np.isfinite(readout.samples).all():
             raise InputError(f"{self.name}: a readout has NaN or infinite samples")
         key = Key(*(int(idx[name]) for name in Key._fields))
@@ -167,4 +170,4 @@ def _is_accelerated(encoding: Element) -> bool:
 
 
 def _size(readout: Readout) -> int:
-    return readout.head.nbytes + readout.samples.nbytes
+    return readout.head.nbytes + readout.samples.nbytes + _BESIDE

@@ -12,7 +12,7 @@ from pydicom.valuerep import DSfloat
 from spinwarp.errors import InputError
 from spinwarp.files import whole_folder
 from spinwarp.geometry import Geometry
-from spinwarp.results.formats.volume import Record, Series, Volume, in_order, spacing
+from spinwarp.results.formats.volume import Record, Series, Volume, in_order, n_at_a_place, spacing
 
 _OURS = "SPINWARP"  # creator of the private element that holds the record
 _GROUP = 0x2135  # any odd number from 0x0009 on
@@ -38,7 +38,7 @@ def write(path: Path, volume: Volume) -> None:
     places = [places[i] for i in order] if places else []
     study, frame, now = volume.patient.study or generate_uid(), generate_uid(), datetime.now()
     try:
-        gap = spacing(places) if places else None
+        gap = spacing(places[:: n_at_a_place(places)]) if places else None
     except InputError:  # no volume; every slice has its own position all the same
         gap = None
     with whole_folder(path) as folder:
@@ -69,7 +69,7 @@ def read_record(path: Path) -> Record | None:
     try:
         file = pydicom.dcmread(next(iter(sorted(path.glob("image_*.dcm")))), stop_before_pixels=True)
         return Record.from_text(str(file.private_block(_GROUP, _OURS)[1].value))
-    except (OSError, StopIteration, KeyError, AttributeError, pydicom.errors.InvalidDicomError):
+    except Exception:  # libraries raise anything on damaged files
         return None
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from spinwarp.errors import InputError
 from spinwarp.files import whole_file
 from spinwarp.geometry import to_ras
-from spinwarp.results.formats.volume import Record, Volume, in_order, spacing
+from spinwarp.results.formats.volume import Record, Volume, in_order, n_at_a_place, spacing
 
 
 def path_of(folder: Path, name: str) -> Path:
@@ -21,31 +21,35 @@ def path_of(folder: Path, name: str) -> Path:
 def write(path: Path, volume: Volume) -> None:
     """Write float32 volumes whose axes are column, row and slice, with the affine to RAS as sform and qform.
 
+    If each place has as many slices, as with echoes or repetitions, these follow each other along a fourth axis.
     Without a place, both codes are 0 (unknown), and the voxels have their size, or 1 mm if that is unknown too.
 
     Raises
     ------
-    InputError : if the slices are no volume: not parallel, unevenly spaced, or several at one place.
+    InputError : if the slices are no volume: not parallel, unevenly spaced, or shifted against each other.
     """
     places = volume.located("NIfTI", "voxels of 1 mm")
     order = in_order(places) if places else list(range(len(volume.images)))
-    size = volume.images.shape[-2:]
+    size, several = volume.images.shape[-2:], 1
     if places:
-        first = places[order[0]]
+        placed = [places[i] for i in order]
+        first, several = placed[0], n_at_a_place(placed)
         try:
-            step = spacing([places[i] for i in order])
+            step = spacing(placed[::several])
         except InputError as error:
             raise InputError(
                 f"{volume.name} cannot be one NIfTI volume: {error}; write format=dicom, or choose slices=START:STOP"
             ) from error
-        placed = replace(first, voxel_size=(*first.voxel_size[:2], step))
-        affine = to_ras(placed.affine((size[0], size[1])))[:, [1, 0, 2, 3]]  # the column is the first axis
+        first = replace(first, voxel_size=(*first.voxel_size[:2], step))
+        affine = to_ras(first.affine((size[0], size[1])))[:, [1, 0, 2, 3]]  # the column is the first axis
     else:
         down, across, step = volume.voxel_size or (1.0, 1.0, 1.0)
         affine = np.diag([across, down, step, 1.0])
     record = replace(volume.record, slices=tuple(volume.record.slices[i] for i in order))
     for series in reversed(list(volume.series())):  # the images last: they say that the others are there
-        image = nibabel.Nifti1Image(np.ascontiguousarray(series.images[order].transpose(2, 1, 0), np.float32), affine)
+        values = series.images[order].reshape(-1, several, *size).transpose(3, 2, 0, 1)
+        values = np.ascontiguousarray(values if several > 1 else values[..., 0], np.float32)
+        image = nibabel.Nifti1Image(values, affine)
         image.header.set_xyzt_units("mm")
         image.header["descrip"] = series.title.encode(errors="replace")[:79]
         code = 1 if places else 0  # scanner coordinates, or unknown
@@ -61,7 +65,7 @@ def read_record(path: Path) -> Record | None:
     """Return what made the images; None if they are not from here."""
     try:
         extensions = nibabel.Nifti1Image.from_filename(path).header.extensions
-    except (nibabel.filebasedimages.ImageFileError, OSError, EOFError, ValueError):
+    except Exception:  # libraries raise anything on damaged files
         return None
     texts = (extension.get_content() for extension in extensions)
     decoded = (text.decode(errors="replace") if isinstance(text, bytes) else str(text) for text in texts)

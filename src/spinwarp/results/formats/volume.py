@@ -177,6 +177,17 @@ def in_order(places: Sequence[Geometry]) -> list[int]:
     return np.argsort(along.round(3), kind="stable").tolist()
 
 
+def n_at_a_place(places: Sequence[Geometry]) -> int:
+    """Return how many of the ordered slices lie at each place, as echoes do; 1 unless it is everywhere the same."""
+    positions = np.array([place.position for place in places])
+    tolerance = _SAME_PLACE * min(places[0].voxel_size)
+    n = int((np.abs(positions - positions[0]).max(1) <= tolerance).sum())
+    if len(places) % n:
+        return 1
+    groups = positions.reshape(-1, n, 3)
+    return n if np.abs(groups - groups[:, :1]).max() <= tolerance else 1
+
+
 def spacing(places: Sequence[Geometry]) -> float:
     """Return the distance in mm between the centres of ordered slices, that of the voxels if there is one slice.
 
@@ -194,7 +205,7 @@ def spacing(places: Sequence[Geometry]) -> float:
     along = shift @ first.slice
     step = float(along[-1]) / (n - 1)
     if step <= _SAME_PLACE * first.voxel_size[2]:
-        raise InputError("several slices lie at one place (echoes or repetitions)")
+        raise InputError("several slices lie at one place")
     if np.abs(along - step * np.arange(n)).max() > _SAME_PLACE * step:
         gaps = ", ".join(f"{gap:.4g}" for gap in np.diff(along)[:5])
         raise InputError(f"the slices are not evenly spaced, but by {gaps} mm" + (" ..." if n > 6 else ""))
