@@ -349,7 +349,7 @@ def test_a_folder_goes_on_after_a_file_that_fails_and_resumes_where_it_stopped(
     done = command("reconstruct", *call)
     assert "error: 1 of 3 files failed (scans/b.npy), for the reasons above; the same command with out=r " in done.err
     assert done.code == 1 and "Traceback" not in done.out + done.err
-    assert "scans/b.npy: scans/b.npy is not a whole .npy file of numbers" in done.out
+    assert "\nscans/b.npy is not a whole .npy file of numbers" in done.out
     assert "2 files reconstructed, 0 finished before, 1 failed; images in r" in done.out
     files = {name: tmp_path / "r" / name for name in ("a.h5", "c.h5", "a.nii.gz", "c.nii.gz")}
     before = {name: path.stat().st_mtime_ns for name, path in files.items()}

@@ -90,7 +90,9 @@ def reconstruct(config: DictConfig) -> None:
         try:
             n_skipped += not one.reconstruct(path, folder / below, resume=True)
         except Exception as error:
-            log.error("%s: %s", path, app.said(error, config), exc_info=app.input_error(error) is None)
+            reason = app.said(error, config)
+            shown = reason if path.name in reason else f"{path}: {reason}"
+            log.error("%s", shown, exc_info=app.input_error(error) is None)
             failed.append(path)
     n_new = len(files) - len(failed) - n_skipped
     log.info(
