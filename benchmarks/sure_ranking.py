@@ -25,6 +25,7 @@ from torch import Tensor
 from spinwarp.acquisition import Acquisition
 from spinwarp.cli.app import conf_folder
 from spinwarp.cli.train import build_data
+from spinwarp.coils import low_resolution_maps
 from spinwarp.data.undersample import Undersample
 from spinwarp.fourier import fftc, ifftc
 from spinwarp.masks import seed_of
@@ -63,7 +64,7 @@ def problems(n_volumes: int, slices: Sequence[int], draw: int) -> list[Problem]:
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         data = build_data(compose("evaluate", ["data=phantom", "mask=random_4x"]))
     data.prepare_data()
-    undersample, result = Undersample(data.eval_mask, data.maps), []
+    undersample, result = Undersample(data.eval_mask, low_resolution_maps), []
     for volume in data.source.volumes("val")[:n_volumes]:
         for index in slices:
             example = data.source.read(volume, index)

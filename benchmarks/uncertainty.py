@@ -64,7 +64,7 @@ def _cells(folder: Path, factor: float, level: float) -> list[str]:
     nearest = int(np.abs(np.array(curves.levels) - level).argmin())
     if not math.isclose(curves.levels[nearest], level, abs_tol=1e-6):
         raise SystemExit(f"error: {folder / CALIBRATION} has no level {level}; it has {curves.levels}")
-    claimed = np.nanmean([volume.coverage[nearest] for volume in curves.volumes])
+    observed = np.nanmean([volume.coverage[nearest] for volume in curves.volumes])
 
     def mean(name: str) -> float:
         return float(np.nanmean([getattr(row, name) for row in rows]))
@@ -74,7 +74,7 @@ def _cells(folder: Path, factor: float, level: float) -> list[str]:
         f"{folder.name}, x {factor:.3g}" if folder.name == CALIBRATION_SET else folder.name,
         str(len(rows)),
         f"{mean('psnr'):.2f}",
-        f"{claimed:.2f}",
+        f"{observed:.2f}",
         f"{scaled:.2f}",
         f"{mean('sparsification'):.2f} ({mean('intensity_sparsification'):.2f})",
         f"{mean('sparsification_oracle'):.2f}",

@@ -106,7 +106,7 @@ def test_nothing_overlaps_in_a_comparison(h: int, w: int, n: int) -> None:
 
 @pytest.mark.parametrize(("h", "w"), [(48, 48), (128, 196), (100, 30), (16, 128)])
 @pytest.mark.parametrize("n", [1, 3])
-def test_nothing_overlaps_where_methods_claim_deviations(h: int, w: int, n: int) -> None:
+def test_nothing_overlaps_where_methods_predict_deviations(h: int, w: int, n: int) -> None:
     target, images, numbers, mask = case(h, w, n)
     std = dict.fromkeys(list(images)[::-1][:2], 0.1 * target)
     for truth in (target, None):
@@ -123,31 +123,31 @@ def test_twice_the_deviation_stands_under_the_error_on_its_scale() -> None:
     assert "2 std" in texts(figure)
     maps = [axes for axes in figure.axes if axes.images and axes.images[0].get_cmap().name == "inferno"]
     assert len(maps) == 5 and len({axes.images[0].get_clim() for axes in maps}) == 1
-    errors, claims = dict(zip(images, maps[:3], strict=True)), dict(zip((first, third), maps[3:], strict=True))
-    for name, axes in claims.items():
+    errors, predictions = dict(zip(images, maps[:3], strict=True)), dict(zip((first, third), maps[3:], strict=True))
+    for name, axes in predictions.items():
         np.testing.assert_array_equal(axes.images[0].get_array(), 2 * std[name])
         assert axes.get_position().x0 == errors[name].get_position().x0
         assert axes.get_position().y1 < errors[name].get_position().y0
-    # the scale is that of the same figure without claims, however large they are
+    # the scale is that of the same figure without predictions, however large they are
     plain = comparison(target, images)
     (window,) = {a.images[0].get_clim() for a in plain.axes if a.images and a.images[0].get_cmap().name == "inferno"}
     assert maps[0].images[0].get_clim() == window
 
 
-def test_without_a_claim_a_comparison_is_what_it_was() -> None:
+def test_without_a_prediction_a_comparison_is_what_it_was() -> None:
     target, images, numbers, mask = case(48, 40, 2)
     bare, empty = (comparison(target, images, std=std, numbers=numbers, mask=mask) for std in (None, {}))
     assert "2 std" not in texts(bare)
     assert len(bare.axes) == len(empty.axes) and tuple(bare.get_size_inches()) == tuple(empty.get_size_inches())
 
 
-def test_a_claim_without_a_target_has_a_scale_of_its_own() -> None:
+def test_a_prediction_without_a_target_has_a_scale_of_its_own() -> None:
     _, images, _, _ = case(48, 40, 1)
     ((name, image),) = images.items()
     figure = comparison(None, images, std={name: 0.01 * image})
-    (claim,) = [axes for axes in figure.axes if axes.images and axes.images[0].get_cmap().name == "inferno"]
+    (prediction,) = [axes for axes in figure.axes if axes.images and axes.images[0].get_cmap().name == "inferno"]
     # 2 % of the image at the most, so that it is shown from 20 to 50 times brighter
-    assert 0.4 < claim.images[0].get_array().max() / claim.images[0].get_clim()[1] < 1.5
+    assert 0.4 < prediction.images[0].get_array().max() / prediction.images[0].get_clim()[1] < 1.5
 
 
 def test_a_comparison_has_a_picture_a_zoom_and_an_error_of_each_method() -> None:
@@ -315,11 +315,11 @@ def test_a_line_is_not_broken_within_a_number() -> None:
         assert "8.04" in wrapped(text, float(width), 9.0)
 
 
-# ------------------------------------------------------------------------------------------------ claims
+# ------------------------------------------------------------------------------------------------ predictions
 
 
-def claiming(shape: tuple[int, int], n: int, level: float = math.nan) -> dict[str, ExampleSlice]:
-    """Examples whose error is a tenth of the target and whose claims are a twentieth on the left, none on the right."""
+def predicting(shape: tuple[int, int], n: int, level: float = math.nan) -> dict[str, ExampleSlice]:
+    """Examples with errors of a tenth of the target, and a std of a twentieth on the left, none on the right."""
     target = head(*shape) / 2e-4
     std = np.where(np.arange(shape[1]) < shape[1] // 2, target / 19, 0)
     numbers = {"data_range": 1.0, "nmse": 0.1, "psnr": 30.0, "ssim": 0.9, "acceleration": 3.72}
@@ -334,18 +334,20 @@ def claiming(shape: tuple[int, int], n: int, level: float = math.nan) -> dict[st
 
 @pytest.mark.parametrize("shape", [(48, 48), (128, 196), (100, 30), (16, 128)])
 @pytest.mark.parametrize("n", [1, 6])
-def test_nothing_overlaps_where_image_error_and_claim_stand_side_by_side(shape: tuple[int, int], n: int) -> None:
-    assert_tidy(uncertainty(claiming(shape, n, level=0.9), "knee val equispaced_4x, file1000001.h5 slice 17, R = 3.72"))
-    assert_tidy(uncertainty(claiming(shape, n)))
+def test_nothing_overlaps_where_image_error_and_prediction_stand_side_by_side(shape: tuple[int, int], n: int) -> None:
+    assert_tidy(
+        uncertainty(predicting(shape, n, level=0.9), "knee val equispaced_4x, file1000001.h5 slice 17, R = 3.72")
+    )
+    assert_tidy(uncertainty(predicting(shape, n)))
 
 
 @pytest.mark.parametrize(
     ("level", "deviations", "words"), [(math.nan, 2.0, "2 std"), (0.95, 1.959964, "95 % interval")]
 )
-def test_error_and_claim_share_a_scale_and_what_lies_outside_is_marked(
+def test_error_and_prediction_share_a_scale_and_what_lies_outside_is_marked(
     level: float, deviations: float, words: str
 ) -> None:
-    examples = claiming((40, 30), 2, level)
+    examples = predicting((40, 30), 2, level)
     first = examples[NAMES[0]]
     figure = uncertainty(examples)
     maps = [axes.images[0] for axes in figure.axes if axes.images and axes.images[0].get_cmap().name == "inferno"]
@@ -354,17 +356,17 @@ def test_error_and_claim_share_a_scale_and_what_lies_outside_is_marked(
     np.testing.assert_allclose(maps[0].get_array(), 0.1 * first.target, atol=1e-12)  # doubles
     np.testing.assert_allclose(maps[1].get_array(), deviations * first.std, rtol=1e-6)  # digits of 1.959964
     (marks, _) = [axes.images[1].get_array() for axes in figure.axes if len(axes.images) == 2]
-    # 2 / 19 and 1.96 / 19 cover a tenth; no claim covers none
+    # 2 / 19 and 1.96 / 19 cover a tenth; no prediction covers none
     expected = first.foreground & (np.arange(30) >= 15)
     np.testing.assert_array_equal(marks[..., 3] > 0, expected)
     share = f"{100 * expected.sum() / first.foreground.sum():.1f} % outside"
     assert any(share in text.replace("\n", " ") and words in text.replace("\n", " ") for text in texts(figure))
 
 
-def test_a_figure_of_claims_needs_a_claim() -> None:
+def test_a_figure_of_predictions_needs_a_prediction() -> None:
     with pytest.raises(InputError, match="there is nothing to show"):
         uncertainty({})
-    (silent,) = (dataclasses.replace(example, std=None) for example in claiming((20, 20), 1).values())
+    (silent,) = (dataclasses.replace(example, std=None) for example in predicting((20, 20), 1).values())
     with pytest.raises(InputError, match="zero-filled predicts no standard deviation for f"):
         uncertainty({"zero-filled": silent})
     with pytest.raises(InputError, match="there is nothing to show"):

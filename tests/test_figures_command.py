@@ -25,7 +25,7 @@ from spinwarp.results import (
     write_examples,
     write_rows,
 )
-from spinwarp.results.combine import combine
+from spinwarp.results.comparison import compare
 
 
 def rows(method: str, quality: float, **values: object) -> list[Row]:
@@ -75,17 +75,17 @@ def test_the_table_may_be_split_by_the_contrast(tmp_path: Path, capsys: pytest.C
     assert "contrast AXT2" in (tmp_path / "out" / "results.md").read_text()
 
 
-def test_claimed_deviations_reach_the_table_and_the_figures(tmp_path: Path) -> None:
+def test_predicted_deviations_reach_the_table_and_the_figures(tmp_path: Path) -> None:
     plain = write_folder(tmp_path / "a", "tv", 1, n_slices=1)
-    claiming = write_folder(tmp_path / "b", "dps", 2, n_slices=1, coverage=0.9, error_correlation=0.5)
+    predicting = write_folder(tmp_path / "b", "dps", 2, n_slices=1, coverage=0.9, error_correlation=0.5)
     figure = "knee_val_equispaced_4x_file0_000.png"
     heights = []
     for name in ("without", "with"):
-        assert main([str(plain), str(claiming), "--out", str(tmp_path / name)]) == 0
+        assert main([str(plain), str(predicting), "--out", str(tmp_path / name)]) == 0
         with Image.open(tmp_path / name / figure) as picture:
             heights.append(picture.height)
-        examples = read_examples(claiming / EXAMPLES)
-        write_examples(claiming / EXAMPLES, [dataclasses.replace(e, std=0.1 * e.target) for e in examples])
+        examples = read_examples(predicting / EXAMPLES)
+        write_examples(predicting / EXAMPLES, [dataclasses.replace(e, std=0.1 * e.target) for e in examples])
     assert heights[1] > heights[0]  # by the row of deviations
     assert "| cov. | ECE | spars |" in (tmp_path / "with" / "results.md").read_text()
     assert [row.coverage for row in read_rows(tmp_path / "with" / RESULTS)][6:] == [0.9] * 6
@@ -129,7 +129,7 @@ def test_help_needs_neither_matplotlib_nor_torch() -> None:
     assert "--slices" in done.stdout
 
 
-def test_calibrations_of_joined_folders_are_drawn_by_group_under_the_names_of_the_table(tmp_path: Path) -> None:
+def test_calibrations_of_compared_folders_are_drawn_by_group_under_the_names_of_the_table(tmp_path: Path) -> None:
     numbers = {"coverage": 0.9, "error_correlation": 0.5}
     volume = VolumeCurves("file0.h5", 4, [0.5], [0.4], [1.0], [1.0], [1.0], [2, 2], [4, 0])
     for name in ("a", "b"):
@@ -140,7 +140,7 @@ def test_calibrations_of_joined_folders_are_drawn_by_group_under_the_names_of_th
         write_examples(folder / EXAMPLES, [dataclasses.replace(e, std=0.1 * e.target) for e in examples])
     silent = write_folder(tmp_path / "c", "tv", 2, n_slices=1)
     folders = [tmp_path / "a", tmp_path / "b", silent]
-    assert list(combine(folders).calibrations.popitem()[1]) == ["dps (a)", "dps (b)"]
+    assert list(compare(folders).calibrations.popitem()[1]) == ["dps (a)", "dps (b)"]
     assert main([*map(str, folders), "--out", str(tmp_path / "out")]) == 0
     figure = "knee_val_equispaced_4x_file0_000"
     assert {p.name for p in (tmp_path / "out").glob("*.png")} == {
@@ -148,4 +148,4 @@ def test_calibrations_of_joined_folders_are_drawn_by_group_under_the_names_of_th
     }  # fmt: skip
     write_calibration(silent / CALIBRATION, curves)
     with pytest.raises(InputError, match=r"calibration\.json of c is of dps on knee .* results\.csv lacks"):
-        combine(folders)
+        compare(folders)

@@ -1,4 +1,4 @@
-"""What cannot be opened is said for what it is, in one sentence; and where files of our own lie."""
+"""One sentence names what cannot be opened and why; and where files of our own lie."""
 
 import errno
 import logging
@@ -15,7 +15,7 @@ from spinwarp.data.fastmri.index import index, open_volume
 from spinwarp.data.fastmri.source import FastMRIFiles, Folders
 from spinwarp.data.images.formats import find_images
 from spinwarp.errors import InputError
-from spinwarp.files import cache_folder, list_files, reading, user_path
+from spinwarp.files import as_input_error, cache_folder, list_files, user_path
 
 APPLE = b"\0\5\x16\7\0\2\0\0Mac OS X        "  # how a ._name begins
 
@@ -169,7 +169,7 @@ def test_what_the_system_says_is_not_called_damage(
             pass
     assert ("truncated" in str(caught.value)) == ("truncated" in words)
     words = words.replace("truncated or not HDF5", "not a whole picture")
-    with pytest.raises(InputError, match=words), reading(path, "picture"):
+    with pytest.raises(InputError, match=words), as_input_error(path, "picture"):
         raise error
 
 

@@ -24,14 +24,14 @@ LAYERS = (
     {"operators", "masks", "metrics", "losses", "lightning_internals"},
     {"acquisition", "fourier", "channels", "parallel"},
     {"geometry"},
-    {"errors", "files", "hardware", "progress"},
+    {"errors", "files", "hardware", "progress", "renamed"},
 )
 # neighbours of one layer that may meet all the same: the SSIM loss is the SSIM metric, a file that cannot be read is an
 # error of the input
 SAME_LAYER = {("losses", "metrics"), ("files", "errors")}
 # units that may use less than what lies below them
 ONLY = {
-    "data": {"acquisition", "geometry", "fourier", "masks", "coils", "errors", "files"},
+    "data": {"acquisition", "geometry", "fourier", "masks", "coils", "errors", "files", "renamed"},
     "results": {"geometry", "errors", "files"},
     "figures": {"results", "errors", "files"},
 }

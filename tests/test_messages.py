@@ -1,4 +1,4 @@
-"""Messages name keys and options that are there: what a user is told to set can be set."""
+"""Messages name keys and options that are there: what a message tells a user to set can be set."""
 
 import ast
 import re

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from spinwarp.errors import InputError
-from spinwarp.files import whole_file
+from spinwarp.files import atomic_write
 from spinwarp.results import (
     EXAMPLES,
     RESULTS,
@@ -151,7 +151,7 @@ def test_a_file_that_is_missing_or_not_text_is_an_input_error(tmp_path: Path) ->
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
     write_rows(tmp_path / RESULTS, [ROW])
-    with pytest.raises(RuntimeError), whole_file(tmp_path / RESULTS) as temporary:
+    with pytest.raises(RuntimeError), atomic_write(tmp_path / RESULTS) as temporary:
         temporary.write_text("half")
         raise RuntimeError
     assert [p.name for p in tmp_path.iterdir()] == [RESULTS]

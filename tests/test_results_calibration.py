@@ -38,7 +38,7 @@ def test_what_could_not_be_measured_stays_nan_in_plain_json(tmp_path: Path) -> N
     assert np.isnan(back.volumes[0].exceedance).all()
 
 
-def test_the_exceedance_is_the_share_above_each_factor() -> None:
+def test_the_exceedance_is_the_fraction_above_each_factor() -> None:
     np.testing.assert_allclose(VOLUME.exceedance, [0.6, 0.3], rtol=1e-12)  # tenths are no binary numbers
 
 

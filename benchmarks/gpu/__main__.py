@@ -4,7 +4,7 @@
     make gpu FASTMRI=PEER/bin/python    # fastMRI's VarNet beside ours; its environment: benchmarks/varnet.py
     python benchmarks/gpu --dry         # the same code with tiny sizes on the CPU
 
-Each part is a process of its own with a share of the time, the most valuable first, so that what goes wrong in one
+Each part is a process of its own with a fraction of the time, the most valuable first, so that what goes wrong in one
 leaves the others alone. Leaves gpu.json, gpu.md and a log of each part. Ends with 1 if a row failed. docs/gpu.md says
 what the columns mean.
 """
@@ -27,7 +27,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[0] = str(HERE.parent)  # this folder is the package gpu
 
-#: part to its file and its share of the time; what one leaves over goes to the next
+#: part to its file and its fraction of the time; what one leaves over goes to the next
 PARTS = {
     "methods": ("check_methods", 0.15),
     "training": ("check_training", 0.22),
@@ -114,15 +114,15 @@ def _run_all(options: argparse.Namespace, card: dict[str, str]) -> int:
     # phantoms at full size take the CPU a minute, meanwhile checks run; tiny ones are made where they are needed
     data = None if options.dry else _start("prepare", options, None)
     try:
-        share = 0.0
+        fraction = 0.0
         for name in options.only:
             module, part = PARTS[name]
-            share += part
+            fraction += part
             if data is not None and name != "methods":
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     data.wait(DATA)  # nothing is timed beside other work
             # what a part leaves over, the next ones have
-            end = max(begin + share * options.seconds, time.monotonic() + LAST)
+            end = max(begin + fraction * options.seconds, time.monotonic() + LAST)
             _watch(name, module, end, options, table)
     except KeyboardInterrupt:
         print("\ninterrupted; what was finished is in the tables")

@@ -161,13 +161,13 @@ def eight_gigabytes(setting: Setting) -> Values:
     small = [f"model.{key}={value}" for key, value in SMALL["varnet"].items()] if setting.dry else []
     folder = setting.folder / "eight"
     with at_most(setting, EIGHT):
-        code, said = command(
+        code, output = command(
             setting, "train", "model=varnet", "trainer=8gb", *trainer(setting), *phantoms(setting, tiny=False), *small,
             "trainer.max_steps=3", "+trainer.limit_val_batches=1", "callbacks=none", "logger=none",
             f"hydra.run.dir={folder}",
         )  # fmt: skip
         if code:
-            raise FailedError(said.strip().splitlines()[-1])
+            raise FailedError(output.strip().splitlines()[-1])
         peak = setting.peak()
         if isinstance(peak, float) and peak * 1e9 > EIGHT:
             raise FailedError(f"{peak} GB were allocated, more than 8")
@@ -192,14 +192,14 @@ def out_of_memory(setting: Setting) -> Values:
     """Train with memory for little more than the weights: it ends in a sentence that says what to do."""
     setting.require_cuda()
     with at_most(setting, torch.cuda.memory_reserved() + 400e6):
-        code, said = command(
+        code, output = command(
             setting, "train", "model=varnet", "trainer=gpu", *trainer(setting), *phantoms(setting, tiny=False),
             "trainer.max_steps=3", "callbacks=none", "logger=none", f"hydra.run.dir={setting.folder / 'memory'}",
         )  # fmt: skip
-    last = (said.strip().splitlines() or [""])[-1]
-    if code != 1 or not last.startswith("error: ") or "memory" not in last or "Traceback" in said:
+    last = (output.strip().splitlines() or [""])[-1]
+    if code != 1 or not last.startswith("error: ") or "memory" not in last or "Traceback" in output:
         raise FailedError(f"ended with {code} and: {last[:200]}")
-    return {"said": last.removeprefix("error: ")}
+    return {"message": last.removeprefix("error: ")}
 
 
 def resume(setting: Setting) -> Values:
@@ -209,14 +209,14 @@ def resume(setting: Setting) -> Values:
     for name, ends in {"whole": [4], "parts": [2, 4]}.items():
         folder = setting.folder / f"resume_{name}"
         for end in ends:
-            code, said = command(
+            code, output = command(
                 setting, "train", "model=unet_small", "model.schedule=null", *trainer(setting), *small,
                 *phantoms(setting, tiny=True), f"trainer.max_steps={end}", "trainer.num_sanity_val_steps=0",
                 "callbacks.progress=null", "callbacks.panel=null", "logger=none", f"hydra.run.dir={folder}",
                 *["ckpt_path=last"] * (end != ends[0]),
             )  # fmt: skip
             if code:
-                raise FailedError(said.strip().splitlines()[-1])
+                raise FailedError(output.strip().splitlines()[-1])
             weights[f"{name} {end}"] = _weights(folder / "checkpoints" / "last.ckpt")
     moved = difference(weights["parts 2"], weights["whole 4"])
     apart = difference(weights["parts 4"], weights["whole 4"])
@@ -241,12 +241,12 @@ def evaluate(setting: Setting) -> Values:
     tables = []
     for device in ("cpu", setting.device):
         out = setting.folder / f"evaluate_{len(tables)}"
-        code, said = command(
+        code, output = command(
             setting, "evaluate", "recon=checkpoint", f"recon.path={path}", *phantoms(setting, tiny=True),
             f"device={device}", f"out={out}",
         )  # fmt: skip
         if code:
-            raise FailedError(said.strip().splitlines()[-1])
+            raise FailedError(output.strip().splitlines()[-1])
         tables.append(_figures(out / "results.csv"))
     worst = max(abs(a - b) for a, b in zip(*tables, strict=True))
     if not worst <= METRICS:

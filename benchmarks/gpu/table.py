@@ -1,4 +1,4 @@
-"""What the rows said: printed as they come, in one JSON file and one Markdown table."""
+"""The rows' results: printed as they come, in one JSON file and one Markdown table."""
 
 import json
 import os
@@ -48,8 +48,8 @@ class Table:
         seconds = round(time.monotonic() - self._begun[1], 2) if self._begun[0] == row else 0.0
         rows = list(self.parts.values())[-1]
         rows.append({"row": row, "status": status, "seconds": seconds, "values": values, "note": note})
-        said = ", ".join(f"{key} {value}" for key, value in values.items())
-        print(f"{status:11} {row}  {said}{note}", flush=True)
+        message = ", ".join(f"{key} {value}" for key, value in values.items())
+        print(f"{status:11} {row}  {message}{note}", flush=True)
 
     def complete(self, expected: list[str], status: str, reason: str) -> None:
         """Note the rows that did not come, and a part that did not even say which it has."""

@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -148,11 +148,11 @@ class Reconstruction(_Movable):
 
 
 def collate(examples: Sequence[Example]) -> Example:
-    """Join examples into one batch along the first dimension.
+    """Collate examples to one batch along the first dimension.
 
     Raises
     ------
-    InputError : if the shapes differ; the batch sampler groups slices by shape.
+    InputError : if the shapes differ; the batch order groups slices by shape.
     """
     shapes = {(tuple(e.acquisition.kspace.shape[1:]), e.target is None or tuple(e.target.shape[1:])) for e in examples}
     if len(shapes) > 1:
@@ -169,7 +169,7 @@ def collate(examples: Sequence[Example]) -> Example:
 
 
 def collate_acquisitions(acquisitions: Sequence[Acquisition]) -> Acquisition:
-    """Join acquisitions of one shape into one batch along the first dimension."""
+    """Collate acquisitions of one shape to one batch along the first dimension."""
     full_mask = [a.mask.expand(-1, -1, max(b.mask.shape[-2] for b in acquisitions), -1) for a in acquisitions]
     return Acquisition(
         kspace=torch.cat([a.kspace for a in acquisitions]),
@@ -183,23 +183,15 @@ def collate_acquisitions(acquisitions: Sequence[Acquisition]) -> Acquisition:
 
 def item(example: Example, index: int) -> Example:
     """Return item ``index`` of a batch as a batch of one: the inverse of :func:`collate`."""
-    pick = slice(index, index + 1)
-    acquisition = item_acquisition(example.acquisition, index)
-    return Example(
-        acquisition=acquisition,
-        target=None if example.target is None else example.target[pick],
-        data_range=example.data_range[pick],
-        volume=example.volume[pick],
-        slice=example.slice[pick],
-        target_type=example.target_type[pick],
-    )
+    fields = {f.name: getattr(example, f.name) for f in dataclasses.fields(example)}
+    picked: dict[str, Any] = {k: v[index : index + 1] for k, v in fields.items() if isinstance(v, Tensor | tuple)}
+    return dataclasses.replace(example, acquisition=item_acquisition(example.acquisition, index), **picked)
 
 
 def item_acquisition(acquisition: Acquisition, index: int) -> Acquisition:
     """Return item ``index`` of a batched acquisition as a batch of one."""
-    pick = slice(index, index + 1)
     fields = {f.name: getattr(acquisition, f.name) for f in dataclasses.fields(acquisition)}
-    return dataclasses.replace(acquisition, **{k: v[pick] for k, v in fields.items() if v is not None})
+    return dataclasses.replace(acquisition, **{k: v[index : index + 1] for k, v in fields.items() if v is not None})
 
 
 def acs_columns(mask: Tensor) -> Tensor:
@@ -241,7 +233,10 @@ def center_crop(image: Tensor, size: tuple[int, int]) -> Tensor:
 def _cat(tensors: Sequence[Tensor | None]) -> Tensor | None:
     present = [t for t in tensors if t is not None]
     if present and len(present) < len(tensors):
-        raise InputError("in a batch, some slices have a target, coil maps or a noise level and some have none")
+        raise InputError(
+            "in a batch, some slices have a target, coil maps or a noise level and some have none; use "
+            "data.batch_size=1"
+        )
     return torch.cat(present) if present else None
 
 

@@ -1,4 +1,4 @@
-"""The one exception that a user can put right."""
+"""The exception for mistakes that a user can correct."""
 
 
 class InputError(ValueError):

@@ -45,7 +45,7 @@ def with_home(text: str) -> str:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path next to ``path``, and rename it to ``path`` when the block ends without an error.
 
     A killed run never leaves a half-written file under the real name. If two runs write the same file, the last wins.
@@ -77,7 +77,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def reading(path: Path, kind: str, remedy: str = "repair or remove it") -> Iterator[None]:
+def as_input_error(path: Path, expected: str, remedy: str = "repair or remove it") -> Iterator[None]:
     """Turn any exception of a file reader into an :class:`InputError` that names the file.
 
     Image and array libraries raise all kinds of exceptions on damaged bytes. Put nothing but the call of the library
@@ -86,7 +86,7 @@ def reading(path: Path, kind: str, remedy: str = "repair or remove it") -> Itera
     Parameters
     ----------
     path : the file being read.
-    kind : what the file should be, such as "picture".
+    expected : what the file should be, such as "picture".
     remedy : what the user should do.
 
     Raises
@@ -98,7 +98,7 @@ def reading(path: Path, kind: str, remedy: str = "repair or remove it") -> Itera
     except InputError:
         raise
     except Exception as error:
-        raise unreadable(path, error, f"is not a whole {kind} ({{reason}}); {remedy}") from error
+        raise unreadable(path, error, f"is not a whole {expected} ({{reason}}); {remedy}") from error
 
 
 def unreadable(path: Path, error: BaseException, damaged: str) -> InputError:

@@ -63,7 +63,7 @@ def _with_offset(signs: Tensor, sizes: tuple[int, ...]) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _signs(sizes: tuple[int, ...], dims: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    # autograd could not save (in training) a cached tensor that was created in inference mode (in validation)
+    # autograd cannot save a cached tensor that was created in inference mode, as in a validation
     with torch.inference_mode(False):
         ndim = -min(dims)
         signs = torch.ones([1] * ndim, dtype=dtype, device=device)

@@ -85,8 +85,8 @@ def next_batch(trainer: Any) -> tuple[int, int]:
     return (epoch + 1, 0) if batch >= trainer.num_training_batches else (epoch, batch)
 
 
-def settle(checkpoint: dict[str, Any], trainer: Any) -> None:
-    """Change a checkpoint's counters to say that the next batch is about to begin, wherever Lightning wrote it.
+def mark_next_batch(checkpoint: dict[str, Any], trainer: Any) -> None:
+    """Set the counters of a checkpoint as they are when the next batch is about to begin.
 
     Lightning stores its counters as they stand and misreads some of them later: it leaves out a validation if the
     checkpoint was written before it, and takes an epoch that ``max_steps`` cut short for finished.

@@ -9,14 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spinwarp.errors import InputError
-from spinwarp.metrics.functional import ssim
+from spinwarp.metrics.functional import foreground, ssim, ssim_in, ssim_map
 
 
 class L1Loss(nn.Module):
     """Mean absolute error divided by the data range; its value does not depend on the scanner's scale."""
 
     def forward(self, image: Tensor, target: Tensor, data_range: Tensor) -> Tensor:
-        """``(batch, h, w)`` against ``(batch, h, w)``, data range ``(batch,)``."""
+        """Return the loss of images against targets, both ``(batch, h, w)``; the data range is ``(batch,)``."""
         scale = data_range.view(-1, 1, 1)
         return F.l1_loss(image / scale, target / scale)
 
@@ -25,7 +25,7 @@ class SSIMLoss(nn.Module):
     """1 - SSIM, the loss of the E2E-VarNet."""
 
     def forward(self, image: Tensor, target: Tensor, data_range: Tensor) -> Tensor:
-        """``(batch, h, w)`` against ``(batch, h, w)``, data range ``(batch,)``."""
+        """Return the loss of images against targets, both ``(batch, h, w)``; the data range is ``(batch,)``."""
         return 1 - ssim(image, target, data_range).mean()
 
 
@@ -44,9 +44,33 @@ class MixedLoss(nn.Module):
         self.l1 = L1Loss()
 
     def forward(self, image: Tensor, target: Tensor, data_range: Tensor) -> Tensor:
-        """``(batch, h, w)`` against ``(batch, h, w)``, data range ``(batch,)``."""
+        """Return the loss of images against targets, both ``(batch, h, w)``; the data range is ``(batch,)``."""
         weight = self.ssim_weight
         return weight * self.ssim(image, target, data_range) + (1 - weight) * self.l1(image, target, data_range)
+
+
+class ForegroundLoss(nn.Module):
+    """``ssim_weight * (1 - SSIM in the foreground) + (1 - ssim_weight) * RMSE / data range``, mean over the batch.
+
+    The air of a noise-free target is exactly black. A mean over all pixels of the SSIM would reward black air before
+    anything else. The root mean square error has all pixels; its logarithm is the PSNR.
+
+    Raises
+    ------
+    InputError : if ``ssim_weight`` is not in [0, 1].
+    """
+
+    def __init__(self, ssim_weight: float = 0.3) -> None:
+        super().__init__()
+        self.ssim_weight = _fraction(ssim_weight, "ssim_weight")
+
+    def forward(self, image: Tensor, target: Tensor, data_range: Tensor) -> Tensor:
+        """``(batch, h, w)`` against ``(batch, h, w)``, data range ``(batch,)``."""
+        inside, n = ssim_in(foreground(target, data_range), ssim_map(image, target, data_range))
+        error = ((image - target) / data_range.view(-1, 1, 1)).square().mean((-2, -1))
+        # the root has an infinite gradient at zero; the constant lies far below any error
+        root = (error + 1e-8).sqrt()
+        return (self.ssim_weight * (1 - inside / n.clamp_min(1)) + (1 - self.ssim_weight) * root).mean()
 
 
 class GaussianNLL(nn.Module):

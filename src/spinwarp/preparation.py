@@ -22,9 +22,9 @@ from spinwarp.operators.sense import coil_maps, expand, reduce
 
 MAPS = ("espirit", "low_resolution", "given")
 _BLOCK = 32
-_PRIOR_BLOCK = 8  # every usual mask samples it whole, so that training and reconstruction see one scale
+_PRIOR_BLOCK = 8  # every usual mask samples all of it, so training and reconstruction use the same scale
 
-#: central lines that the phase of the image is taken from, where there are as many: those of the 4x masks
+#: largest number of central lines that give the phase of the image: those of the 4x masks
 PHASE_LINES = 12
 
 
@@ -33,11 +33,11 @@ def check_preparation(maps: str, virtual_coils: int | None) -> None:
     if maps not in MAPS:
         raise InputError(f"maps={maps!r} is not one of {', '.join(MAPS)}")
     if virtual_coils is not None and virtual_coils < 1:
-        raise InputError(f"virtual_coils={virtual_coils} cannot be; give at least 1, or null to keep all coils")
+        raise InputError(f"virtual_coils={virtual_coils} must be at least 1, or null to keep all coils")
 
 
 def prepared(acquisition: Acquisition, maps: str, whiten: bool, virtual_coils: int | None) -> Acquisition:
-    """Return the acquisition with coil maps, in the coils that its problem is solved with."""
+    """Return the acquisition with coil maps, whitened and compressed as the options ask."""
     acquisition = with_maps(acquisition, maps)
     if whiten:
         acquisition = with_white_noise(acquisition)
@@ -47,26 +47,26 @@ def prepared(acquisition: Acquisition, maps: str, whiten: bool, virtual_coils: i
 
 
 def with_maps(acquisition: Acquisition, maps: str) -> Acquisition:
-    """Return the acquisition with coil maps; the input is left as it was.
+    """Return the acquisition with coil maps; the input is not modified.
 
-    Maps are known up to one phase per pixel. Estimated ones take that of the maps that came with the acquisition,
-    where some did, so that images of all methods can be compared as complex numbers.
+    Maps are determined up to a phase at each pixel. If the acquisition comes with maps, estimated ones take their
+    phase, so that images of all methods can be compared as complex numbers.
 
     Parameters
     ----------
-    maps : ``espirit`` or ``low_resolution`` estimates them from the autocalibration lines, ``given`` takes those of
-        the acquisition. A single coil has a map of ones.
+    maps : ``espirit`` or ``low_resolution`` estimates them from the autocalibration lines; ``given`` uses those of the
+        acquisition. A single coil has a map of ones.
 
     Raises
     ------
-    InputError : if there are several coils and neither maps nor autocalibration lines to make them from.
+    InputError : if there are several coils, no maps, and no autocalibration lines to estimate them from.
     """
     kspace = acquisition.kspace
     if kspace.shape[1] == 1 and acquisition.maps is None:
         return replace(acquisition, maps=torch.ones_like(kspace))
     if maps == "given":
         if acquisition.maps is None:
-            raise InputError("recon.maps=given, but the data comes without coil maps; choose recon.maps=espirit")
+            raise InputError("recon.maps=given, but the data has no coil maps; choose recon.maps=espirit")
         return acquisition
     if maps == "low_resolution":
         estimated = low_resolution_maps(kspace, acs_columns(acquisition.mask))
@@ -81,8 +81,8 @@ def with_maps(acquisition: Acquisition, maps: str) -> Acquisition:
 def with_white_noise(acquisition: Acquisition) -> Acquisition:
     """Whiten k-space and maps by the noise in the corners of k-space; the image keeps its units.
 
-    The mean level of the noise stays what it was, and with it the maps' sum of squares near one: weights keep their
-    meaning.
+    The mean noise level stays the same, so the sum of squares of the maps stays near one and the weights of priors keep
+    their meaning.
     """
     covariance = border_covariance(acquisition.kspace, acquisition.mask)
     level = covariance.diagonal(dim1=-2, dim2=-1).real.mean(-1).sqrt()
@@ -98,16 +98,16 @@ def with_virtual_coils(acquisition: Acquisition, n_virtual: int) -> Acquisition:
 
 
 def with_image_phase(acquisition: Acquisition, most: int | None = None) -> tuple[Acquisition, Tensor]:
-    """Move the phase of the low-resolution image into the maps, so that the image that is left is nearly positive.
+    """Move the phase of the low-resolution image into the maps; the remaining image is nearly positive.
 
     Parameters
     ----------
-    most : largest number of central columns for that image; None: all that are sampled.
+    most : largest number of central columns for the low-resolution image; None: all that are sampled.
 
     Returns
     -------
-    The acquisition with these maps, and the phase ``(batch, h, w)`` as complex numbers of magnitude one, by which the
-    image has to be multiplied in the end.
+    The acquisition with these maps, and the phase ``(batch, h, w)`` as complex numbers of magnitude one. Multiply the
+    final image by it.
 
     Raises
     ------
@@ -117,8 +117,8 @@ def with_image_phase(acquisition: Acquisition, most: int | None = None) -> tuple
     maps = coil_maps(acquisition)
     if int(n_acs.min()) < 2:
         raise InputError(
-            f"this method takes the phase of the image from the central lines, of which this mask has "
-            f"{int(n_acs.min())} for sure; use a mask with a centre, such as mask=equispaced_4x"
+            f"this method takes the phase of the image from at least 2 central lines, but the mask samples "
+            f"{int(n_acs.min())}; use a mask with a centre, such as mask=equispaced_4x"
         )
     image = reduce(low_resolution_images(acquisition.kspace, n_acs), maps)
     phase = torch.where(image == 0, 1, torch.sgn(image))
@@ -126,14 +126,14 @@ def with_image_phase(acquisition: Acquisition, most: int | None = None) -> tuple
 
 
 def generator_units(acquisition: Acquisition) -> tuple[Acquisition, Tensor]:
-    """Put an acquisition into the units of generators: image of about unit brightness and little phase.
+    """Convert an acquisition to the units of generators: an image of about unit brightness and little phase.
 
-    The brightness is :func:`spinwarp.preparation.prior_scale`. The phase is that of the image of the 12 central
-    lines, which moves into the coil maps; a generator need not learn what every scan measures anew.
+    The brightness is :func:`spinwarp.preparation.prior_scale`. The phase of the image of the 12 central lines moves
+    into the coil maps. A generator then need not learn the phase, which differs from scan to scan.
 
     Returns
     -------
-    The acquisition, and by what ``(batch, h, w)`` complex its image has to be multiplied in the end.
+    The acquisition, and the complex factor ``(batch, h, w)`` by which to multiply its final image.
 
     Raises
     ------
@@ -145,11 +145,11 @@ def generator_units(acquisition: Acquisition) -> tuple[Acquisition, Tensor]:
 
 
 def prior_scale(acquisition: Acquisition) -> Tensor:
-    """Scale ``(batch,)`` by which images are divided before a generative prior sees them.
+    """Return the scale ``(batch,)`` by which images are divided before a generative prior sees them.
 
-    The root mean square of the image that the central 8 by 8 samples of k-space make. Nearly all the energy of an
-    image lies there: on 73 axial brains its ratio to the root mean square of the whole image varied by 2 %. The
-    percentile of a zero-filled image, which others take (Jalal et al., arXiv 2108.01368), depends on the mask.
+    It is the root mean square of the image of the central 8 by 8 samples of k-space. They hold nearly all the energy of
+    an image: on 73 axial brains the ratio to the root mean square of the whole image varied by 2 %. Others take a
+    percentile of the zero-filled image (Jalal et al., arXiv 2108.01368), which depends on the mask.
     """
     h, w = acquisition.kspace.shape[-2:]
     top, left = max((h - _PRIOR_BLOCK + 1) // 2, 0), max((w - _PRIOR_BLOCK + 1) // 2, 0)
@@ -159,11 +159,11 @@ def prior_scale(acquisition: Acquisition) -> Tensor:
 
 
 def data_scale(acquisition: Acquisition) -> Tensor:
-    """Scale ``(batch,)`` of the measured data, as BART finds it, so that its weights are ours.
+    """Return the scale ``(batch,)`` of the measured data as BART computes it, so that the same weights apply.
 
-    It is the 90th percentile of the root sum of squares of the low-resolution coil images, or their maximum where
-    that stands out of them (more than twice as far above the percentile as the percentile is above the median). The
-    images are those of the central block, at most 32 by 32, where it is fully sampled; zero-filled ones otherwise.
+    It is the 90th percentile of the root sum of squares of the low-resolution coil images. If their maximum is more
+    than twice as far above this percentile as the percentile is above the median, it is the maximum. The images come
+    from the central block, at most 32 by 32, if it is fully sampled; otherwise they are zero-filled.
 
     References
     ----------
@@ -176,7 +176,7 @@ def data_scale(acquisition: Acquisition) -> Tensor:
 def _scale(kspace: Tensor, mask: Tensor, n_acs: int) -> Tensor:
     h, w = kspace.shape[-2:]
     columns = min(n_acs, _BLOCK, w)
-    rows = min(int(acs_columns(mask.expand(-1, h, -1).mT[None])), _BLOCK)  # of lines all; of asymmetric echoes fewer
+    rows = min(int(acs_columns(mask.expand(-1, h, -1).mT[None])), _BLOCK)  # all, but fewer in an asymmetric echo
     top, left = (h - rows + 1) // 2, (w - columns + 1) // 2  # where masks put their centre
     block = kspace[:, top : top + rows, left : left + columns] if n_acs > 1 else kspace
     # the energy of an orthonormal transform spreads over as many pixels as there are samples

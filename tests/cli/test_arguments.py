@@ -164,8 +164,8 @@ def test_the_hint_shows_the_argument_as_it_can_be_typed_into_a_shell(key: str, v
     argument = f"{key}={value}"
     with pytest.raises(OverrideParseException) as caught:
         parse(argument)
-    told = sentence(caught.value, CONF, "evaluate", [argument])
-    before, _, hint = told.partition("; write ")
+    message = sentence(caught.value, CONF, "evaluate", [argument])
+    before, _, hint = message.partition("; write ")
     assert argument in before.replace("\\'", "'")
     (typed,) = shlex.split(hint)  # as a shell takes the words apart
     parsed = parse(typed)
@@ -180,8 +180,8 @@ def test_the_hint_quotes_each_of_several_values() -> None:
     ]:
         with pytest.raises(OverrideParseException) as caught:
             parse(argument)
-        told = sentence(caught.value, CONF, "evaluate", [*options, argument])
-        parsed = parse(shlex.split(told.partition("; write ")[2])[0])
+        message = sentence(caught.value, CONF, "evaluate", [*options, argument])
+        parsed = parse(shlex.split(message.partition("; write ")[2])[0])
         value = [text.strip('"') for text in parsed.sweep_string_iterator()] if options else parsed.value()
         assert value == expected
 
@@ -195,9 +195,9 @@ def test_an_argument_without_a_value_is_no_path() -> None:
 def test_a_comma_in_one_value_is_quoted_and_several_values_need_a_multirun() -> None:
     with pytest.raises(HydraException) as caught, initialize_config_dir(str(CONF), version_base="1.3"):
         compose("reconstruct", ["input=a,b.h5"])
-    told = sentence(caught.value, CONF, "reconstruct", ["input=a,b.h5"])
-    assert told.startswith("input has several values, which need -m; if it is one, ',' needs quotes; ")
-    assert parse(shlex.split(told.partition("; write ")[2])[0]).value() == "a,b.h5"
+    message = sentence(caught.value, CONF, "reconstruct", ["input=a,b.h5"])
+    assert message.startswith("input has several values, which need -m; if it is one, ',' needs quotes; ")
+    assert parse(shlex.split(message.partition("; write ")[2])[0]).value() == "a,b.h5"
 
 
 def test_a_folder_for_runs_in_a_yaml_file_may_lie_in_the_home_folder(

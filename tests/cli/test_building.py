@@ -11,7 +11,7 @@ from torch import nn
 from spinwarp import channels
 from spinwarp.cli.app import conf_folder
 from spinwarp.cli.train import build_module, training_precision
-from spinwarp.cli.typecheck import check_kinds
+from spinwarp.cli.typecheck import check_types
 from spinwarp.errors import InputError
 from spinwarp.training import SupervisedModule
 
@@ -33,8 +33,11 @@ def build(*overrides: str) -> SupervisedModule:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["model=unet_small", "trainer=8gb"], r"MagnitudeUNet has no cascades .*trainer=8gb.* trainer=gpu"),
-        (["model=score", "trainer=8gb"], "Denoiser has no cascades"),
+        (
+            ["model=unet_small", "trainer=8gb"],
+            r"trainer=8gb recomputes cascades .*but MagnitudeUNet has none.* trainer=gpu",
+        ),
+        (["model=score", "trainer=8gb"], "Denoiser has none"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_in_a_sentence(overrides: list[str], message: str) -> None:
@@ -76,11 +79,11 @@ def test_auto_is_bf16_where_the_device_has_it_and_float32_elsewhere(
     assert ("bf16-mixed is slow: this cpu has no native bf16" in caplog.text) is not native
 
 
-def test_auto_is_a_precision_to_those_who_check_the_kinds() -> None:
+def test_auto_is_a_precision_to_the_type_check() -> None:
     for value in ("auto", "32", 32, "bf16-mixed", "16-mixed", "32-true"):
-        check_kinds({"_target_": "lightning.Trainer", "precision": value})
+        check_types({"_target_": "lightning.Trainer", "precision": value})
     with pytest.raises(InputError, match="precision=bf16 is not 32 or 32-true or bf16-mixed or 16-mixed or auto"):
-        check_kinds({"_target_": "lightning.Trainer", "precision": "bf16"})
+        check_types({"_target_": "lightning.Trainer", "precision": "bf16"})
 
 
 def test_float16_is_taken_on_a_gpu_and_the_trainer_of_8_gb_makes_checkpoints() -> None:

@@ -347,7 +347,7 @@ def test_a_misspelt_group_option_or_key_is_named_and_nothing_is_written(
             "data.maps=espirit is neither low_resolution nor none, nor a file or folder of coil maps",
         ),
         (["data.batch_size=0"], "data.batch_size is at least 1; got 0"),
-        (["data.volume_sample_rate=0"], "data.volume_sample_rate is a share above 0"),
+        (["data.volume_sample_rate=0"], "data.volume_sample_rate is a fraction above 0"),
         (["data.edge_slices=1"], "the train split of phantom has no slices left"),
         (["data.source.files.height=8"], "height=8"),
         (["model.net.update_domain=imgae"], "update_domain='imgae' is not one of kspace, image"),
@@ -557,17 +557,17 @@ def test_evaluating_on_what_was_trained_on_warns(command: Command, trained: Path
 
 # ------------------------------------------------------------------------------------------------ conformal=FOLDER
 
-CLAIMING = ["recon._target_=claiming.Claiming", "save_reconstructions=false"]
+WITH_STD = ["recon._target_=with_std.WithStd", "save_reconstructions=false"]
 
 
-def test_claims_are_scaled_by_the_calibration_of_another_split(
+def test_predictions_are_scaled_by_the_calibration_of_another_split(
     command: Command, measured: Path, tmp_path: Path
 ) -> None:
-    done = command("evaluate", *TINY, *CLAIMING, "split=val", "out=val")
+    done = command("evaluate", *TINY, *WITH_STD, "split=val", "out=val")
     assert done.code == 0, done.err
     assert (tmp_path / "val" / "calibration.json").exists()
     conformal = ["conformal=val", "conformal_level=0.5"]  # a single volume promises half at most
-    done = command("evaluate", *TINY, *CLAIMING, *conformal, "out=test")
+    done = command("evaluate", *TINY, *WITH_STD, *conformal, "out=test")
     assert done.code == 0, done.err
     assert "hold 50 % of the foreground, by 1 volumes of phantom" in done.out
     assert "promise nothing" not in done.out and "says nothing" not in done.out
@@ -575,12 +575,12 @@ def test_claims_are_scaled_by_the_calibration_of_another_split(
     (plain,) = read_rows(tmp_path / "val" / "results.csv")
     assert row.method == "zero_filled conformal" and row.coverage > plain.coverage
     assert any(path.name.startswith("reliability") for path in (tmp_path / "test" / "figures").iterdir())
-    # what promises nothing is said
-    done = command("evaluate", *TINY, *CLAIMING, *conformal, "out=same", "split=val", "mask=random_4x")
+    # the message says what promises nothing
+    done = command("evaluate", *TINY, *WITH_STD, *conformal, "out=same", "split=val", "mask=random_4x")
     assert "was calibrated on 1 volumes of phantom, mask equispaced_4x; on another data set or mask" in done.out
     assert "calibrated on 1 of the 1 volumes that are evaluated (phantom_val_0000" in done.out
     # and a file without a reference gets its intervals
-    done = command("reconstruct", f"input={measured}", CLAIMING[0], *conformal, "mask=equispaced_4x", "out=scan")
+    done = command("reconstruct", f"input={measured}", WITH_STD[0], *conformal, "mask=equispaced_4x", "out=scan")
     assert done.code == 0, done.err
     with h5py.File(tmp_path / "scan" / measured.name) as file:
         assert sorted(file) == ["half_width", "reconstruction", "std"]
@@ -590,14 +590,14 @@ def test_claims_are_scaled_by_the_calibration_of_another_split(
 
 
 def test_a_calibration_that_does_not_fit_ends_in_one_sentence(command: Command, tmp_path: Path) -> None:
-    assert command("evaluate", *TINY, *CLAIMING, "split=val", "out=val", "n_examples=0").code == 0
+    assert command("evaluate", *TINY, *WITH_STD, "split=val", "out=val", "n_examples=0").code == 0
     for overrides, message in [
         (["conformal=nowhere"], "nowhere/calibration.json does not exist"),
-        (["conformal=val"], "a coverage of 0.9 takes 9 calibration volumes or more, got 1"),
+        (["conformal=val"], "a coverage of 0.9 needs at least 9 calibration volumes, got 1"),
         (["conformal=val", "method=other"], "val/calibration.json calibrates the method zero_filled, not other"),
-        (["conformal=val", "conformal_level=90"], "conformal_level=90 is no coverage"),
+        (["conformal=val", "conformal_level=90"], "conformal_level=90 is not a coverage"),
     ]:
-        assert message in command("evaluate", *TINY, *CLAIMING, *overrides, "out=test").sentence
+        assert message in command("evaluate", *TINY, *WITH_STD, *overrides, "out=test").sentence
     assert not (tmp_path / "test" / "results.csv").exists()
 
 
@@ -715,9 +715,11 @@ def test_ctrl_c_leaves_the_slices_that_were_reconstructed(
         assert file["reconstruction"].shape == (2, 32, 30)
 
 
-def test_any_method_claims_a_deviation_by_sure_and_a_regular_mask_is_refused(command: Command, tmp_path: Path) -> None:
+def test_any_method_predicts_a_deviation_by_sure_and_a_regular_mask_is_refused(
+    command: Command, tmp_path: Path
+) -> None:
     options = ["evaluate", *TINY, "uncertainty=sure", "uncertainty.n_probes=2", "split=val", f"out={tmp_path}"]
-    assert "uncertainty=sure needs lines that were drawn independently" in command(*options).sentence
+    assert "uncertainty=sure needs lines that are drawn independently" in command(*options).sentence
     done = command(*options, "mask=random_4x")
     assert done.code == 0, done.err
     assert "coverage" in done.out

@@ -84,7 +84,7 @@ def test_a_job_does_not_overwrite_the_results_of_an_earlier_one_of_its_multirun(
     done = run("evaluate", "-m", "seed=0,1,2", "out=here", task=raising(InputError("no way"), seed=0))
     # job 0 failed and has left nothing
     assert "error: 2 of 3 jobs failed" in done.err and "job 0 (seed=0): no way" in done.err
-    assert "job 2 (seed=2): out=here holds the results of job 1 of this multirun; do without out=" in done.err
+    assert "job 2 (seed=2): out=here holds the results of job 1 of this multirun; leave out= unset" in done.err
     for fine in (["seed=0,1", "out=a${seed}"], ["out=a,b"]):
         assert run("evaluate", "-m", *fine, task=raising(InputError("never"), seed=9)).code == 0
     files = ["input=a.npy,b.npy", "out=here"]
@@ -120,7 +120,7 @@ def test_a_signal_ends_the_whole_multirun_and_what_had_ended_is_reported(run: An
 def test_jobs_that_would_overwrite_each_others_results_are_refused(run: Any) -> None:
     done = run("evaluate", "-m", "out=here", "seed=2,3", task=raising(InputError("never"), seed=9))
     assert done.code == 1
-    assert "job 1 (seed=3): out=here holds the results of job 0 of this multirun; do without out=" in done.err
+    assert "job 1 (seed=3): out=here holds the results of job 0 of this multirun; leave out= unset" in done.err
     done = run("evaluate", "-m", "out=a,b", "seed=2", task=raising(InputError("never"), seed=9))
     assert (done.code, done.err) == (0, "")
 
@@ -163,7 +163,7 @@ def test_a_fault_of_ours_shows_its_traceback(run: Any) -> None:
     assert done.err.count("Traceback") == 1 and done.err.endswith("ValueError: a fault of ours\n")
 
 
-def test_the_results_of_the_jobs_that_succeed_are_joined(run: Any, tmp_path: Path) -> None:
+def test_the_results_of_the_jobs_that_succeed_are_compared(run: Any, tmp_path: Path) -> None:
     sweep = ["-m", *TINY, "recon=zero_filled,checkpoint,cg_sense", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
     done = run(evaluate.main, *sweep, "n_examples=1")
     assert done.code == 1
@@ -178,7 +178,7 @@ def test_the_results_of_the_jobs_that_succeed_are_joined(run: Any, tmp_path: Pat
         np.testing.assert_equal((row.volume, row.ssim, row.psnr), (own.volume, own.ssim, own.psnr))
 
 
-def test_what_an_earlier_sweep_left_is_not_joined_for_a_job_that_fails_now(run: Any, tmp_path: Path) -> None:
+def test_what_an_earlier_sweep_left_is_not_compared_for_a_job_that_fails_now(run: Any, tmp_path: Path) -> None:
     sweep = ["-m", *TINY, "recon=zero_filled,cg_sense,l1_image", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
     fast = ["n_examples=0", "save_reconstructions=false"]
     original = evaluate.evaluate

@@ -70,7 +70,7 @@ def images(path: Path) -> tuple[np.ndarray, list[int]]:
 def test_a_slice_of_zeros_has_an_image_of_zeros(scan: np.ndarray, command: Command, tmp_path: Path) -> None:  # noqa: F811
     done = command("reconstruct", "input=scan.npy", "maps=none", "out=r", "batch_size=2")
     assert done.code == 0, done.err
-    assert "scan.npy, slice 1, holds nothing but zeros, so its image is zero" in done.out
+    assert "scan.npy, slice 1, has only zeros in k-space, so its image is zero" in done.out
     found, indices = images(tmp_path / "r" / "scan.h5")
     assert indices == [0, 1, 2, 3]
     assert not found[1].any() and all(found[i].any() for i in (0, 2, 3))
@@ -146,7 +146,7 @@ def test_other_images_are_not_overwritten_but_those_of_the_same_call_are(
     [
         ("[4]", "scan.npy has slices 0 to 3; slice 4 does not exist"),
         ("4:", "scan.npy has slices 0 to 3; slices=4: does not exist"),
-        ("3:3", "slices=3:3 holds no slice"),
+        ("3:3", "slices=3:3 contains no slice"),
         ("[-1]", "has a negative index"),
         ("[1,1]", "names a slice twice"),
         ("last", "slices=last is not a range; give slices=START:STOP"),

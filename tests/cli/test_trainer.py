@@ -19,8 +19,8 @@ from spinwarp.cli import train
 from spinwarp.cli.app import conf_folder
 from spinwarp.cli.messages import sentence
 from spinwarp.cli.resume import _compare
-from spinwarp.cli.typecheck import check_kinds
-from spinwarp.data.batches import InOrder, ShapeBatchSampler
+from spinwarp.cli.typecheck import check_types
+from spinwarp.data.batches import InOrder, ShapeBatchOrder
 
 CONF = conf_folder()
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
@@ -79,24 +79,24 @@ def test_an_argument_of_lightning_needs_no_plus_and_takes_what_lightning_takes(o
     config = trainer(f"trainer.{override}")
     key, value = override.split("=")
     assert str(config[key]).lower() == value
-    check_kinds(config, "trainer")
+    check_types(config, "trainer")
 
 
 def test_the_message_for_any_other_argument_says_how_to_add_it() -> None:
     with pytest.raises(Exception, match="Could not override") as caught:
         trainer("trainer.sync_batchnorm=true")
-    told = sentence(caught.value, CONF, "train", ["trainer.sync_batchnorm=true"])
-    assert told.endswith(": +trainer.sync_batchnorm=VALUE")
+    message = sentence(caught.value, CONF, "train", ["trainer.sync_batchnorm=true"])
+    assert message.endswith(": +trainer.sync_batchnorm=VALUE")
     assert trainer("+trainer.sync_batchnorm=true")["sync_batchnorm"] is True
     with pytest.raises(Exception, match="Could not override") as caught:
         trainer("trainer.sync_batchnrom=true")
-    told = sentence(caught.value, CONF, "train", ["trainer.sync_batchnrom=true"])
-    assert told.startswith("there is no key trainer.sync_batchnrom; ") and "+trainer" not in told
+    message = sentence(caught.value, CONF, "train", ["trainer.sync_batchnrom=true"])
+    assert message.startswith("there is no key trainer.sync_batchnrom; ") and "+trainer" not in message
     # the command gives the loggers
     with pytest.raises(Exception, match="Could not override") as caught:
         trainer("trainer.logger=false")
-    told = sentence(caught.value, CONF, "train", ["trainer.logger=false"])
-    assert told.startswith("there is no key trainer.logger; did you mean logger")
+    message = sentence(caught.value, CONF, "train", ["trainer.logger=false"])
+    assert message.startswith("there is no key trainer.logger; did you mean logger")
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -139,8 +139,16 @@ def test_a_run_of_an_earlier_version_that_did_not_name_an_argument_had_lightning
     now: Mapping[str, Any] = {"trainer": {"num_nodes": 1, "strategy": "auto", "deterministic": None, "max_epochs": 5}}
     assert list(_compare("last.ckpt", {"trainer": {"max_epochs": 5}}, dict(now))) == []
     later = {"trainer": {**now["trainer"], "accumulate_grad_batches": 4}}
-    (said,) = _compare("last.ckpt", {"trainer": {"max_epochs": 5}}, later)
-    assert said.endswith(": trainer.accumulate_grad_batches=4 (was 1)")
+    (message,) = _compare("last.ckpt", {"trainer": {"max_epochs": 5}}, later)
+    assert message.endswith(": trainer.accumulate_grad_batches=4 (was 1)")
+
+
+def test_a_run_under_the_old_name_of_its_strategy_continues_without_a_word() -> None:
+    old = {"_target_": "spinwarp.training.ddp.EndTogether", "timeout": 600}
+    new = {"_target_": "spinwarp.training.ddp.WatchedDDP", "timeout": 600}
+    assert list(_compare("last.ckpt", {"trainer": {"strategy": old}}, {"trainer": {"strategy": new}})) == []
+    (message,) = _compare("last.ckpt", {"trainer": {"strategy": old}}, {"trainer": {"strategy": {**new, "timeout": 9}}})
+    assert "trainer.strategy.timeout=9 (was 600)" in message
 
 
 # ------------------------------------------------------------------------------------------------- overfit_batches
@@ -152,7 +160,7 @@ def test_in_order_every_epoch_is_the_first_one_again() -> None:
         sampler.set_epoch(epoch)
         assert list(sampler) == [[(0, 0), (0, 1)], [(0, 2)], [(0, 3)]]
     assert len(sampler) == 3
-    shuffled = ShapeBatchSampler([(2, 2)] * 3, batch_size=1, shuffle=True)
+    shuffled = ShapeBatchOrder([(2, 2)] * 3, batch_size=1, shuffle=True)
     shuffled.set_epoch(7)
     assert {epoch for batch in shuffled for epoch, _ in batch} == {7}
 

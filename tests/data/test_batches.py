@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spinwarp.data import batches as data_batches
-from spinwarp.data.batches import ShapeBatchSampler
+from spinwarp.data.batches import ShapeBatchOrder
 
 SMALL, LARGE, OTHER = (2, 32, 40, 32, 32), (2, 32, 48, 32, 32), (4, 32, 40, 32, 32)
 SHAPES = [SMALL] * 7 + [LARGE] * 4 + [SMALL] * 2 + [OTHER]
@@ -15,11 +15,11 @@ SHAPES = [SMALL] * 7 + [LARGE] * 4 + [SMALL] * 2 + [OTHER]
 shape_lists = st.lists(st.sampled_from([SMALL, LARGE, OTHER]), min_size=1, max_size=30)
 
 
-def indices(sampler: ShapeBatchSampler) -> list[list[int]]:
+def indices(sampler: ShapeBatchOrder) -> list[list[int]]:
     return [[index for _, index in batch] for batch in sampler]
 
 
-def on_each_process(sampler: ShapeBatchSampler, world: int, monkeypatch: pytest.MonkeyPatch) -> list[list[list[int]]]:
+def on_each_process(sampler: ShapeBatchOrder, world: int, monkeypatch: pytest.MonkeyPatch) -> list[list[list[int]]]:
     found = []
     for rank in range(world):
         monkeypatch.setattr(data_batches, "_world", lambda rank=rank: (rank, world))
@@ -32,7 +32,7 @@ def on_each_process(sampler: ShapeBatchSampler, world: int, monkeypatch: pytest.
 def test_an_epoch_has_each_slice_once_in_batches_of_one_shape(
     shapes: list[tuple[int, ...]], batch_size: int, shuffle: bool, seed: int
 ) -> None:
-    sampler = ShapeBatchSampler(shapes, batch_size, shuffle, seed)
+    sampler = ShapeBatchOrder(shapes, batch_size, shuffle, seed)
     batches = indices(sampler)
     assert sorted(i for batch in batches for i in batch) == list(range(len(shapes)))
     assert all(len({shapes[i] for i in batch}) == 1 for batch in batches)
@@ -43,20 +43,20 @@ def test_an_epoch_has_each_slice_once_in_batches_of_one_shape(
 
 
 def test_batches_keep_to_the_order_of_the_slices_in_evaluation() -> None:
-    assert indices(ShapeBatchSampler(SHAPES, 3, shuffle=False)) == [
+    assert indices(ShapeBatchOrder(SHAPES, 3, shuffle=False)) == [
         [0, 1, 2], [3, 4, 5], [6, 11, 12], [7, 8, 9], [10], [13],
     ]  # fmt: skip
 
 
 def test_the_epoch_travels_with_each_slice() -> None:
-    sampler = ShapeBatchSampler(SHAPES, 2, shuffle=True)
+    sampler = ShapeBatchOrder(SHAPES, 2, shuffle=True)
     sampler.set_epoch(7)
     assert {epoch for batch in sampler for epoch, _ in batch} == {7}
 
 
 def test_the_order_differs_between_epochs_and_comes_back_with_the_seed() -> None:
     def order(seed: int, epoch: int) -> list[list[int]]:
-        sampler = ShapeBatchSampler(SHAPES, 2, shuffle=True, seed=seed)
+        sampler = ShapeBatchOrder(SHAPES, 2, shuffle=True, seed=seed)
         sampler.set_epoch(epoch)
         return indices(sampler)
 
@@ -66,12 +66,12 @@ def test_the_order_differs_between_epochs_and_comes_back_with_the_seed() -> None
 
 
 def test_iterating_twice_in_one_epoch_gives_the_same_order() -> None:
-    sampler = ShapeBatchSampler(SHAPES, 2, shuffle=True, seed=5)
+    sampler = ShapeBatchOrder(SHAPES, 2, shuffle=True, seed=5)
     assert indices(sampler) == indices(sampler)
 
 
 def test_the_order_without_shuffling_is_the_same_in_every_epoch() -> None:
-    sampler = ShapeBatchSampler(SHAPES, 2, shuffle=False)
+    sampler = ShapeBatchOrder(SHAPES, 2, shuffle=False)
     first = indices(sampler)
     sampler.set_epoch(1)
     assert indices(sampler) == first
@@ -83,7 +83,7 @@ def test_the_order_without_shuffling_is_the_same_in_every_epoch() -> None:
 def test_processes_cover_everything_with_equal_counts(
     world: int, batch_size: int, shuffle: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sampler = ShapeBatchSampler(SHAPES, batch_size, shuffle, seed=1)
+    sampler = ShapeBatchOrder(SHAPES, batch_size, shuffle, seed=1)
     alone = indices(sampler)
     processes = on_each_process(sampler, world, monkeypatch)
     assert len({len(batches) for batches in processes}) == 1
@@ -97,19 +97,19 @@ def test_processes_cover_everything_with_equal_counts(
 def test_any_number_of_processes_covers_everything(
     shapes: list[tuple[int, ...]], batch_size: int, world: int, shuffle: bool
 ) -> None:
-    sampler = ShapeBatchSampler(shapes, batch_size, shuffle)
+    sampler = ShapeBatchOrder(shapes, batch_size, shuffle)
     with pytest.MonkeyPatch.context() as monkeypatch:
         processes = on_each_process(sampler, world, monkeypatch)
     assert {i for batches in processes for batch in batches for i in batch} == set(range(len(shapes)))
 
 
 def test_two_processes_train_on_the_order_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    sampler = ShapeBatchSampler([SMALL] * 8, 1, shuffle=True, seed=2)
+    sampler = ShapeBatchOrder([SMALL] * 8, 1, shuffle=True, seed=2)
     alone = indices(sampler)
     even, odd = on_each_process(sampler, 2, monkeypatch)
     assert [batch for pair in zip(even, odd, strict=True) for batch in pair] == alone
 
 
 def test_in_evaluation_a_process_has_neighbouring_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    processes = on_each_process(ShapeBatchSampler([SMALL] * 8, 1, shuffle=False), 2, monkeypatch)
+    processes = on_each_process(ShapeBatchOrder([SMALL] * 8, 1, shuffle=False), 2, monkeypatch)
     assert processes == [[[0], [1], [2], [3]], [[4], [5], [6], [7]]]

@@ -1,4 +1,4 @@
-"""Which patient a name tells, and what is said when one is in several splits."""
+"""Which patient a name tells, and the warning when one is in several splits."""
 
 import logging
 from pathlib import Path
@@ -167,8 +167,8 @@ def test_a_patient_id_in_two_splits_is_named_and_the_index_keeps_it(
         return FastMRIFiles("set", Folders(str(tmp_path), train="train", val="val", test="val"))
 
     warn_of_shared_patients(source())
-    said = warned(caplog)
-    assert [line.partition(": results on")[0] for line in said] == [
+    messages = warned(caplog)
+    assert [line.partition(": results on")[0] for line in messages] == [
         "train and val of set share patients (3: 17, sub-09, two)",
         "train and test of set share patients (3: 17, sub-09, two)",
     ]

@@ -19,7 +19,7 @@ from spinwarp.masks import RandomMask
 from spinwarp.models.unet import MagnitudeUNet
 from spinwarp.training import UNetModule
 from spinwarp.training.checkpoints import LastCheckpoint, WholeCheckpoints
-from spinwarp.training.ddp import EndTogether
+from spinwarp.training.ddp import WatchedDDP
 
 pytestmark = pytest.mark.ddp
 
@@ -42,7 +42,7 @@ def one_of_two(rank: int, folder: str, port: int) -> None:
     }  # fmt: skip
     seed_everything(1, verbose=False)
     trainer = Trainer(
-        accelerator="cpu", devices=WORLD, strategy=EndTogether(timeout=60), logger=False, enable_progress_bar=False,
+        accelerator="cpu", devices=WORLD, strategy=WatchedDDP(timeout=60), logger=False, enable_progress_bar=False,
         enable_model_summary=False, default_root_dir=folder, use_distributed_sampler=False, max_epochs=2,
         plugins=[WholeCheckpoints()], callbacks=[LastCheckpoint(folder)],
     )  # fmt: skip
@@ -59,7 +59,7 @@ def test_a_loss_that_is_nan_on_one_process_ends_all_of_them(tmp_path: Path) -> N
         bound.bind(("127.0.0.1", 0))
         port = int(bound.getsockname()[1])
     torch.multiprocessing.spawn(one_of_two, args=(str(tmp_path), port), nprocs=WORLD)
-    said = [(tmp_path / f"rank{rank}.txt").read_text() for rank in range(WORLD)]
-    assert said[0] == said[1]  # together: nobody waits for the others
-    assert said[0].startswith("the training loss is not finite since step 3 (epoch 0)")
+    messages = [(tmp_path / f"rank{rank}.txt").read_text() for rank in range(WORLD)]
+    assert messages[0] == messages[1]  # together: nobody waits for the others
+    assert messages[0].startswith("the training loss is not finite since step 3 (epoch 0)")
     assert not (tmp_path / "last.ckpt").exists()

@@ -19,7 +19,7 @@ from spinwarp.models.denoiser import Denoiser
 from spinwarp.models.score_unet import ScoreUNet
 from spinwarp.models.unet import MagnitudeUNet
 from spinwarp.training import ScoreModule, UNetModule
-from spinwarp.training.ddp import EndTogether
+from spinwarp.training.ddp import WatchedDDP
 
 pytestmark = [
     pytest.mark.ddp,
@@ -68,7 +68,7 @@ def train(folder: Path, n_processes: int, n_accumulated: int = 1) -> dict[str, A
         return Trainer(
             accelerator="cpu",
             devices=n_processes,
-            strategy=EndTogether() if n_processes > 1 else "auto",
+            strategy=WatchedDDP() if n_processes > 1 else "auto",
             logger=False,
             enable_progress_bar=False,
             enable_model_summary=False,

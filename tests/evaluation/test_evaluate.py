@@ -13,10 +13,10 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from claiming import Claiming
 from memory import MemorySource
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Generator, Tensor
+from with_std import WithStd
 
 from spinwarp.acquisition import Acquisition, Example, Reconstruction, center_crop, collate
 from spinwarp.data.module import FastMRIDataModule
@@ -47,7 +47,7 @@ def zero_filled(example: Example) -> Tensor:
 
 
 class Fixed(Reconstructor):
-    """Returns what it is told, and remembers what it was given."""
+    """Returns what it is given, and remembers what it was given."""
 
     def __init__(self, image: Tensor | None = None, std: Tensor | None = None) -> None:
         self.image = image
@@ -63,8 +63,8 @@ class Fixed(Reconstructor):
         return Reconstruction(image, self.std)
 
 
-def claimed(example: Example) -> Tensor:
-    std = Claiming()(example.acquisition).std
+def predicted(example: Example) -> Tensor:
+    std = WithStd()(example.acquisition).std
     assert std is not None
     return center_crop(std, CROP)
 
@@ -105,12 +105,12 @@ def test_rectangles_are_judged_as_by_the_evaluation_of_fastmri(tmp_path: Path) -
     for e in examples:
         assert e.target is not None
         e.target[:, 0, 0] = 3 * e.data_range  # the largest value lies where nothing is judged
-    rows = by_volume(evaluate(Claiming(), examples, replace(PROTOCOL, crop="fastmri"), tmp_path))
+    rows = by_volume(evaluate(WithStd(), examples, replace(PROTOCOL, crop="fastmri"), tmp_path))
     for name, row in rows.items():
         slices = [e for e in examples if e.volume == (name,)]
         image = np.concatenate([zero_filled(e).double().numpy() for e in slices])[:, 2:22]
         target = np.concatenate([e.target.double().numpy() for e in slices if e.target is not None])[:, 2:22]
-        std = np.concatenate([claimed(e).double().numpy() for e in slices])[:, 2:22]
+        std = np.concatenate([predicted(e).double().numpy() for e in slices])[:, 2:22]
         top = target.max()
         assert row.crop == "20x20" and row.psnr == pytest.approx(
             10 * np.log10(top**2 / np.square(image - target).mean()), rel=1e-6
@@ -138,7 +138,7 @@ def test_a_target_that_is_wider_than_tall_is_judged_whole(tmp_path: Path) -> Non
 
 def test_an_empty_target_has_no_metrics_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     examples = [replace(e, target=0 * e.target) if e.volume == ("g.h5",) else e for e in batches()]
-    rows = by_volume(evaluate(Claiming(), examples, PROTOCOL, tmp_path))
+    rows = by_volume(evaluate(WithStd(), examples, PROTOCOL, tmp_path))
     assert all(math.isnan(v) for v in (rows["g.h5"].psnr, rows["g.h5"].nmse, rows["g.h5"].ssim_foreground))
     assert "the target of g.h5 is zero after the crop" in caplog.text
     assert math.isfinite(rows["f.h5"].psnr)
@@ -241,14 +241,14 @@ def test_nothing_measured_gives_an_image_of_zeros_whatever_the_method(
     kspace = examples[0].acquisition.kspace.clone()
     kspace[1] = 0
     examples[0] = replace(examples[0], acquisition=replace(examples[0].acquisition, kspace=kspace))
-    method = Claiming()
+    method = WithStd()
     evaluate(method, examples, PROTOCOL, tmp_path)
     with h5py.File(tmp_path / "reconstructions" / "f.h5") as file:
         found, std = file["reconstruction"][()], file["std"][()]
     expected = torch.cat([zero_filled(e) for e in batches() if e.volume == ("f.h5",)]).numpy()
     assert not found[1].any() and not std[1].any()
     np.testing.assert_allclose(found[[0, 2]], expected[[0, 2]], rtol=1e-5)  # batched FFTs may round otherwise
-    assert "f.h5, slice 1, holds nothing but zeros, so its image is zero" in caplog.text
+    assert "f.h5, slice 1, has only zeros in k-space, so its image is zero" in caplog.text
 
 
 def test_an_interrupted_run_keeps_the_volumes_that_were_finished(tmp_path: Path) -> None:
@@ -338,7 +338,7 @@ def test_data_without_targets_are_refused_with_the_way_out(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("batch_size", [1, 2])
-def test_claimed_deviations_are_compared_with_the_errors_of_the_whole_volume(tmp_path: Path, batch_size: int) -> None:
+def test_predicted_deviations_are_compared_with_the_errors_of_the_whole_volume(tmp_path: Path, batch_size: int) -> None:
     def bright(size: int) -> list[Example]:  # one pixel so bright that the darker half becomes background
         examples = batches(size)
         for e in examples:
@@ -346,12 +346,12 @@ def test_claimed_deviations_are_compared_with_the_errors_of_the_whole_volume(tmp
             e.target[:, 0, 0] = 8 * e.data_range
         return [replace(e, data_range=8 * e.data_range) for e in examples]
 
-    rows = by_volume(evaluate(Claiming(), bright(batch_size), PROTOCOL, tmp_path))
+    rows = by_volume(evaluate(WithStd(), bright(batch_size), PROTOCOL, tmp_path))
     for name, row in rows.items():
         slices = [e for e in bright(1) if e.volume == (name,)]
         target = torch.cat([e.target for e in slices if e.target is not None])
         error = (torch.cat([zero_filled(e) for e in slices]) - target).abs()
-        std = torch.cat([claimed(e) for e in slices])
+        std = torch.cat([predicted(e) for e in slices])
         tissue = target > 0.05 * slices[0].data_range
         assert 0.1 < tissue.double().mean() < 0.9
         # batched FFTs may round otherwise: one pixel of some thousand may change sides, its value by one part in 1e6
@@ -362,18 +362,18 @@ def test_claimed_deviations_are_compared_with_the_errors_of_the_whole_volume(tmp
         assert row.coverage_95 == pytest.approx(float((error <= width)[tissue].double().mean()), abs=1e-3)
         assert row.coverage_50 < row.coverage_80 < row.coverage_90 < row.coverage_95 < row.coverage
         assert row.sparsification_oracle < min(row.sparsification, row.intensity_sparsification)
-        # the claim is the intensity of single pixels, the baseline that of 25: much alike
+        # the prediction is the intensity of single pixels, the baseline that of 25: much alike
         assert row.intensity_correlation == pytest.approx(row.error_correlation, abs=0.3)
 
 
 @pytest.mark.parametrize("n_read", [4, 5])
-def test_the_curves_of_claims_are_written_volume_by_volume_beside_the_rows(tmp_path: Path, n_read: int) -> None:
+def test_the_curves_of_predictions_are_written_volume_by_volume_beside_the_rows(tmp_path: Path, n_read: int) -> None:
     def cut_off() -> Iterator[Example]:
         yield from batches()[:n_read]  # all of f.h5 and half of g.h5, or all
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        evaluate(Claiming(), cut_off(), PROTOCOL, tmp_path)
+        evaluate(WithStd(), cut_off(), PROTOCOL, tmp_path)
     curves = read_calibration(tmp_path / CALIBRATION)
     assert (curves.method, curves.dataset, curves.split, curves.mask) == ("zero_filled", "memory", "test", "random_4x")
     rows = read_rows(tmp_path / RESULTS)
@@ -399,7 +399,7 @@ def test_the_curves_of_claims_are_written_volume_by_volume_beside_the_rows(tmp_p
 
 
 def test_samples_give_a_rank_histogram_at_the_size_of_the_target(tmp_path: Path) -> None:
-    class Drawing(Claiming):
+    class Drawing(WithStd):
         def __call__(self, acquisition: Acquisition, *, generator: Generator | None = None) -> Reconstruction:
             plain = super().__call__(acquisition)
             return replace(plain, samples=torch.stack([0 * plain.image, 1e9 * plain.image, 2e9 * plain.image]))
@@ -410,17 +410,17 @@ def test_samples_give_a_rank_histogram_at_the_size_of_the_target(tmp_path: Path)
 
 
 def test_an_example_knows_its_foreground_and_the_level_of_its_interval(tmp_path: Path) -> None:
-    evaluate(Claiming(), batches(), replace(PROTOCOL, level=0.9), tmp_path)
+    evaluate(WithStd(), batches(), replace(PROTOCOL, level=0.9), tmp_path)
     for example in read_examples(tmp_path / EXAMPLES):
         assert example.level == 0.9 and example.foreground is not None
         np.testing.assert_array_equal(example.foreground, example.target > 0.05 * np.float32(example.data_range))
 
 
 def test_conformal_deviations_cover_the_volumes_that_they_were_calibrated_on(tmp_path: Path) -> None:
-    evaluate(Claiming(), batches(), PROTOCOL, tmp_path / "plain")
+    evaluate(WithStd(), batches(), PROTOCOL, tmp_path / "plain")
     curves = read_calibration(tmp_path / "plain" / CALIBRATION)
     factor = conformal_factor(np.array(curves.factors), [v.exceedance for v in curves.volumes], 0.5)
-    rows = evaluate(Conformal(Claiming(), factor, 0.5), batches(), PROTOCOL, tmp_path / "scaled")
+    rows = evaluate(Conformal(WithStd(), factor, 0.5), batches(), PROTOCOL, tmp_path / "scaled")
     # 2/3 of the mean share outside and 1/3 for the next volume are at most a half: a quarter lies outside here, or as
     # much less as lies between two factors of the grid, 1 % apart, which hold less than 1 % of the pixels
     assert 0.75 <= np.mean([row.coverage_50 for row in rows]) <= 0.76
@@ -431,29 +431,29 @@ def test_conformal_deviations_cover_the_volumes_that_they_were_calibrated_on(tmp
 
 def test_conformal_scaling_leaves_the_image_and_needs_a_deviation() -> None:
     (example, *_) = batches()
-    plain = Claiming()(example.acquisition)
-    scaled = Conformal(Claiming(), 3.0, 0.9).to("cpu")(example.acquisition)
+    plain = WithStd()(example.acquisition)
+    scaled = Conformal(WithStd(), 3.0, 0.9).to("cpu")(example.acquisition)
     assert torch.equal(scaled.image, plain.image)
     assert plain.std is not None and scaled.std is not None
     torch.testing.assert_close(1.6448536 * scaled.std, 3.0 * plain.std)  # the Gaussian interval of 90 %
-    with pytest.raises(InputError, match="claims no standard deviation here"):
+    with pytest.raises(InputError, match="predicts no standard deviation here"):
         Conformal(ZeroFilled(), 3.0, 0.9)(example.acquisition)
 
 
-def test_claimed_deviations_are_written_beside_the_images(tmp_path: Path) -> None:
-    evaluate(Claiming(), batches()[::-1], PROTOCOL, tmp_path)
+def test_predicted_deviations_are_written_beside_the_images(tmp_path: Path) -> None:
+    evaluate(WithStd(), batches()[::-1], PROTOCOL, tmp_path)
     for name in N_SLICES:
-        expected = torch.cat([claimed(e) for e in batches() if e.volume == (name,)])
+        expected = torch.cat([predicted(e) for e in batches() if e.volume == (name,)])
         with h5py.File(tmp_path / "reconstructions" / name) as file:
             assert sorted(file) == ["reconstruction", "std"]
             assert file["std"].dtype == np.float32
             np.testing.assert_array_equal(file["std"][()], expected)
     (found, _) = read_examples(tmp_path / EXAMPLES)
     (source,) = [e for e in batches() if (e.volume[0], e.slice[0]) == ("f.h5", 1)]
-    np.testing.assert_array_equal(found.std, claimed(source)[0])
+    np.testing.assert_array_equal(found.std, predicted(source)[0])
 
 
-def test_a_method_that_claims_nothing_is_not_judged_by_it(tmp_path: Path) -> None:
+def test_a_method_that_predicts_nothing_is_not_judged_by_it(tmp_path: Path) -> None:
     for row in evaluate(ZeroFilled(), batches(), PROTOCOL, tmp_path):
         assert math.isnan(row.coverage) and math.isnan(row.error_correlation) and math.isnan(row.sparsification)
     assert not (tmp_path / CALIBRATION).exists()
@@ -537,6 +537,6 @@ def test_the_hash_changes_with_the_input_alone(tmp_path: Path) -> None:
 
 
 def test_progress_is_told_in_slices(tmp_path: Path) -> None:
-    told: list[int] = []
-    evaluate(ZeroFilled(), [collate(batches()[:3]), *batches()[3:]], PROTOCOL, tmp_path, advance=told.append)
-    assert told == [3, 1, 1]
+    reported: list[int] = []
+    evaluate(ZeroFilled(), [collate(batches()[:3]), *batches()[3:]], PROTOCOL, tmp_path, advance=reported.append)
+    assert reported == [3, 1, 1]

@@ -154,7 +154,7 @@ def test_a_checkpoint_can_name_networks_of_ours_only(tmp_path: Path) -> None:
     targets: list[Any] = [
         "os.system", "builtins.eval", "builtins.exec", "subprocess.run", "subprocess.Popen", "pathlib.Path", "os.mkdir",
         "torch.nn.Module", "torch.nn.Linear", "torch.load", "torch.hub.load", "spinwarp.models", "spinwarp.models.",
-        ".spinwarp.models", "spinwarp.modelsx.unet.UNet", "spinwarp.cli.train.main", "spinwarp.files.whole_file",
+        ".spinwarp.models", "spinwarp.modelsx.unet.UNet", "spinwarp.cli.train.main", "spinwarp.files.atomic_write",
         "spinwarp.models.unet.torch", "spinwarp.models.unet.nn", "spinwarp.models.unet.F", "spinwarp.models.unet.ifftc",
         "spinwarp.models.unet.InputError", "spinwarp.models.unet.__builtins__", "spinwarp.models.unet.__loader__",
         "spinwarp.models.unet.UNet.forward", "spinwarp.models.unet.nope", "spinwarp.models.nope.UNet", "", ".", "..",

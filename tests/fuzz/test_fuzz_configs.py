@@ -1,4 +1,4 @@
-"""Hostile configurations: every key misspelt, every value of a wrong kind, each told in one sentence."""
+"""Hostile configurations: every key misspelt, every value of a wrong type, each reported in one sentence."""
 
 import copy
 import importlib
@@ -19,13 +19,13 @@ from omegaconf import OmegaConf
 
 from spinwarp.cli import evaluate, messages, reconstruct, serve
 from spinwarp.cli.app import conf_folder
-from spinwarp.cli.typecheck import check_kinds
+from spinwarp.cli.typecheck import check_types
 
-KINDS: dict[str, dict[str, Any]] = {
+TYPES: dict[str, dict[str, Any]] = {
     "train": {"seed": int, "ckpt_path": str | None},
-    "evaluate": evaluate.KINDS,
-    "reconstruct": reconstruct.KINDS,
-    "serve": serve.KINDS,
+    "evaluate": evaluate.TYPES,
+    "reconstruct": reconstruct.TYPES,
+    "serve": serve.TYPES,
 }
 GROUPS = {
     "train": ("data", "mask", "model", "trainer"), "evaluate": ("data", "mask", "recon"), "reconstruct": (), "serve": ()
@@ -58,12 +58,12 @@ def leaves(config: Any, key: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
             yield from leaves(value, (*key, name))
 
 
-def test_every_option_of_every_group_is_of_the_kinds_that_it_asks_for() -> None:
+def test_every_option_of_every_group_has_the_type_that_its_class_asks_for() -> None:
     for command, longest in (("train", "model"), ("evaluate", "mask")):
         for number in range(len(list((conf_folder() / longest).glob("*.yaml")))):
-            check_kinds(composed(command, number), kinds=KINDS[command])
+            check_types(composed(command, number), types=TYPES[command])
     for command in ("reconstruct", "serve"):
-        check_kinds(composed(command), kinds=KINDS[command])
+        check_types(composed(command), types=TYPES[command])
 
 
 def test_every_key_misspelt_is_named_with_its_nearest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +101,7 @@ def test_every_option_misspelt_is_named_with_its_nearest() -> None:
 
 @pytest.mark.parametrize("command", GROUPS)
 def test_a_value_of_a_wrong_kind_is_told_with_its_key(tmp_path: Path, command: str) -> None:
-    cases = Cases("values of wrong kinds", tmp_path)
+    cases = Cases("values of wrong types", tmp_path)
     config = composed(command)
     for key in leaves(config):
         if key[-1] in ("_target_", "_partial_", "_convert_"):
@@ -120,7 +120,7 @@ def test_a_value_of_a_wrong_kind_is_told_with_its_key(tmp_path: Path, command: s
             free = key in (("trainer", "devices"),) or (value is None and key[0] in ("trainer", "recon"))
             cases.run(
                 f"{'.'.join(key)}={value!r}",
-                lambda c=changed: check_kinds(c, kinds=KINDS[command]),
+                lambda c=changed: check_types(c, types=TYPES[command]),
                 ".".join(key),
                 must_refuse=bool(scalar) and not free,
             )

@@ -1,4 +1,4 @@
-"""Hostile HDF5: cut, flipped, of wrong kinds and shapes, with attributes and headers that lie."""
+"""Hostile HDF5: cut, flipped, of wrong types and shapes, with attributes and headers that lie."""
 
 import json
 import random
@@ -110,7 +110,7 @@ def test_a_flipped_bit_is_read_past_or_refused(tmp_path: Path) -> None:
     assert len(crashes) <= 5, crashes
 
 
-def test_wrong_kinds_shapes_and_members_are_refused(tmp_path: Path) -> None:
+def test_wrong_types_shapes_and_members_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "wrong.h5"
     ok = np.ones(SHAPE, np.complex64)
     kinds: list[Any] = [
@@ -122,7 +122,7 @@ def test_wrong_kinds_shapes_and_members_are_refused(tmp_path: Path) -> None:
         (), (0,), (1,), (5,), (2, 3), (0, 2, 12, 10), (2, 0, 12, 10), (2, 2, 0, 10), (2, 2, 12, 0), (1, 1, 1),
         (1, 1, 1, 1), (2, 2, 12, 1), (2, 2, 1, 10), (1, 2, 2, 12, 10), (1,) * 20, (3, 12, 10), (2, 64, 12, 10),
     ]  # fmt: skip
-    cases = Cases("HDF5 of wrong kinds and shapes", tmp_path)
+    cases = Cases("HDF5 of wrong types and shapes", tmp_path)
 
     def attempt(label: str, fill: Callable[[h5py.File], object], must_refuse: bool = True) -> None:
         path.unlink(missing_ok=True)

@@ -14,11 +14,11 @@ def lines(width: int = 128, n_center: int = 10, every: int = 4) -> Acquisition:
     return Acquisition(torch.zeros(1, 1, 8, width, dtype=torch.complex64), mask)
 
 
-@pytest.mark.parametrize("one_in", [2, 5, 10])
-def test_one_in_so_many_lines_outside_the_centre_is_held_out(one_in: int) -> None:
+@pytest.mark.parametrize("holdout_every", [2, 5, 10])
+def test_one_in_so_many_lines_outside_the_centre_is_held_out(holdout_every: int) -> None:
     acquisition = lines()
     outside = int(acquisition.mask.sum()) - 10
-    assert abs(int(hold_out(acquisition, one_in).sum()) - outside / one_in) <= 0.5
+    assert abs(int(hold_out(acquisition, holdout_every).sum()) - outside / holdout_every) <= 0.5
 
 
 def test_near_and_far_lines_on_both_sides_are_among_them() -> None:

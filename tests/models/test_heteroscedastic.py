@@ -1,4 +1,4 @@
-"""A network that returns mean and deviation: what it learns, in which units, and where it claims nothing."""
+"""A network that returns mean and deviation: what it learns, in which units, and where it predicts nothing."""
 
 from collections.abc import Callable
 from dataclasses import replace

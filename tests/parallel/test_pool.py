@@ -31,9 +31,9 @@ def work(argument: tuple[str, Path], advance: pool.Advance) -> None:
 
 
 def test_every_argument_is_worked_on_and_progress_adds_up(tmp_path: Path) -> None:
-    told: list[float] = []
-    pool.run(work, [("do", tmp_path), ("do", tmp_path)], told.append)
-    assert sum(told) == 4.0
+    reported: list[float] = []
+    pool.run(work, [("do", tmp_path), ("do", tmp_path)], reported.append)
+    assert sum(reported) == 4.0
 
 
 def test_a_killed_process_ends_the_others_which_may_put_their_work_away(tmp_path: Path) -> None:

@@ -210,7 +210,7 @@ def test_an_empty_slice_gives_an_empty_image(make_acquisition, method: type[Regu
         ({"maps": "sense"}, "maps='sense' is not one of espirit, low_resolution, given"),
         ({"iterations": 0}, "at least 1 iteration and a tolerance of at least 0; got 0"),
         ({"tolerance": -1.0}, r"at least 0; got \d+ and -1"),
-        ({"virtual_coils": 0}, "virtual_coils=0 cannot be"),
+        ({"virtual_coils": 0}, "virtual_coils=0 must be at least 1"),
     ],
 )
 def test_options_that_cannot_be_are_refused(method: type[Regularised], options: dict, message: str) -> None:

@@ -1,4 +1,4 @@
-"""Ensembles: how members are joined, and which are refused."""
+"""Ensembles: how members are merged, and which are refused."""
 
 from pathlib import Path
 from typing import Any
@@ -93,7 +93,7 @@ def test_members_that_agree_in_phase_keep_it() -> None:
 
 @pytest.mark.parametrize("paths", [[], ["a.ckpt"], "ab.ckpt"], ids=repr)
 def test_fewer_than_two_files_are_refused(paths: Any) -> None:
-    with pytest.raises(InputError, match=r"two checkpoints or more; give them as recon\.paths=\[FILE,FILE\]"):
+    with pytest.raises(InputError, match=r"at least two checkpoints; give them as recon\.paths=\[FILE,FILE\]"):
         Ensemble(paths)
 
 

@@ -227,16 +227,16 @@ def test_a_gan_of_another_size_is_refused_with_the_way_out(
 
 def test_a_checkpoint_without_a_generator_is_refused(checkpoint: Callable[..., str]) -> None:
     path = checkpoint(MagnitudeUNet(channels=2, pools=1), channels=2, pools=1)
-    with pytest.raises(InputError, match=r"holds a MagnitudeUNet, and recon=latent needs a generator.*model=vae"):
+    with pytest.raises(InputError, match=r"holds a MagnitudeUNet, but recon=latent needs a generator.*model=vae"):
         LatentOptimisation(path)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"restarts": 0}, "at least one restart"),
-        ({"iterations": 0}, "one iteration"),
-        ({"patience": 0}, "a patience of one"),
+        ({"restarts": 0}, "restarts=0 must be at least 1"),
+        ({"iterations": 0}, "iterations=0 must be at least 1"),
+        ({"patience": 0}, "patience=0 must be at least 1"),
         ({"maps": "mine"}, "maps='mine' is not one of espirit"),
         ({"prior_weight": -1.0}, "prior_weight=-1.0"),
         ({"deviation": -1.0}, "deviation=-1.0"),

@@ -101,7 +101,7 @@ def test_a_network_without_dropout_is_refused_with_the_way_out(tmp_path: Path, n
 
 @pytest.mark.parametrize("n_samples", [1, 0, -2])
 def test_fewer_than_two_samples_are_refused(tmp_path: Path, n_samples: int) -> None:
-    with pytest.raises(InputError, match=f"n_samples={n_samples} has no spread"):
+    with pytest.raises(InputError, match=f"n_samples={n_samples} gives no spread"):
         MCDropout(checkpoint(tmp_path), n_samples=n_samples)
 
 

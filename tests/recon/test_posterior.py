@@ -177,12 +177,12 @@ def test_a_prior_without_phase_sees_images_without_phase(
 
 
 def test_progress_goes_from_nothing_to_all(checkpoints: Callable[..., str], acquisition: Acquisition) -> None:
-    shares: list[float] = []
-    with listen(shares.append):
+    fractions: list[float] = []
+    with listen(fractions.append):
         Posterior(checkpoints(), SAMPLER, n_samples=3, chains_at_once=2)(acquisition, generator=seeded())
-    assert shares == sorted(shares)
-    assert 0 < shares[0] < 0.1
-    assert shares[-1] == pytest.approx(1.0)
+    assert fractions == sorted(fractions)
+    assert 0 < fractions[0] < 0.1
+    assert fractions[-1] == pytest.approx(1.0)
 
 
 def test_half_precision_gives_nearly_the_same(checkpoints: Callable[..., str], acquisition: Acquisition) -> None:
@@ -198,7 +198,7 @@ def test_half_precision_gives_nearly_the_same(checkpoints: Callable[..., str], a
         ({"n_samples": 0}, "at least 1"),
         ({"chains_at_once": 0}, "at least 1"),
         ({"tolerance": -1.0}, "at least 0"),
-        ({"noise_std": 0.0}, "above 0, or null"),
+        ({"noise_std": 0.0}, "noise_std=0.0 must be above 0"),
         ({"maps": "exact"}, "not one of espirit"),
         ({"precision": "16"}, "not one of 32, bf16"),
     ],
@@ -215,5 +215,5 @@ def test_a_checkpoint_of_another_kind_is_refused(tmp_path: Path) -> None:
     state = {f"net.{k}": v for k, v in UNet(1, 1, 2, 1).state_dict().items()}
     path = tmp_path / "unet.ckpt"
     torch.save({"state_dict": state, "spinwarp": {"net": network, "name": "unet"}}, path)
-    with pytest.raises(InputError, match="holds no score model but a UNet"):
+    with pytest.raises(InputError, match="holds a UNet, not a score model"):
         Posterior(str(path), SAMPLER)

@@ -19,7 +19,7 @@ from spinwarp.models.conv_decoder import ConvDecoder
 from spinwarp.models.deep_decoder import DeepDecoder
 from spinwarp.models.skip_net import SkipNet
 from spinwarp.progress import listen
-from spinwarp.recon.network_fit import Iterate, SideBySide, fit
+from spinwarp.recon.network_fit import BatchedNetworks, Iterate, fit
 from spinwarp.recon.untrained import UntrainedNetwork, put_back
 
 SMALL: dict[str, Callable[..., nn.Module]] = {
@@ -42,7 +42,7 @@ def norm(x: Tensor) -> float:
 
 
 class Picture(nn.Module):
-    """A network that is its pictures ``(batch, n)``: what a fit does to it can be said in advance."""
+    """A network that is its pictures ``(batch, n)``: what a fit does to it is known in advance."""
 
     def __init__(self, start: Tensor) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ def test_without_lines_to_spare_the_remedy_is_named(make_acquisition) -> None:
     center = torch.zeros_like(acquisition.mask)
     center[..., 10:18] = True
     only = replace(acquisition, mask=center, kspace=acquisition.kspace * center)
-    with pytest.raises(InputError, match=r"there are too few outside the centre.*recon\.stop=fixed"):
+    with pytest.raises(InputError, match=r"too few sampled lines outside the centre.*recon\.stop=fixed"):
         untrained()(only)
     assert untrained(stop="fixed")(only).image.isfinite().all()
 
@@ -169,7 +169,7 @@ def test_networks_side_by_side_make_the_pictures_that_they_make_alone(
 ) -> None:
     torch.manual_seed(0)
     networks = [SMALL[network]((21, 18), 2).double().to(memory_format=layout) for _ in range(3)]
-    together = SideBySide(networks)
+    together = BatchedNetworks(networks)
     pictures = torch.cat([alone() for alone in networks])
     torch.testing.assert_close(together(), pictures)
     target = torch.randn(pictures.shape, dtype=torch.float64)
@@ -187,7 +187,7 @@ def test_fits_side_by_side_do_not_meet_and_stop_each_by_itself(stop: str) -> Non
     networks = [SMALL["deep_decoder"]((16, 18), 2).double() for _ in range(3)]
     copies = [copy.deepcopy(network) for network in networks]
     options = {"iterations": 60, "stop": stop, "patience": 6}
-    together = fit(SideBySide(networks), lambda p: p, measured, held, **options)
+    together = fit(BatchedNetworks(networks), lambda p: p, measured, held, **options)
     for i, alone in enumerate(copies):
         mask = None if held is None else held[i : i + 1]
         kept = fit(alone, lambda p: p, measured[i : i + 1], mask, **options)
@@ -224,16 +224,16 @@ def test_a_warm_start_goes_on_from_the_slice_before_and_only_within_a_batch(make
 
 @pytest.mark.parametrize("options", [{}, {"at_once": 2, "n_seeds": 2}, {"warm_start": 3}, {"patience": 1}])
 def test_a_listener_is_told_how_far_the_call_is(make_acquisition, options: dict[str, Any]) -> None:
-    shares: list[float] = []
+    fractions: list[float] = []
     method, acquisition = untrained(**options), make_acquisition()
-    with listen(shares.append):
+    with listen(fractions.append):
         method(acquisition)
-    assert shares == sorted(shares)
-    assert 0 < shares[0] < 0.5
-    assert shares[-1] == 1
-    told = len(shares)
+    assert fractions == sorted(fractions)
+    assert 0 < fractions[0] < 0.5
+    assert fractions[-1] == 1
+    n_reports = len(fractions)
     method(acquisition)
-    assert len(shares) == told  # nobody listens outside
+    assert len(fractions) == n_reports  # nobody listens outside
 
 
 @pytest.mark.parametrize("two_dimensional", [False, True])
@@ -356,13 +356,13 @@ def test_the_same_fit_solves_other_problems_by_another_operator(problem: str) ->
         ({"n_seeds": 0}, "n_seeds=0"),
         ({"learning_rate": 0}, "learning_rate=0 must be above 0"),
         ({"amplitude": -1}, "amplitude=-1"),
-        ({"one_in": 1}, "one_in=1 must be at least 2"),
+        ({"holdout_every": 1}, "holdout_every=1 must be at least 2"),
         ({"at_once": 0}, "at_once=0"),
         ({"maps": "learned"}, "maps='learned'"),
         ({"virtual_coils": 0}, "virtual_coils=0"),
         ({"output": "coils", "whiten": True}, "output=coils fits the coils as they are"),
         ({"warm_start": 0}, "warm_start=0"),
-        ({"warm_start": 5, "at_once": 2}, "warm_start=5 with at_once=2"),
+        ({"warm_start": 5, "at_once": 2}, "warm_start=5 must be at least 1, and at_once=2 must be 1"),
     ],
 )
 def test_what_cannot_be_is_refused(options: dict[str, Any], message: str) -> None:
@@ -373,7 +373,7 @@ def test_what_cannot_be_is_refused(options: dict[str, Any], message: str) -> Non
 def test_several_coils_without_maps_need_an_image_for_each(make_acquisition) -> None:
     acquisition: Acquisition = make_acquisition(maps=False)
     assert untrained(output="coils")(acquisition).image.shape == (2, 37, 29)
-    with pytest.raises(InputError, match="without coil maps"):
+    with pytest.raises(InputError, match="has no coil maps"):
         untrained(output="image", maps="given")(acquisition)
 
 

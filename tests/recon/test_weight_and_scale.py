@@ -85,7 +85,9 @@ def test_the_same_mask_is_always_split_alike_whatever_was_measured(make_acquisit
 def test_data_of_nothing_but_a_centre_is_refused_with_a_remedy(make_acquisition, two_dimensional: bool) -> None:
     acquisition = make_acquisition(two_dimensional=two_dimensional)
     only = acquisition.mask & centre(acquisition, 7)
-    with pytest.raises(InputError, match=r"holds out sampled lines.*give the weight as a number, recon\.weight=0\.01"):
+    with pytest.raises(
+        InputError, match=r"too few sampled lines.*give the weight as a number, such as recon\.weight=0\.01"
+    ):
         hold_out(replace(acquisition, mask=only))
 
 

@@ -202,8 +202,8 @@ def mixture(noise_std: float, distance: float, width: float, data: complex) -> t
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         square = sigma[:, None, None].square()
         far = (x[:, None] - centres).abs().square().sum(-1) / (width**2 + square[..., 0])
-        share = torch.softmax(log_weights - far, 1)
-        return (share[..., None] * (centres * square + x[:, None] * width**2) / (width**2 + square)).sum(1)
+        weight_of = torch.softmax(log_weights - far, 1)
+        return (weight_of[..., None] * (centres * square + x[:, None] * width**2) / (width**2 + square)).sum(1)
 
     mask = torch.tensor([1.0, 0.0])
     operator = LinearOperator(lambda x: mask * x, lambda y: mask * y)
@@ -226,9 +226,9 @@ def test_pula_lets_the_data_change_the_weights_of_modes_as_it_takes_more_levels(
     # p_sigma(x) p(y|x) gives the data their full say only as sigma falls, and by then modes may no longer mix
     problem, weight = mixture(0.3, distance=0.7, width=0.5, data=0.1)
     assert weight > 0.45
-    shares = [
+    fractions = [
         (pula(problem, Many(2000), schedule=geometric(10.0, 0.01, n))[:, 1].real > 0).float().mean().item()
         for n in (99, 1000)
     ]
-    assert 0.4 < shares[0] < 0.47
-    assert shares[1] == pytest.approx(weight, abs=0.03)
+    assert 0.4 < fractions[0] < 0.47
+    assert fractions[1] == pytest.approx(weight, abs=0.03)

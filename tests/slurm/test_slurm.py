@@ -170,8 +170,8 @@ def test_trials_of_a_search_are_jobs_and_one_that_fails_does_not_end_it(
     search = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", f"hydra.sweep.dir={sweep}"]
     # this seed draws -1, 0, -1
     sampler = ["hydra.sweeper.sampler._target_=optuna.samplers.RandomSampler", "hydra.sweeper.sampler.seed=1"]
-    said = train(cluster, "-m", *TRAIN, *JOB, *search, *sampler, "data.edge_slices=range(-1,1)", cwd=tmp_path)
-    assert "3 trials have ended, 2 of them failed" in said
-    assert "failed: data.edge_slices is at least 0; got -1" in said
+    output = train(cluster, "-m", *TRAIN, *JOB, *search, *sampler, "data.edge_slices=range(-1,1)", cwd=tmp_path)
+    assert "3 trials have ended, 2 of them failed" in output
+    assert "failed: data.edge_slices is at least 0; got -1" in output
     best = yaml.safe_load((sweep / "best.yaml").read_text())
     assert best["overrides"][-1] == "data.edge_slices=0"

@@ -1,4 +1,4 @@
-"""Measures of claimed standard deviations, against what is known of Gaussian errors."""
+"""Measures of predicted standard deviations, against what is known of Gaussian errors."""
 
 import math
 
@@ -8,15 +8,15 @@ import torch
 from scipy.stats import chi2, norm, t
 from torch import Tensor
 
-from spinwarp.uncertainty import CURVE_LEVELS, FACTORS, SHARES, Calibration, foreground, local_intensity, ranks_of
+from spinwarp.uncertainty import CURVE_LEVELS, FACTORS, FRACTIONS, Calibration, foreground, local_intensity, ranks_of
 from spinwarp.uncertainty.measures import area, calibration_error, error_ratio, sparsification
 
 N = 40_000
-WITHIN_TWO = math.erf(math.sqrt(2))  # .9545, the share of a Gaussian within two standard deviations
-MONTE_CARLO = 4 * math.sqrt(0.25 / N)  # four standard errors of a share, at the share where it is largest
+WITHIN_TWO = math.erf(math.sqrt(2))  # .9545, the fraction of a Gaussian within two standard deviations
+MONTE_CARLO = 4 * math.sqrt(0.25 / N)  # four standard errors of a fraction, at the fraction where it is largest
 
 
-def claims(shape: tuple[int, ...] = (N,), seed: int = 0) -> tuple[Tensor, Tensor]:
+def predictions(shape: tuple[int, ...] = (N,), seed: int = 0) -> tuple[Tensor, Tensor]:
     """Return Gaussian errors and their standard deviations, uniform between 1 and 3."""
     generator = torch.Generator().manual_seed(seed)
     std = 1 + 2 * torch.rand(shape, generator=generator, dtype=torch.float64)
@@ -38,20 +38,20 @@ def numbers(error: Tensor, std: Tensor, where: Tensor | None = None) -> dict[str
     return measured(error, std, where).numbers()
 
 
-def test_gaussian_errors_of_the_claimed_deviation_are_covered_as_theory_says() -> None:
-    found = numbers(*claims())
+def test_gaussian_errors_of_the_predicted_deviation_are_covered_as_theory_says() -> None:
+    found = numbers(*predictions())
     assert found["coverage"] == pytest.approx(WITHIN_TWO, abs=MONTE_CARLO)
     for level in (50, 80, 90, 95):
         assert found[f"coverage_{level}"] == pytest.approx(level / 100, abs=MONTE_CARLO)
-    # the mean distance of shares, each within its own Monte-Carlo error
+    # the mean distance of fractions, each within its own Monte-Carlo error
     assert found["calibration_error"] < MONTE_CARLO
-    curve = measured(*claims()).curves()["coverage"]
+    curve = measured(*predictions()).curves()["coverage"]
     np.testing.assert_allclose(curve, CURVE_LEVELS, atol=MONTE_CARLO)
 
 
 @pytest.mark.parametrize("scale", [0.25, 0.5, 2.0])
 def test_a_scaled_deviation_changes_the_coverage_and_not_the_correlation(scale: float) -> None:
-    error, std = claims()
+    error, std = predictions()
     plain, scaled = numbers(error, std), numbers(error, scale * std)
     assert scaled["coverage"] == pytest.approx(2 * norm.cdf(2 * scale) - 1, abs=MONTE_CARLO)
     # a power of two scales every number without rounding
@@ -60,7 +60,7 @@ def test_a_scaled_deviation_changes_the_coverage_and_not_the_correlation(scale: 
 
 
 def test_the_calibration_error_grows_with_the_scale_as_theory_says() -> None:
-    error, std = claims()
+    error, std = predictions()
     levels = np.linspace(0, 1, 10_001)[1:-1]
     found = [numbers(error, scale * std)["calibration_error"] for scale in (1.0, 1.5, 3.0, 1e9)]
     for value, scale in zip(found, (1.0, 1.5, 3.0, 1e9), strict=True):
@@ -76,7 +76,7 @@ def test_the_correlation_of_the_true_deviation_is_that_of_theory() -> None:
     half, variance, mean = math.sqrt(2 / math.pi), 1 / 3, 2.0
     expected = half * math.sqrt(variance / (variance + mean**2 - half**2 * mean**2))
     # four standard errors of a correlation, (1 - r^2) / sqrt(n) at most 1 / sqrt(n) for tails as light as these
-    assert numbers(*claims())["error_correlation"] == pytest.approx(expected, abs=4 / math.sqrt(N))
+    assert numbers(*predictions())["error_correlation"] == pytest.approx(expected, abs=4 / math.sqrt(N))
 
 
 @pytest.mark.parametrize(("n_draws", "promised"), [(2, 0.65), (8, 0.90), (16, 0.93)])
@@ -92,7 +92,7 @@ def test_the_docstring_promises_the_coverage_of_a_few_draws_rightly(n_draws: int
 
 
 def test_slices_one_by_one_equal_the_whole_volume_and_numpy() -> None:
-    error, std = claims((7, 40, 30))
+    error, std = predictions((7, 40, 30))
     where = torch.rand(std.shape, generator=torch.Generator().manual_seed(2)) < 0.3
     where[3] = False  # a slice without foreground
     whole, slices = Calibration(), Calibration()
@@ -107,7 +107,7 @@ def test_slices_one_by_one_equal_the_whole_volume_and_numpy() -> None:
 
 
 def test_nearly_equal_deviations_far_from_zero_lose_no_digits() -> None:
-    error, std = claims()
+    error, std = predictions()
     shifted = numbers(error, std + 1e4)["error_correlation"]
     # adding 1e4 rounds doubles at 1e-12, and the deviations spread over 0.6
     assert shifted == pytest.approx(numbers(error, std)["error_correlation"], rel=1e-9)
@@ -129,7 +129,7 @@ def test_signs_and_units_do_not_matter() -> None:
 
 
 def test_pixels_outside_the_foreground_do_not_count() -> None:
-    error, std = claims((1000,))
+    error, std = predictions((1000,))
     where = torch.arange(1000) < 500
     spoilt = numbers(torch.where(where, error, 1e9), torch.where(where, std, 0.0), where)
     cut = numbers(error[:500], std[:500])
@@ -138,7 +138,7 @@ def test_pixels_outside_the_foreground_do_not_count() -> None:
 
 
 def test_nothing_to_measure_is_nan() -> None:
-    error, std = claims((10,))
+    error, std = predictions((10,))
     for empty in (Calibration(), measured(error, std, torch.zeros(10, dtype=torch.bool))):
         assert all(math.isnan(value) for value in empty.numbers().values())
         curves = empty.curves()
@@ -150,15 +150,15 @@ def test_nothing_to_measure_is_nan() -> None:
 
 @pytest.mark.parametrize("constant", [0.0, 0.1, 1e-7])
 def test_a_constant_deviation_has_a_coverage_and_neither_correlation_nor_order(constant: float) -> None:
-    error, _ = claims((1001,))
+    error, _ = predictions((1001,))
     result = Calibration()
     for part in error.split(100):
         # a third of it is no binary number, so that the means round
         measured(part, torch.full_like(part, constant) / 3, calibration=result)
     assert result.numbers()["coverage"] == float((error.abs() <= 2 * constant / 3).double().mean())
     assert math.isnan(result.numbers()["error_correlation"])
-    # of equal claims any pixel may go first, so the expected mean square stays; doubles round
-    assert result.curves()["sparsification"] == pytest.approx([1.0] * len(SHARES), rel=1e-12)
+    # of equal predictions any pixel may go first, so the expected mean square stays; doubles round
+    assert result.curves()["sparsification"] == pytest.approx([1.0] * len(FRACTIONS), rel=1e-12)
 
 
 def test_an_error_of_zero_is_covered_by_a_deviation_of_zero() -> None:
@@ -179,7 +179,7 @@ def test_the_foreground_is_what_is_brighter_than_a_twentieth_of_the_volumes_maxi
 
 
 def test_sparsification_by_the_errors_themselves_is_the_oracles_and_by_chance_is_flat() -> None:
-    error, _ = claims()
+    error, _ = predictions()
     generator = torch.Generator().manual_seed(4)
     perfect = numbers(error, error.abs())
     # the image rounds the error where it is added to the target, which may swap two pixels of nearly equal error
@@ -187,25 +187,25 @@ def test_sparsification_by_the_errors_themselves_is_the_oracles_and_by_chance_is
     blind = measured(error, torch.rand(N, generator=generator, dtype=torch.float64)).curves()["sparsification"]
     # a twentieth of the pixels is left at the end: the mean of 2,000 squares, whose kurtosis is below 9, twofold in
     # the square and halved by the root: four standard errors are 4 sqrt(8 / 2,000) / 2
-    assert blind == pytest.approx([1.0] * len(SHARES), abs=0.13)
-    assert perfect["sparsification"] < numbers(*claims())["sparsification"] < 1
+    assert blind == pytest.approx([1.0] * len(FRACTIONS), abs=0.13)
+    assert perfect["sparsification"] < numbers(*predictions())["sparsification"] < 1
 
 
 def test_sparsification_is_that_of_sorting_by_hand() -> None:
-    error, std = (part.numpy() for part in claims((400,)))
+    error, std = (part.numpy() for part in predictions((400,)))
     kept = np.argsort(std)
     expected = [
-        np.sqrt(np.square(error[kept[: round(400 * (1 - s))]]).mean() / np.square(error).mean()) for s in SHARES
+        np.sqrt(np.square(error[kept[: round(400 * (1 - s))]]).mean() / np.square(error).mean()) for s in FRACTIONS
     ]
     np.testing.assert_allclose(sparsification(error, std), expected, rtol=1e-12)  # doubles, another order of sums
     assert area(np.ones(20)) == 1.0 and area(np.linspace(1, 0, 20)) == pytest.approx(0.5, rel=1e-12)
 
 
 def test_sparsification_of_gaussian_errors_is_that_of_theory() -> None:
-    # errors of variance v left when the largest claims go: E[v | v small] / E[v], and std is U(1, 3)
-    top = 3 - 2 * SHARES
+    # errors of variance v left when the largest predictions go: E[v | v small] / E[v], and std is U(1, 3)
+    top = 3 - 2 * FRACTIONS
     expected = np.sqrt((top**3 - 1) / 3 / (top - 1) / (26 / 6))
-    error, std = (part.numpy() for part in claims())
+    error, std = (part.numpy() for part in predictions())
     # as for the flat curve, but errors of nearly one deviation: kurtosis 3
     np.testing.assert_allclose(sparsification(error, std), expected, atol=4 * math.sqrt(2 / 2_000) / 2)
 

@@ -201,9 +201,9 @@ def test_zero_padding_misses_nothing() -> None:
     inside[4:32] = True
     acquisition, _ = scans(drawn(1, (3, 36)) & inside)
     density = MASK.density((3, 36))
-    told = replace(acquisition, headers=(Header(acquired_columns=(4, 32)),))
+    cropped = replace(acquisition, headers=(Header(acquired_columns=(4, 32)),))
     outer = density < 1
-    assert (adapted_density(told, density)[:, outer] > adapted_density(acquisition, density)[:, outer]).all()
+    assert (adapted_density(cropped, density)[:, outer] > adapted_density(acquisition, density)[:, outer]).all()
 
 
 def test_the_map_adds_up_to_the_error_and_is_where_the_image_changes() -> None:
@@ -257,8 +257,8 @@ def test_the_wrapped_method_keeps_its_image_and_gets_a_deviation() -> None:
     assert wrapped.std.shape == wrapped.image.shape
     assert (wrapped.std >= 0).all()
     # half the squared error, which is estimated to some 20 % on 40 masks
-    claimed = 2 * wrapped.std.square().sum((1, 2)).mean()
-    assert float(claimed / true_error(wrapped.image, acquisition, complete).mean()) == pytest.approx(1, abs=0.4)
+    predicted = 2 * wrapped.std.square().sum((1, 2)).mean()
+    assert float(predicted / true_error(wrapped.image, acquisition, complete).mean()) == pytest.approx(1, abs=0.4)
 
 
 def test_what_a_method_draws_it_draws_again_so_that_only_the_lines_differ() -> None:
@@ -276,7 +276,7 @@ def test_what_a_method_draws_it_draws_again_so_that_only_the_lines_differ() -> N
 @pytest.mark.parametrize(
     ("mask", "reason"),
     [
-        (None, "without a mask"),
+        (None, "there is no mask"),
         (EquispacedMask([0.08], [4]), "EquispacedMask"),
         (MagicMask([0.08], [4]), "MagicMask"),
         (GaussianLineMask([0.08], [4]), "GaussianLineMask"),
@@ -315,5 +315,5 @@ def test_the_density_is_how_often_the_random_mask_samples_a_column(width: int) -
     draws = np.stack([MASK((4, width), RandomState(seed))[0][0].numpy() for seed in range(2000)])
     density = MASK.density((4, width)).numpy()
     assert ((density == 1) == draws.all(0)).all()
-    # 4.5 standard errors of a share, for the most extreme of some 150 columns
+    # 4.5 standard errors of a fraction, for the most extreme of some 150 columns
     assert np.abs(draws.mean(0) - density).max() < 4.5 * 0.5 / math.sqrt(2000)

@@ -48,7 +48,7 @@ def conf_folder() -> Path:
     raise FileNotFoundError(f"the configuration folder conf/ is missing beside {package}; install spinwarp again")
 
 
-def run(name: str, task: Callable[[DictConfig], Any], kinds: Mapping[str, Any]) -> None:
+def run(name: str, task: Callable[[DictConfig], Any], types: Mapping[str, Any]) -> None:
     """Run ``task`` with the configuration ``name``; an :class:`InputError` prints one sentence and exits with 1.
 
     Misspelt groups and keys are reported before anything is imported or written, and values of a wrong type before
@@ -58,7 +58,7 @@ def run(name: str, task: Callable[[DictConfig], Any], kinds: Mapping[str, Any]) 
     ----------
     name : of the configuration.
     task : receives the configuration.
-    kinds : types of the values at its top level.
+    types : types of the values at its top level.
 
     Raises
     ------
@@ -66,15 +66,14 @@ def run(name: str, task: Callable[[DictConfig], Any], kinds: Mapping[str, Any]) 
     """
     # argparse accepts any abbreviation of it
     if any(argument.startswith("--e") for argument in sys.argv[1:]):
-        print("error: --experimental-rerun reads a pickle, which may hold code; give the overrides", file=sys.stderr)
-        raise SystemExit(1)
+        _fail("--experimental-rerun reads a pickle, which may hold code; give the overrides")
     OmegaConf.register_new_resolver("stamp", stamp, replace=True)
     wanted = os.environ.get(_FULL)
     arguments.prepare()
 
     def job(config: DictConfig) -> Any:
         with _environment(_FULL, wanted):  # child processes see what the user set
-            return _run_job(config, task, kinds)
+            return _run_job(config, task, types)
 
     try:
         # with this variable Hydra raises its errors instead of printing several lines
@@ -90,17 +89,14 @@ def run(name: str, task: Callable[[DictConfig], Any], kinds: Mapping[str, Any]) 
             raise
         from spinwarp.cli.messages import sentence
 
-        print(f"error: {sentence(error, conf_folder(), name, sys.argv[1:])}", file=sys.stderr)
-        raise SystemExit(1) from None
+        _fail(sentence(error, conf_folder(), name, sys.argv[1:]))
     except OSError as error:  # of Hydra, whose errors of configuration are OSErrors too; jobs handle their own
         if wanted == "1":
             raise
-        print(
-            f"error: the run folder cannot be written ({error.strerror}: {error.filename}); give another one with "
-            f"hydra.run.dir=FOLDER, with -m hydra.sweep.dir=FOLDER, or the folder of all runs as SPINWARP_RUNS",
-            file=sys.stderr,
+        _fail(
+            f"the run folder cannot be written ({error.strerror}: {error.filename}); give another one with "
+            f"hydra.run.dir=FOLDER, with -m hydra.sweep.dir=FOLDER, or the folder of all runs as SPINWARP_RUNS"
         )
-        raise SystemExit(1) from None
 
 
 def plain(config: DictConfig) -> Any:
@@ -159,7 +155,7 @@ def _environment(name: str, value: str | None) -> Iterator[None]:
             os.environ[name] = before
 
 
-def _run_job(config: DictConfig, task: Callable[[DictConfig], Any], kinds: Mapping[str, Any]) -> Any:
+def _run_job(config: DictConfig, task: Callable[[DictConfig], Any], types: Mapping[str, Any]) -> Any:
     """Run a single job, or one of a multirun, which continues after an error."""
     one_of_many = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
@@ -168,10 +164,10 @@ def _run_job(config: DictConfig, task: Callable[[DictConfig], Any], kinds: Mappi
             multirun.note(config, error=multirun.UNFINISHED)
         processes.prepare_process()
         find_home()
-        from spinwarp.cli.typecheck import check_kinds
+        from spinwarp.cli.typecheck import check_types
 
         arguments.expand_home(config)
-        check_kinds(plain(config), kinds=kinds)
+        check_types(plain(config), types=types)
         if one_of_many:
             multirun.check_out(config)
         value = task(config)
@@ -195,7 +191,7 @@ def _run_job(config: DictConfig, task: Callable[[DictConfig], Any], kinds: Mappi
             raise SystemExit(1) from None
         if not one_of_many:
             end(error, config)
-        multirun.fail(config, said(error, config))
+        multirun.fail(config, message(error, config))
     return None
 
 
@@ -206,11 +202,15 @@ def _interrupted() -> NoReturn:
 
 def end(error: BaseException, config: DictConfig | None = None) -> NoReturn:
     """Print the error in one sentence and exit with code 1."""
-    print(f"error: {said(error, config)}", file=sys.stderr)
+    _fail(message(error, config))
+
+
+def _fail(sentence: str) -> NoReturn:
+    print(f"error: {sentence}", file=sys.stderr)
     raise SystemExit(1) from None
 
 
-def said(error: BaseException, config: DictConfig | None = None) -> str:
+def message(error: BaseException, config: DictConfig | None = None) -> str:
     """Return an exception in one sentence, with the keys of this command: some have no ``data.`` prefix."""
     sentence = _sentence(error)
     if config is None or "data" in config:
@@ -236,7 +236,7 @@ def _sentence(error: BaseException) -> str:
 
 
 def _out_of_memory(error: BaseException | None) -> BaseException | None:
-    """Find the error behind an exception that says that CPU or GPU memory ran out; torch and numpy have their own."""
+    """Return the error of CPU or GPU memory that ran out behind an exception; None if it has another cause."""
     while error is not None:
         words = str(error).lower() if isinstance(error, RuntimeError) else ""
         if isinstance(error, MemoryError) or "out of memory" in words or "can't allocate memory" in words:

@@ -11,9 +11,10 @@ from omegaconf import DictConfig
 
 from spinwarp.cli import app
 from spinwarp.errors import InputError
+from spinwarp.renamed import old_names
 
 log = logging.getLogger("spinwarp")
-KINDS = {
+TYPES = {
     "split": str,
     "n_volumes": int | None,
     "slices": list[int] | str | int | None,
@@ -33,7 +34,7 @@ KINDS = {
 
 def main() -> None:
     """Entry point of ``spinwarp-evaluate``."""
-    app.run("evaluate", evaluate, KINDS)
+    app.run("evaluate", evaluate, TYPES)
 
 
 def evaluate(config: DictConfig) -> float:
@@ -48,7 +49,7 @@ def evaluate(config: DictConfig) -> float:
     from spinwarp.evaluation import UNFINISHED
     from spinwarp.figures import draw
     from spinwarp.results import table
-    from spinwarp.results.combine import combine
+    from spinwarp.results.comparison import compare
 
     check_processes(config)
     app.check_device(config.device)
@@ -62,19 +63,19 @@ def evaluate(config: DictConfig) -> float:
         return float("nan")
     shutil.rmtree(folder / UNFINISHED, ignore_errors=True)  # left by an interrupted call
     Console().print(table(rows, config.by))
-    for path in draw(combine([folder]), folder / "figures"):
+    for path in draw(compare([folder]), folder / "figures"):
         log.info("figure %s", path)
     log.info("results %s", folder / "results.csv")
     return float(np.mean([row.ssim for row in rows if not np.isnan(row.ssim)] or [np.nan]))
 
 
-class JoinResults(Callback):
-    """Joins the result folders of a multirun; Hydra calls it after the last job."""
+class CompareResults(Callback):
+    """Compares the result folders of a multirun; Hydra calls it after the last job."""
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ARG002
-        """Join the results of the jobs that succeeded; jobs with an ``out`` of their own are left out."""
+        """Compare the results of the jobs that succeeded; jobs with an ``out`` of their own are left out."""
         from spinwarp.cli import multirun
-        from spinwarp.figures.join import join
+        from spinwarp.figures.compare import write_comparison
         from spinwarp.results import RESULTS
 
         sweep = Path(config.hydra.sweep.dir)
@@ -82,6 +83,9 @@ class JoinResults(Callback):
         if len(folders) < 2:
             return
         try:
-            join(folders, sweep / "comparison", by=config.by)
+            write_comparison(folders, sweep / "comparison", by=config.by)
         except InputError as error:
-            print(f"all results were written, but could not be joined: {error}", file=sys.stderr)
+            print(f"all results were written, but could not be compared: {error}", file=sys.stderr)
+
+
+__getattr__ = old_names(__name__, JoinResults="spinwarp.cli.evaluate.CompareResults")

@@ -7,7 +7,7 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,17 +140,11 @@ class EvaluationJob:
     def _loader(self, batches: Sequence[Batch] | None = None) -> DataLoader[Example]:
         return self.data.loader(self.config.split, evaluate=True, only=self.slices, batches=batches)
 
-    def _batches(self) -> list[Batch]:
-        return list(self._loader().sampler)
-
-    def _volume_of(self, index: int) -> str:
-        dataset = self._loader().dataset
-        assert isinstance(dataset, SliceDataset)
-        return dataset.volume_of(index)
-
-    def _partition(self, n: int) -> list[list[Batch]]:
-        """Divide the batches among processes; each gets whole volumes."""
-        return partition(self._batches(), self._volume_of, n)
+    def _batches(self) -> tuple[list[Batch], Callable[[int], str]]:
+        """Return all batches, and a function from the index of a slice to the name of its volume."""
+        loader = self._loader()
+        assert isinstance(loader.dataset, SliceDataset)
+        return list(loader.sampler), loader.dataset.volume_of
 
     def _on_processes(self, folder: Path, advance: Advance) -> list[Row]:
         """Evaluate on processes of this machine; finished volumes are merged even if a process is lost."""
@@ -160,7 +154,7 @@ class EvaluationJob:
         plain = app.plain(self.config)
         parts = [
             _Part(plain, self.choices, batches, folder / PARTS / str(i), self._device(i), max(n_threads, 1))
-            for i, batches in enumerate(self._partition(n_processes))
+            for i, batches in enumerate(partition(*self._batches(), n_processes))
             if batches
         ]
         if len(parts) < n_processes:
@@ -186,7 +180,7 @@ class EvaluationJob:
         mine = folder / PARTS / str(place.rank)
         shutil.rmtree(mine, ignore_errors=True)
         mine.mkdir(parents=True)
-        batches = self._partition(place.world)[place.rank]
+        batches = partition(*self._batches(), place.world)[place.rank]
         device = self._device(place.local_rank)
         if batches and processes.is_first():
             with slices_progress(sum(map(len, batches)), f"{self.protocol.method}, process 0") as advance:
@@ -201,7 +195,7 @@ class EvaluationJob:
     def _merge(self, folder: Path, n_parts: int) -> list[Row]:
         """Merge the result folders of the processes into one."""
         parts = [folder / PARTS / str(i) for i in range(n_parts)]
-        order = finished_order(self._batches(), self._volume_of)
+        order = finished_order(*self._batches())
         rows = merge(parts, folder, order)
         merge([part / UNFINISHED for part in parts], folder / UNFINISHED, order)
         shutil.rmtree(folder / PARTS, ignore_errors=True)

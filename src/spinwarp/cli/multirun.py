@@ -20,7 +20,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from spinwarp.errors import InputError
-from spinwarp.files import whole_file, with_home
+from spinwarp.files import atomic_write, with_home
 from spinwarp.parallel import processes
 
 log = logging.getLogger("spinwarp")
@@ -98,7 +98,7 @@ def note(config: DictConfig, value: Any = None, error: str | None = None) -> Non
         out=config.get("out"),
         input=config.get("input"),
     )
-    with whole_file(_notes(job) / f"{outcome.number}.json") as temporary:
+    with atomic_write(_notes(job) / f"{outcome.number}.json") as temporary:
         temporary.write_text(json.dumps(asdict(outcome)), encoding="utf-8")
 
 
@@ -114,8 +114,8 @@ def check_out(config: DictConfig) -> None:
         same = (other.out, other.input) == (config.out, config.get("input"))
         if same and other.number != job.job.num and other.error in (None, UNFINISHED):
             raise InputError(
-                f"out={config.out} holds the results of job {other.number} of this multirun; do without out=, so that "
-                f"each job has a folder of its own below hydra.sweep.dir={job.sweep.dir}"
+                f"out={config.out} holds the results of job {other.number} of this multirun; leave out= unset, and "
+                f"each job has its own folder below hydra.sweep.dir={job.sweep.dir}"
             )
 
 

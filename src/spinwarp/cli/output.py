@@ -48,7 +48,7 @@ def check_room(folder: Path, n_bytes: int = 0, less: str = "") -> None:
 
 @contextmanager
 def one_sentence(folder: Path, device: str, smaller: str) -> Iterator[None]:
-    """Turn a full disk and a full memory into an :class:`InputError`.
+    """Turn the errors of a full disk or a full memory into an :class:`InputError`.
 
     Parameters
     ----------

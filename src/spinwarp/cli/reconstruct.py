@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("spinwarp")
 _Format = Literal["h5", "nifti", "dicom", "png"]
-KINDS = {
+TYPES = {
     "input": str | None,
     "slices": list[int] | str | int | None,
     "batch_size": int,
@@ -36,7 +36,7 @@ _ELSEWHERE = ("input", "out", "slices", "format", "patient", "device")  # keys t
 
 def main() -> None:
     """Entry point of ``spinwarp-reconstruct``."""
-    app.run("reconstruct", reconstruct, KINDS)
+    app.run("reconstruct", reconstruct, TYPES)
 
 
 def reconstruct(config: DictConfig) -> None:
@@ -90,7 +90,7 @@ def reconstruct(config: DictConfig) -> None:
         try:
             n_skipped += not one.reconstruct(path, folder / below, resume=True)
         except Exception as error:
-            reason = app.said(error, config)
+            reason = app.message(error, config)
             shown = reason if path.name in reason else f"{path}: {reason}"
             log.error("%s", shown, exc_info=app.input_error(error) is None)
             failed.append(path)

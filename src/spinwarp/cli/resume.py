@@ -21,6 +21,7 @@ FREE = (
     *("callbacks.last", "callbacks.panel", "callbacks.samples", "callbacks.progress", "callbacks.learning_rate"),
     # earlier versions had another class, or not this key
     *("callbacks.best.dirpath", "callbacks.best._target_", "callbacks.early_stopping.check_finite"),
+    "trainer.strategy._target_",  # a class that was renamed
 )
 #: what a checkpoint restores, whatever the configuration says
 KEPT = ("model.optimizer.", "model.reference_batch", "callbacks.early_stopping.patience", "seed")
@@ -67,10 +68,10 @@ def check_nothing_is_overwritten(folder: Path, checkpoint: str | None) -> None:
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Keep a second training out of a run folder, of which each would overwrite what the other writes.
+    """Keep a second training out of a run folder: each would overwrite the other's files.
 
-    The lock is that of a process: no process that loads data inherits it, and it falls when the process ends or is
-    killed. Where the file system has no locks, nothing is checked.
+    The lock belongs to this process: processes that load data do not inherit it, and it ends with the process. Without
+    locks in the file system nothing is checked.
 
     Raises
     ------

@@ -17,7 +17,7 @@ def slice_indices(slices: Sequence[int] | int | str | None, n_slices: int) -> li
 
     Raises
     ------
-    InputError : if it is neither, or empty.
+    InputError : if it is none of these, or empty.
     """
     if slices is None:
         return list(range(n_slices))
@@ -29,7 +29,7 @@ def slice_indices(slices: Sequence[int] | int | str | None, n_slices: int) -> li
             raise InputError(f"slices={slices} is not a range; give slices=START:STOP, or indices such as slices=[3,4]")
         start, stop = (int(text) if text else None for text in found.groups())
         if stop is not None and stop <= (start or 0):
-            raise InputError(f"slices={slices} holds no slice: STOP is one past the last, and must be above START")
+            raise InputError(f"slices={slices} contains no slice; STOP, one past the last slice, must be above START")
         return list(range(n_slices))[start:stop]
     if not slices:
         raise InputError("slices=[] names no slice; leave it out for all, or give indices such as slices=[3,4]")

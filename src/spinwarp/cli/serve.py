@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from spinwarp.cli import app
 
 log = logging.getLogger("spinwarp")
-KINDS = {
+TYPES = {
     "maps": str,
     "host": str,
     "port": int,
@@ -24,7 +24,7 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 def main() -> None:
     """Entry point of ``spinwarp-serve``."""
-    app.run("serve", serve, KINDS)
+    app.run("serve", serve, TYPES)
 
 
 def serve(config: DictConfig) -> None:

@@ -88,11 +88,7 @@ def train(config: DictConfig) -> float | None:
     callbacks = [instantiate(callback) for callback in (config.callbacks or {}).values() if callback is not None]
     loggers = [instantiate(logger) for logger in (config.logger or {}).values() if logger is not None]
     trainer = instantiate(
-        config.trainer,
-        precision=precision,
-        callbacks=callbacks,
-        logger=loggers,
-        default_root_dir=str(folder),
+        config.trainer, precision=precision, callbacks=callbacks, logger=loggers, default_root_dir=str(folder)
     )
     alone = resume.alone_in(folder) if processes.is_first() else nullcontext()
     with alone, _reported(loggers), _sentences(trainer, folder):
@@ -221,10 +217,6 @@ def _check_disk(folder: Path, module: Any) -> None:
 
     A checkpoint holds the weights and at most two more numbers per trained weight (Adam). While one is written,
     ``best.ckpt`` and ``last.ckpt`` lie beside it.
-
-    Raises
-    ------
-    InputError : if the disk is too small.
     """
 
     weights = sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
@@ -278,7 +270,7 @@ def build_module(config: DictConfig) -> "NetworkModule":
     net = config.model.net
     if net.get("checkpoint") and "checkpoint" not in signature(get_class(net._target_)).parameters:
         raise InputError(
-            f"{net._target_.rpartition('.')[2]} has no cascades to recompute (net.checkpoint), as trainer=8gb wants; "
+            f"trainer=8gb recomputes cascades (net.checkpoint), but {net._target_.rpartition('.')[2]} has none; "
             f"train it with trainer=gpu trainer.precision=bf16-mixed"
         )
     module: NetworkModule = instantiate(config.model)

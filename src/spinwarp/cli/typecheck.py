@@ -28,14 +28,14 @@ _OURS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def check_kinds(config: Any, key: str = "", kinds: Mapping[str, Any] | None = None) -> None:
+def check_types(config: Any, key: str = "", types: Mapping[str, Any] | None = None) -> None:
     """Check every value of a configuration against the annotation of its argument.
 
     Parameters
     ----------
     config : resolved, of plain dictionaries and lists.
     key : its place in the whole configuration.
-    kinds : types of its keys if no class is built from it.
+    types : types of its keys if no class is built from it.
 
     Raises
     ------
@@ -45,16 +45,16 @@ def check_kinds(config: Any, key: str = "", kinds: Mapping[str, Any] | None = No
         raise InputError(f"{key}=nan is not a number; give one, or leave it out")
     if isinstance(config, list):
         for i, value in enumerate(config):
-            check_kinds(value, f"{key}[{i}]")
+            check_types(value, f"{key}[{i}]")
     if not isinstance(config, dict):
         return
-    known = kinds or (_arguments(str(config["_target_"])) if "_target_" in config else {})
+    known = types or (_arguments(str(config["_target_"])) if "_target_" in config else {})
     for name, value in config.items():
         where = f"{key}.{name}" if key else str(name)
         if name in known and not _fits(value, known[name]):
             shown = "null" if value is None else str(value)
             raise InputError(f"{where}={shown[:80]} is not {' or '.join(dict.fromkeys(_words(known[name])))}")
-        check_kinds(value, where)
+        check_types(value, where)
 
 
 def _arguments(target: str) -> dict[str, Any]:
@@ -65,50 +65,50 @@ def _arguments(target: str) -> dict[str, Any]:
         hints = typing.get_type_hints(called.__init__ if inspect.isclass(called) else called)
         defaults = inspect.signature(called).parameters
         # some code annotates only the type, though the default is None
-        kinds = {n: k | None if n in defaults and defaults[n].default is None else k for n, k in hints.items()}
-        return {**kinds, **_OURS.get(target, {})}
+        types = {n: k | None if n in defaults and defaults[n].default is None else k for n, k in hints.items()}
+        return {**types, **_OURS.get(target, {})}
     # a wrong target fails when it is built; annotations of other packages may not be importable
     except (ImportError, AttributeError, NameError, TypeError, ValueError):
         return {}
 
 
-def _fits(value: Any, kind: Any) -> bool:
-    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+def _fits(value: Any, type_: Any) -> bool:
+    origin, inner = typing.get_origin(type_), typing.get_args(type_)
     if isinstance(value, dict) and "_target_" in value:
         return True  # it may build anything, and a function even a list
     if origin in (Union, UnionType):
         return any(_fits(value, one) for one in inner)
     if origin is Literal:
         return value in inner
-    if kind in _PLAIN:
-        return isinstance(value, _PLAIN[kind][1]) and (kind is bool or not isinstance(value, bool))
-    if _is_list(kind):
+    if type_ in _PLAIN:
+        return isinstance(value, _PLAIN[type_][1]) and (type_ is bool or not isinstance(value, bool))
+    if _is_list(type_):
         items = [one for one in inner if one is not Ellipsis]
         if not isinstance(value, list) or (origin is tuple and Ellipsis not in inner and len(value) != len(items)):
             return False
         return all(_fits(v, items[i % len(items)]) for i, v in enumerate(value)) if items else True
     # an object is built from a dictionary; what is not a class is not checked
-    return kind is Any or not inspect.isclass(origin or kind) or isinstance(value, dict)
+    return type_ is Any or not inspect.isclass(origin or type_) or isinstance(value, dict)
 
 
-def _is_list(kind: Any) -> bool:
-    origin = typing.get_origin(kind) or kind
+def _is_list(type_: Any) -> bool:
+    origin = typing.get_origin(type_) or type_
     return origin in (list, tuple, Sequence, Collection)
 
 
-def _words(kind: Any) -> Iterator[str]:
-    inner = typing.get_args(kind)
-    if typing.get_origin(kind) in (Union, UnionType):
+def _words(type_: Any) -> Iterator[str]:
+    inner = typing.get_args(type_)
+    if typing.get_origin(type_) in (Union, UnionType):
         for one in inner:
             yield from _words(one)
-    elif typing.get_origin(kind) is Literal:
+    elif typing.get_origin(type_) is Literal:
         yield from map(str, inner)
-    elif kind in _PLAIN:
-        yield _PLAIN[kind][0]
-    elif _is_list(kind):
+    elif type_ in _PLAIN:
+        yield _PLAIN[type_][0]
+    elif _is_list(type_):
         items = [one for one in inner if one is not Ellipsis]
         yield (
             f"a list, each {' or '.join(dict.fromkeys(w for one in items for w in _words(one)))}" if items else "a list"
         )
     else:
-        yield f"a {getattr(kind, '__name__', str(kind))}"
+        yield f"a {getattr(type_, '__name__', str(type_))}"

@@ -8,18 +8,7 @@ from spinwarp.coils.low_resolution import low_resolution_images, low_resolution_
 from spinwarp.coils.whitening import border_covariance, noise_covariance, noise_level, whiten
 
 __all__ = [
-    "border_covariance",
-    "calibration_blocks",
-    "calibration_region",
-    "combine",
-    "compress",
-    "compression_matrix",
-    "espirit_maps",
-    "low_resolution_images",
-    "low_resolution_maps",
-    "noise_covariance",
-    "noise_level",
-    "root_sum_of_squares",
-    "whiten",
-    "with_phase_of",
-]
+    "border_covariance", "calibration_blocks", "calibration_region", "combine", "compress", "compression_matrix",
+    "espirit_maps", "low_resolution_images", "low_resolution_maps", "noise_covariance", "noise_level",
+    "root_sum_of_squares", "whiten", "with_phase_of",
+]  # fmt: skip

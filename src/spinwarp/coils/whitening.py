@@ -46,8 +46,8 @@ def border_covariance(kspace: Tensor, mask: Tensor, fraction: float = 0.1) -> Te
     """Estimate the noise covariance from the corners of k-space, if there is no noise scan.
 
     Uses the sampled positions whose frequencies are high in both directions, since the tails of the signal lie along
-    the axes. These positions must hold noise and nothing else. The result is wrong if the data were filtered, if
-    ``mask`` includes zero padding, or if the matrix is so small that the object's signal reaches the corners.
+    the axes; zero padding is left out. These positions must hold noise and nothing else. The result is wrong if the
+    data were filtered, or if the matrix is so small that the object's signal reaches the corners.
 
     Parameters
     ----------
@@ -75,9 +75,10 @@ def border_samples(kspace: Tensor, mask: Tensor, fraction: float = 0.1) -> Itera
     InputError : if ``fraction`` is not above zero and at most one.
     """
     if not 0 < fraction <= 1:
-        raise InputError(f"fraction={fraction} of the samples cannot be taken; use a number above 0 and at most 1")
+        raise InputError(f"fraction={fraction} must be above 0 and at most 1")
     h, w = kspace.shape[-2:]
-    sampled = mask[:, 0].expand(-1, h, -1)
+    # where all coils are exactly zero there is zero padding, whatever the mask says
+    sampled = mask[:, 0].expand(-1, h, -1) & (kspace != 0).any(1)
     rows = (torch.arange(h, device=kspace.device) - h // 2).abs()[:, None] * sampled
     columns = (torch.arange(w, device=kspace.device) - w // 2).abs() * sampled
     for k, s, row, column in zip(kspace, sampled, rows, columns, strict=True):

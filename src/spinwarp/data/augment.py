@@ -48,9 +48,7 @@ class FlipsAndPhase:
             headers = tuple(replace(h, acquired_columns=_columns(h, mask.shape[-1])) for h in headers)
         target = example.target if example.target is None else example.target.flip(flips)
         return replace(
-            example,
-            acquisition=replace(acquisition, kspace=kspace, mask=mask, headers=headers),
-            target=target,
+            example, acquisition=replace(acquisition, kspace=kspace, mask=mask, headers=headers), target=target
         )
 
 

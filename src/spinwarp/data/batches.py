@@ -1,48 +1,47 @@
-"""Which slices make a batch, on which process, and where a run goes on."""
+"""Which slices make a batch, on which process, and where a run continues."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch.distributed as dist
 from torch.utils.data import Sampler, SequentialSampler
 
+from spinwarp.renamed import old_names
+
 Item = tuple[int, int]  # (epoch, index of the slice)
 Batch = list[Item]
 
 
-class ShapeBatchSampler(Sampler[list[Item]]):
-    """Batches of slices of one shape, split over processes.
+@dataclass(eq=False)
+class ShapeBatchOrder(Sampler[list[Item]]):
+    """The order of batches of slices of one shape, divided among processes.
 
-    The order depends on the seed and the epoch alone, so that all processes agree on it and a resumed run goes on
-    with it. Each process gets the same number of batches: in training the first ones are repeated to fill up; in
-    evaluation too, where the volume metrics drop the repetition.
+    The order depends on the seed and the epoch alone: all processes agree on it, and a resumed run continues it. Each
+    process gets the same number of batches. Training repeats the first ones to fill up. So does evaluation, and the
+    volume metrics drop the repetition.
 
-    Each item carries the epoch, from which the data set seeds its masks: they differ from epoch to epoch, yet not
-    with the number of workers. Without ``shuffle`` every epoch is the first one again, masks and all.
+    Each item carries the epoch, which seeds its mask: masks differ between epochs, but do not depend on the number of
+    workers. Without ``shuffle`` every epoch repeats the first, masks included.
 
     Parameters
     ----------
-    shapes : shape of each slice; only equal ones share a batch.
-    batch_size : slices a batch; a shape with fewer left makes a smaller one.
-    shuffle : draw the order anew each epoch.
+    shapes : shape of each slice; only equal ones go into one batch.
+    batch_size : slices in a batch; the last batch of a shape may be smaller.
+    shuffle : draw a new order in each epoch.
     seed : of the order.
-    start : (epoch, batch) at which a resumed run goes on: that epoch leaves out the batches before, on each process.
+    start : (epoch, batch) at which a resumed run continues: each process leaves out the batches of that epoch before
+        it.
     """
 
-    def __init__(
-        self,
-        shapes: Sequence[tuple[int, ...]],
-        batch_size: int,
-        shuffle: bool,
-        seed: int = 0,
-        start: tuple[int, int] = (0, 0),
-    ) -> None:
-        self.shapes = shapes
-        self.batch_size = batch_size
-        self.shuffle = shuffle
-        self.seed = seed
-        self.start = start
-        self.epoch = start[0]  # workers begin to load before Lightning tells the epoch
+    shapes: Sequence[tuple[int, ...]]
+    batch_size: int
+    shuffle: bool
+    seed: int = 0
+    start: tuple[int, int] = (0, 0)
+
+    def __post_init__(self) -> None:
+        self.epoch = self.start[0]  # workers begin to load before Lightning calls set_epoch
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of an epoch; Lightning calls this."""
@@ -76,24 +75,24 @@ class ShapeBatchSampler(Sampler[list[Item]]):
             yield [(self.epoch if self.shuffle else 0, index) for index in batches[position % len(batches)]]
 
 
-class InOrder(ShapeBatchSampler, SequentialSampler):  # type: ignore[misc]
-    """Batches in the order of the slices; Lightning's ``overfit_batches`` lets no other kind of sampler be.
+class InOrder(ShapeBatchOrder, SequentialSampler):  # type: ignore[misc]
+    """Batches in the order of the slices; Lightning's ``overfit_batches`` keeps only a ``SequentialSampler``.
 
     Parameters
     ----------
-    shapes, batch_size, start : as above.
+    shapes, batch_size, start : see :class:`ShapeBatchOrder`.
     """
 
     def __init__(self, shapes: Sequence[tuple[int, ...]], batch_size: int, start: tuple[int, int] = (0, 0)) -> None:
-        ShapeBatchSampler.__init__(self, shapes, batch_size, shuffle=False, start=start)
+        ShapeBatchOrder.__init__(self, shapes, batch_size, shuffle=False, start=start)
 
 
 def partition(batches: Sequence[Batch], volume_of: Callable[[int], str], n: int) -> list[list[Batch]]:
-    """Divide the batches of an evaluation among processes; whole volumes each, and every batch stays what it was.
+    """Divide the batches of an evaluation among processes; each gets whole volumes, and the batches stay the same.
 
-    A method may look at a whole batch and draws its random numbers for one. Volumes that share a batch therefore stay
-    together; there are none where the batch size divides their numbers of slices. The parts are as even as the volumes
-    allow. Some are empty if there are too few volumes.
+    A method may use a whole batch, and draws its random numbers for one. Volumes that have slices in one batch
+    therefore stay together; this happens only if the batch size does not divide their numbers of slices. The parts are
+    as even as the volumes allow. Some are empty if there are fewer volumes than processes.
 
     Parameters
     ----------
@@ -118,13 +117,16 @@ def partition(batches: Sequence[Batch], volume_of: Callable[[int], str], n: int)
 
 
 def finished_order(batches: Sequence[Batch], volume_of: Callable[[int], str]) -> list[str]:
-    """Return the names of the volumes in the order in which one process finishes them."""
+    """Return the names of the volumes in the order in which a single process finishes them."""
     seen = [volume_of(index) for batch in batches for _, index in batch]
     return list(dict.fromkeys(reversed(seen)))[::-1]
 
 
 def _world() -> tuple[int, int]:
-    """Rank of this process and number of processes; asked when iterating, for the sampler is made before they start."""
+    """Return rank and number of processes; called while iterating, since the order is made before they start."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
+
+
+__getattr__ = old_names(__name__, ShapeBatchSampler="spinwarp.data.batches.ShapeBatchOrder")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from spinwarp.acquisition import Example, acs_columns
 from spinwarp.errors import InputError
-from spinwarp.files import is_folder, list_files, reading, user_path, warn_once
+from spinwarp.files import as_input_error, is_folder, list_files, user_path, warn_once
 
 log = logging.getLogger(__name__)
 _ARRAYS = (".npy", ".cfl", ".mat")
@@ -126,7 +126,7 @@ class FileMask:
     @cached_property
     def _mask(self) -> Tensor:
         if self.path.suffix.lower() == ".png":
-            with reading(self.path, "picture"), Image.open(self.path) as picture:
+            with as_input_error(self.path, "picture"), Image.open(self.path) as picture:
                 values = np.asarray(picture if len(picture.getbands()) == 1 else picture.convert("L"))
         else:
             values = np.asarray(_array(self.path, "sampling mask")).squeeze()
@@ -145,7 +145,7 @@ def _array(path: Path, what: str) -> np.ndarray:
     suffix = path.suffix.lower()
     if suffix not in _ARRAYS:
         raise InputError(f"{path}: {what} come as {', '.join(_ARRAYS)}")
-    with reading(path, f"file of {what}"):
+    with as_input_error(path, f"file of {what}"):
         if suffix == ".npy":
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         elif suffix == ".cfl":

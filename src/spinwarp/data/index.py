@@ -1,5 +1,7 @@
 """Old place of :mod:`spinwarp.data.fastmri.index`, for one version."""
 
-from spinwarp.data.fastmri.index import Entry, _cache_path, index, open_volume, scan
+from spinwarp.renamed import old_names
 
-__all__ = ["Entry", "_cache_path", "index", "open_volume", "scan"]
+__getattr__ = old_names(
+    __name__, **{name: f"spinwarp.data.fastmri.index.{name}" for name in ("Entry", "index", "open_volume", "scan")}
+)

@@ -1,6 +1,9 @@
-"""Old place of :mod:`spinwarp.data.fastmri.measured` and of ``sampling_mask``, for one version."""
+"""Old place of :class:`spinwarp.data.fastmri.measured.Measurement` and of ``sampling_mask``, for one version."""
 
-from spinwarp.data.fastmri.measured import Measurement
-from spinwarp.data.sampling import sampling_mask
+from spinwarp.renamed import old_names
 
-__all__ = ["Measurement", "sampling_mask"]
+__getattr__ = old_names(
+    __name__,
+    Measurement="spinwarp.data.fastmri.measured.Measurement",
+    sampling_mask="spinwarp.data.sampling.sampling_mask",
+)

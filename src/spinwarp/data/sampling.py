@@ -16,10 +16,10 @@ log = logging.getLogger(__name__)
 # signal-to-noise ratio of a thousand; the rounding residue of zeros in single precision is below 1e-6.
 _ROUNDING = 1e-4
 _LINE_GAP, _POINT_GAP = 30, 3  # factor between rounding and the weakest line, or point, that was measured
-_LEAK = 1e-4  # share of the energy that a conversion may spill where nothing was measured
-_OFF_CENTRE = 10  # times the power about the centre, at which the strongest line is elsewhere for sure
+_LEAK = 1e-4  # fraction of the energy that a conversion may spill where nothing was measured
+_OFF_CENTRE = 10  # times the power about the centre: a line this strong is not near the centre
 _STRONG = 4  # times the power of the weakest acquired line, at which a line in the padding is more than noise
-_HOLES = 0.02  # share of a sampled line that may be zero by chance, as quantised noise is
+_HOLES = 0.02  # fraction of a sampled line that may be zero by chance, as quantised noise is
 
 KSpace: TypeAlias = h5py.Dataset | np.ndarray
 _said: set[tuple[Path, str]] = set()
@@ -79,7 +79,7 @@ def read_slice(
             warn_once_per_folder(path, outside, "it is treated as padding and not used")
         mask = mask & acquired
     if not mask.any():
-        raise InputError(f"{path}: by its mask and header nothing of slice {index} was measured; repair or remove them")
+        raise InputError(f"{path}: according to its mask and header nothing of slice {index} was measured; repair them")
     if not mask.all():
         kspace = np.where(mask, kspace, 0)
     return kspace, mask

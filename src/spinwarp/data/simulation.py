@@ -13,7 +13,7 @@ from scipy.io import loadmat
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 from spinwarp.errors import InputError
-from spinwarp.files import reading
+from spinwarp.files import as_input_error
 from spinwarp.fourier import fftc
 
 _SEGMENTS = 24
@@ -124,11 +124,7 @@ def measured_coil_maps(
 
 
 def correlated_noise(
-    n_coils: int,
-    shape: tuple[int, ...],
-    std: float,
-    rng: np.random.RandomState,
-    correlation: float = 0.16,
+    n_coils: int, shape: tuple[int, ...], std: float, rng: np.random.RandomState, correlation: float = 0.16
 ) -> np.ndarray:
     """Draw complex Gaussian noise, white in k-space and correlated between coils.
 
@@ -162,7 +158,7 @@ def read_maps(path: Path) -> np.ndarray:
     """Read the sensitivities ``(coil, h, w)`` of a file; see :func:`measured_coil_maps`."""
     if not path.is_file():
         raise InputError(f"there is no file of coil sensitivities at {path}; give the path of a .mat file")
-    with reading(path, "MATLAB file up to version 7.2"):
+    with as_input_error(path, "MATLAB file up to version 7.2"):
         variables = loadmat(path)
     for value in variables.values():
         array = np.squeeze(value) if isinstance(value, np.ndarray) else np.empty(0)

@@ -1,9 +1,11 @@
 """The interface of a data set. Each data set is one class in one file."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 from numpy.random import RandomState
 
 from spinwarp.acquisition import Example
@@ -16,6 +18,12 @@ def check_split(split: str) -> None:
     """Raise an :class:`InputError` if ``split`` is not one of :data:`SPLITS`."""
     if split not in SPLITS:
         raise InputError(f"split={split!r} is not one of {', '.join(SPLITS)}")
+
+
+def random_state(*parts: object) -> RandomState:
+    """Return a generator that depends on ``parts`` alone, such as a seed, the name of a volume and a slice."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return RandomState(np.frombuffer(digest, "<u4").astype(np.uint32))
 
 
 @dataclass(frozen=True)

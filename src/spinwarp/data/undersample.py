@@ -74,4 +74,4 @@ class Undersample:
                 )
         if self.maps is not None and result.maps is None and "maps" not in self._logged:
             self._logged.add("maps")
-            log.warning("the mask leaves out the centre of k-space, which coil maps are made from: there are no maps")
+            log.warning("the mask leaves out the centre of k-space, so there are no coil maps, which are made from it")

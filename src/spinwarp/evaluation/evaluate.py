@@ -14,7 +14,7 @@ import torch
 
 from spinwarp.acquisition import Example, center_crop, item, slice_generator
 from spinwarp.errors import InputError
-from spinwarp.evaluation.volume import Measured, Protocol, Results, VolumeUnderWay
+from spinwarp.evaluation.volume import Measured, Protocol, Results, VolumeAccumulator
 from spinwarp.progress import steps
 from spinwarp.recon.base import Reconstructor, reconstruct_batch
 from spinwarp.results import Row
@@ -63,14 +63,14 @@ def evaluate(
     """
     method = reconstructor.to(device)
     chosen = _spread(sorted(protocol.n_slices), n_examples)
-    under_way: dict[str, VolumeUnderWay] = {}
+    under_way: dict[str, VolumeAccumulator] = {}
     so_far = Results()
     try:
         for example in batches:
             with steps(len(example), advance):
                 measured = _reconstruct(method, example, device, seed)
             for i, name in enumerate(example.volume):
-                volume = under_way.setdefault(name, VolumeUnderWay(protocol, name in chosen))
+                volume = under_way.setdefault(name, VolumeAccumulator(protocol, name in chosen))
                 volume.add(item(example, i), measured, i)
                 if volume.is_complete:
                     volume.write(folder, so_far, save_reconstructions)

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from spinwarp.acquisition import Example, Header, center_crop
 from spinwarp.metrics import VolumeMetrics, foreground
+from spinwarp.renamed import old_names
 from spinwarp.results import (
     CALIBRATION,
     EXAMPLES,
@@ -39,7 +40,7 @@ from spinwarp.results import (
     write_reconstruction,
     write_rows,
 )
-from spinwarp.uncertainty import CURVE_LEVELS, FACTORS, SHARES, Calibration, Ranks, ranks_of
+from spinwarp.uncertainty import CURVE_LEVELS, FACTORS, FRACTIONS, Calibration, Ranks, ranks_of
 
 log = logging.getLogger("spinwarp")
 _TARGET_TYPES = {True: "rss", False: "esc"}
@@ -95,7 +96,7 @@ class Protocol:
             mask=self.mask,
             acceleration_nominal=self.acceleration_nominal,
             levels=CURVE_LEVELS,
-            shares=SHARES.tolist(),
+            shares=FRACTIONS.tolist(),
             factors=FACTORS.tolist(),
             volumes=volumes,
         )
@@ -140,7 +141,7 @@ class _Slice:
     mask: Tensor | None
 
 
-class VolumeUnderWay:
+class VolumeAccumulator:
     """Collects the slices of a volume until it can be judged: the data range needs all of them.
 
     Parameters
@@ -274,3 +275,6 @@ class VolumeUnderWay:
 
 def _numbers(metrics: VolumeMetrics) -> dict[str, Any]:
     return {name: float(value) for name, value in metrics.per_volume()[0].items()}
+
+
+__getattr__ = old_names(__name__, VolumeUnderWay="spinwarp.evaluation.volume.VolumeAccumulator")

@@ -14,13 +14,5 @@ from spinwarp.figures.sheet import save
 from spinwarp.figures.uncertainty import uncertainty
 
 __all__ = [
-    "comparison",
-    "convergence",
-    "distribution",
-    "draw",
-    "panel",
-    "reliability",
-    "save",
-    "uncertainty",
-    "zoom_region",
-]
+    "comparison", "convergence", "distribution", "draw", "panel", "reliability", "save", "uncertainty", "zoom_region",
+]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The command line: joins result folders into one table and its figures."""
+"""The command line: compares result folders in one table and its figures."""
 
 import argparse
 import sys
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from spinwarp.errors import InputError
-from spinwarp.figures.join import join
+from spinwarp.figures.compare import write_comparison
 from spinwarp.files import user_path
 from spinwarp.results import RESULTS
 
@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     parser = argparse.ArgumentParser(
         prog="python -m spinwarp.figures",
-        description="Join the result folders of evaluate.py into one table, a figure per slice and one of all volumes.",
+        description="Compare result folders of evaluate.py: one table, a figure of each slice and one of all volumes.",
     )
     parser.add_argument("folders", nargs="+", type=user_path, metavar="DIR", help="with results.csv and examples.h5")
     parser.add_argument("--out", type=user_path, default=Path("comparison"), metavar="DIR", help="default ./comparison")
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise InputError(f"--out {options.out} is a file; name a folder, which need not exist")
         if options.slices < 0:
             raise InputError(f"--slices is {options.slices}; expected 0 or more")
-        join(options.folders, options.out, options.slices, options.by)
+        write_comparison(options.folders, options.out, options.slices, options.by)
     except InputError as error:
         complaints.print(f"error: {error}")
         return 1

@@ -1,4 +1,4 @@
-"""The figures of joined result folders."""
+"""The figures of a comparison."""
 
 import re
 from pathlib import Path
@@ -8,14 +8,14 @@ from spinwarp.figures.comparison import comparison
 from spinwarp.figures.distribution import distribution
 from spinwarp.figures.reliability import reliability
 from spinwarp.figures.sheet import save
-from spinwarp.figures.uncertainty import share_outside, uncertainty
-from spinwarp.results.combine import Comparison, Picture
+from spinwarp.figures.uncertainty import fraction_outside, uncertainty
+from spinwarp.results.comparison import Comparison, Picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def draw(joined: Comparison, folder: Path, n_slices: int = 8) -> list[Path]:
+def draw(comparison: Comparison, folder: Path, n_slices: int = 8) -> list[Path]:
     """Draw one figure for each of at most ``n_slices`` slices that all methods share, and one of all volumes.
 
     If methods predict standard deviations, each slice has a second figure with these, and each group one of their
@@ -26,7 +26,7 @@ def draw(joined: Comparison, folder: Path, n_slices: int = 8) -> list[Path]:
     paths : of the PNG files; the distribution of the volumes is the last.
     """
     paths = []
-    for picture in joined.pictures[:n_slices]:
+    for picture in comparison.pictures[:n_slices]:
         name = _slug(f"{picture.group} {picture.volume.removesuffix('.h5')} {picture.slice:03d}")
         paths.append(folder / f"{name}.png")
         save(_figure(picture), paths[-1])
@@ -34,11 +34,11 @@ def draw(joined: Comparison, folder: Path, n_slices: int = 8) -> list[Path]:
         if with_std:
             paths.append(folder / f"{name}_uncertainty.png")
             save(uncertainty(with_std, _title(picture)), paths[-1])
-    for group, methods in joined.calibrations.items():
+    for group, methods in comparison.calibrations.items():
         paths.append(folder / f"reliability_{_slug(str(group))}.png")
         save(reliability(methods, str(group)), paths[-1])
     paths.append(folder / "distribution.png")
-    save(distribution(joined.rows), paths[-1])
+    save(distribution(comparison.rows), paths[-1])
     return paths
 
 
@@ -61,7 +61,7 @@ def _figure(picture: Picture) -> "Figure":
         data_range=first.data_range,
         std={method: example.std for method, example in examples.items() if example.std is not None},
         numbers={m: {"psnr": e.psnr, "ssim": e.ssim, "nmse": e.nmse} for m, e in examples.items()},
-        notes={method: note for method, example in examples.items() if (note := share_outside(example)) is not None},
+        notes={method: note for method, example in examples.items() if (note := fraction_outside(example)) is not None},
         mask=masks[0] if masks else None,
         title=_title(picture),
     )

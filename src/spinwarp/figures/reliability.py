@@ -114,8 +114,8 @@ def _ranks(curves: CalibrationCurves) -> np.ndarray | None:
     counts = [volume.ranks for volume in curves.volumes if volume.n_pixels and volume.ranks]
     if not counts or len({len(c) for c in counts}) > 1:
         return None
-    shares = [np.array(c) * len(c) / max(sum(c), 1) for c in counts]
-    return np.mean(shares, axis=0)
+    relative = [np.array(c) * len(c) / max(sum(c), 1) for c in counts]
+    return np.mean(relative, axis=0)
 
 
 def _mean(curves: Sequence[Sequence[float]]) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from spinwarp.errors import InputError
-from spinwarp.files import whole_file
+from spinwarp.files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -116,9 +116,9 @@ def text_width(text: str, size: float, *, bold: bool = False) -> float:
 
 
 def wrapped(text: str, width: float, size: float, *, bold: bool = False) -> str:
-    """Break a text into lines that fit ``width`` inches, after spaces and the joints of names, else anywhere.
+    """Break a text into lines that fit ``width`` inches, after spaces, after ``_ / . -``, else anywhere.
 
-    The point in a number is not a joint.
+    It does not break after the point in a number.
     """
     lines = [""]
     for token in re.findall(r"(?:[^\s_/.-]|(?<=\d)\.(?=\d))*[\s_/.-]*", " ".join(text.split())):
@@ -138,5 +138,5 @@ def text_height(text: str, size: float) -> float:
 
 def save(figure: "Figure", path: Path) -> None:
     """Write a figure as PNG; the file is written whole or not at all."""
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=DPI)

@@ -40,7 +40,7 @@ def outside(example: ExampleSlice) -> np.ndarray | None:
     return missed
 
 
-def share_outside(example: ExampleSlice) -> str | None:
+def fraction_outside(example: ExampleSlice) -> str | None:
     """Return a note such as ``4.6 % outside 2 std``; None without standard deviation or foreground."""
     missed = outside(example)
     if missed is None or example.foreground is None:
@@ -102,4 +102,4 @@ def uncertainty(examples: Mapping[str, ExampleSlice], title: str | None = None) 
 
 
 def _note(example: ExampleSlice) -> str:
-    return share_outside(example) or f"interval: {half_width(example)[1]}"
+    return fraction_outside(example) or f"interval: {half_width(example)[1]}"

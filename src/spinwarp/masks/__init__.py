@@ -10,20 +10,7 @@ from spinwarp.masks.poisson import PoissonDiscMask
 from spinwarp.masks.random import RandomMask
 
 __all__ = [
-    "CenteredMask",
-    "EquispacedMask",
-    "GaussianLineMask",
-    "GaussianPlaneMask",
-    "IndependentMask",
-    "LineMask",
-    "LiteralEquispacedMask",
-    "MagicFractionMask",
-    "MagicMask",
-    "Mask",
-    "MixedMask",
-    "PlaneMask",
-    "PoissonDiscMask",
-    "RandomMask",
-    "hold_out",
-    "seed_of",
-]
+    "CenteredMask", "EquispacedMask", "GaussianLineMask", "GaussianPlaneMask", "IndependentMask", "LineMask",
+    "LiteralEquispacedMask", "MagicFractionMask", "MagicMask", "Mask", "MixedMask", "PlaneMask", "PoissonDiscMask",
+    "RandomMask", "hold_out", "seed_of",
+]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Measured samples that are hidden from a method in order to judge it without a reference."""
+"""Measured samples that are held out of a fit, to judge a method without a reference."""
 
 import torch
 from torch import Tensor
@@ -7,16 +7,16 @@ from spinwarp.acquisition import Acquisition, acs_columns
 from spinwarp.errors import InputError
 
 
-def hold_out(acquisition: Acquisition, one_in: int = 5) -> Tensor:
+def hold_out(acquisition: Acquisition, holdout_every: int = 5) -> Tensor:
     """Choose which measured samples to hold out: whole lines of a line mask, points of a plane mask.
 
-    Every ``one_in``-th sample outside the centre is held out, in order of position, which covers both sides and all
-    distances from the centre. Each item's choice depends on its own mask and nothing else.
+    Every ``holdout_every``-th sample outside the centre is held out, in order of position. This covers both sides and
+    all distances from the centre. Each item's choice depends on its own mask and nothing else.
 
     Parameters
     ----------
     acquisition : only its mask is used.
-    one_in : holds out one sample in this many; at least two.
+    holdout_every : hold out one sample in this many; at least two.
 
     Returns
     -------
@@ -30,7 +30,7 @@ def hold_out(acquisition: Acquisition, one_in: int = 5) -> Tensor:
     held = torch.zeros_like(acquisition.mask)
     columns = acquisition.mask.shape[-1]
     for item, mask, n in zip(held, acquisition.mask, n_acs.tolist(), strict=True):
-        # of a long calibration block, as in full sampling, only the middle is kept for certain
+        # of a long calibration block, as in full sampling, only the middle is never held out
         center = min(n, max(8, columns // 10))
         lines = mask[0].any(0, keepdim=True)
         # rows may be missing from a line mask, as with asymmetric echoes
@@ -39,11 +39,11 @@ def hold_out(acquisition: Acquisition, one_in: int = 5) -> Tensor:
         top = max((len(outside) - center + 1) // 2, 0)
         first = (columns - center + 1) // 2
         outside[top : top + center, first : first + center] = False
-        positions = outside.nonzero()[one_in // 2 :: one_in]
+        positions = outside.nonzero()[holdout_every // 2 :: holdout_every]
         if not len(positions):
             raise InputError(
-                "choosing by prediction holds out sampled lines, but there are too few outside the centre; give the "
-                "weight as a number, recon.weight=0.01, or the number of iterations, recon.stop=fixed"
+                "there are too few sampled lines outside the centre to hold some out; give the weight as a number, "
+                "such as recon.weight=0.01, or a fixed number of iterations with recon.stop=fixed"
             )
         chosen = torch.zeros_like(outside)
         chosen[positions[:, 0], positions[:, 1]] = True

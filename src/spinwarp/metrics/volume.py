@@ -15,7 +15,7 @@ NAMES = ("nmse", "psnr", "ssim", "ssim_foreground")
 
 
 class _SliceTable(Metric):
-    """A few numbers per slice, stored under (volume, slice): slices that a distributed sampler repeats count once.
+    """A few numbers per slice, stored under (volume, slice): slices that several processes repeat count once.
 
     A process may have no slices.
     """
@@ -50,14 +50,14 @@ class _SliceTable(Metric):
 class BatchMean(_SliceTable):
     """Mean over slices of a number that is known per batch only, such as a loss that is not a sum over slices.
 
-    A batch is stored under its first slice, so a batch that a distributed sampler repeats counts once. The mean equals
+    A batch is stored under its first slice, so a batch that several processes repeat counts once. The mean equals
     that of a single process if the processes divide the same batches among them.
     """
 
     n_columns = 4  # volume key, slice, batch size, value
 
     def update(self, value: Tensor, volume: Sequence[str], slices: Sequence[int]) -> None:
-        """Add the value ``()`` of a batch."""
+        """Add the value of a batch, a scalar."""
         value = double(value.detach())
         row = [_key(volume[0]), slices[0], len(volume), float(value)]
         self.add(torch.tensor([row], dtype=torch.float64, device=value.device))

@@ -8,11 +8,11 @@ from torch import Tensor
 from spinwarp.fourier import fft_order
 
 
-def sampler(mask: Tensor) -> Callable[[Tensor], Tensor]:
+def sampling_operator(mask: Tensor) -> Callable[[Tensor], Tensor]:
     """Build a function from coil images to their measured samples. Use the samples only to compare images.
 
-    ``|sampler(mask)(x) - sampler(mask)(ifftc(y))| = |M F x - y|``, if y is zero where nothing was measured, and F x is
-    zero where only another item of the batch was measured. The function is cheaper than M F: it leaves out the
+    For ``S = sampling_operator(mask)``, ``|S(x) - S(ifftc(y))| = |M F x - y|``, if y is zero where nothing was measured
+    and F x is zero where only another item of the batch was measured. S is cheaper than M F: it leaves out the
     transform along the readout of a line mask, drops positions that no item measured instead of zeroing them, and
     leaves out the phases that centre the transform, which are the same for both images.
 
@@ -35,7 +35,7 @@ def sampler(mask: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 def in_samples(choice: Tensor, mask: Tensor) -> Tensor:
-    """Reorder a selection of samples, shaped like ``mask``, as :func:`sampler` orders them.
+    """Reorder a selection of samples, shaped like ``mask``, as :func:`sampling_operator` orders them.
 
     Returns
     -------

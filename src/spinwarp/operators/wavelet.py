@@ -62,13 +62,13 @@ def wavelet(shape: tuple[int, ...], name: str = "db4", levels: int | None = None
 
 
 def _depth(shape: tuple[int, ...], name: str) -> int:
-    """Number of levels that the shortest side allows; at least one if it has two pixels."""
+    """Return the number of levels that the shortest side allows; at least one if it has two pixels."""
     shortest = min(shape)
     return max(pywt.dwt_max_level(shortest, len(_low_pass(name))), int(shortest > 1))
 
 
 def _planes(x: Tensor) -> Tensor:
-    """Complex ``(batch, *shape)`` to a new real ``(batch, 2, *shape)``, whose products cost half as much."""
+    """Return complex ``(batch, *shape)`` as a new real ``(batch, 2, *shape)``, whose products cost half as much."""
     return torch.stack([x.real, x.imag], dim=1)
 
 

@@ -9,12 +9,6 @@ from spinwarp.recon.tv_fastmri import FastMRITotalVariation
 from spinwarp.recon.zero_filled import ZeroFilled
 
 __all__ = [
-    "CGSense",
-    "FastMRITotalVariation",
-    "L1Image",
-    "L1Wavelet",
-    "NetworkReconstructor",
-    "Reconstructor",
-    "TotalVariation",
-    "ZeroFilled",
-]
+    "CGSense", "FastMRITotalVariation", "L1Image", "L1Wavelet", "NetworkReconstructor", "Reconstructor",
+    "TotalVariation", "ZeroFilled",
+]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The one interface of all methods."""
+"""The interface of all methods."""
 
 import dataclasses
 import logging
@@ -16,22 +16,25 @@ log = logging.getLogger("spinwarp")
 
 
 class Reconstructor(ABC):
-    """A method: from what was measured to an image in the units of the data.
+    """A method: from measured data to an image in the units of the data.
 
-    Calling it changes neither the acquisition nor the reconstructor. Whatever is random comes from the generator, so
-    that two calls with equal generators agree. One that takes seconds reports how far it is
+    A call changes neither the acquisition nor the reconstructor. All random numbers come from the generator, so two
+    calls with equal generators agree. A method that takes seconds reports its progress
     (:func:`spinwarp.progress.report`).
     """
 
-    #: what its checkpoint says of the network: ``name``, ``trained_on``; empty without a checkpoint
+    #: what the checkpoint says about the network: ``name``, ``trained_on``; empty without a checkpoint
     record: Mapping[str, Any] = MappingProxyType({})
 
     @abstractmethod
     def __call__(self, acquisition: Acquisition, *, generator: Generator | None = None) -> Reconstruction:
         """Reconstruct a batch."""
 
-    def to(self, device: torch.device | str) -> Self:  # noqa: ARG002
-        """Move what the method holds to a device; most hold nothing."""
+    def to(self, device: torch.device | str) -> Self:
+        """Move the networks and methods that this method holds to a device; most hold none."""
+        for name, held in list(vars(self).items()):
+            if isinstance(held, nn.Module | Reconstructor):
+                setattr(self, name, held.to(device))
         return self
 
 
@@ -40,7 +43,7 @@ class NetworkReconstructor(Reconstructor):
 
     Parameters
     ----------
-    network : ``Acquisition`` to complex image ``(batch, h, w)``, or to a ``Reconstruction`` if it knows more of it.
+    network : ``Acquisition`` to complex image ``(batch, h, w)``, or to a ``Reconstruction``.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -51,23 +54,18 @@ class NetworkReconstructor(Reconstructor):
         with torch.inference_mode():
             return as_reconstruction(self.network(acquisition))
 
-    def to(self, device: torch.device | str) -> Self:
-        """Move the network."""
-        self.network.to(device)
-        return self
-
 
 def as_reconstruction(output: Tensor | Reconstruction) -> Reconstruction:
-    """Return what a network returned as a reconstruction: most return the complex image alone."""
+    """Return the output of a network as a reconstruction; most networks return only the complex image."""
     return output if isinstance(output, Reconstruction) else Reconstruction(image=output)
 
 
 def reconstruct_batch(
     method: Reconstructor, acquisition: Acquisition, generator: Generator, names: Sequence[str]
 ) -> Reconstruction:
-    """Run a method on the items of which something was measured; the others have an image of zeros, and a log line.
+    """Run a method on the items that have data; the others get an image of zeros, and a log line.
 
-    A generative prior would invent an image there, of a brightness that nothing determines.
+    A generative prior would invent an image for them, of arbitrary brightness.
 
     Parameters
     ----------
@@ -76,14 +74,14 @@ def reconstruct_batch(
 
     Returns
     -------
-    reconstruction : without deviation if all items are empty, else with one of zero for those that are.
+    reconstruction : empty items have a standard deviation of zero; if all are empty there is none.
     """
     measured = (acquisition.kspace != 0).flatten(1).any(1)
     if measured.all():
         return method(acquisition, generator=generator)
     for name, has_data in zip(names, measured.tolist(), strict=True):
         if not has_data:
-            log.warning("%s holds nothing but zeros, so its image is zero", name)
+            log.warning("%s has only zeros in k-space, so its image is zero", name)
     b, _, h, w = acquisition.kspace.shape
     if not measured.any():
         return Reconstruction(acquisition.kspace.new_zeros(b, h, w))

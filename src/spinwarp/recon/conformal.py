@@ -1,9 +1,7 @@
-"""A method whose claimed deviations are scaled by what they were worth on calibration volumes."""
+"""A method whose standard deviations are scaled by a factor from calibration volumes."""
 
-from dataclasses import replace
-from typing import Self
+from dataclasses import dataclass, replace
 
-import torch
 from torch import Generator
 
 from spinwarp.acquisition import Acquisition, Reconstruction
@@ -12,42 +10,37 @@ from spinwarp.recon.base import Reconstructor
 from spinwarp.uncertainty import gaussian_factor
 
 
+@dataclass(eq=False)
 class Conformal(Reconstructor):
-    """Scales the deviation so that its Gaussian interval of a level is the conformal interval.
+    """Scales the standard deviation: its Gaussian interval of a level becomes the conformal interval.
 
-        std' = std lambda / z,   z the deviations that hold the share ``level`` of a Gaussian
+        std' = std lambda / z,   z the number of deviations that hold the fraction ``level`` of a Gaussian
 
-    so that whoever reads ``std'`` as a deviation finds the promised coverage at ``level``: z std' = lambda std. Image
-    and samples stay.
+    Whoever reads ``std'`` as a standard deviation finds the promised coverage at ``level``, since z std' = lambda std.
+    Image and samples stay as they are.
 
     Parameters
     ----------
-    method : claims a standard deviation.
+    method : predicts a standard deviation.
     factor : lambda, see :func:`spinwarp.uncertainty.conformal_factor`.
     level : the coverage that it promises.
     """
 
-    def __init__(self, method: Reconstructor, factor: float, level: float) -> None:
-        self.method = method
-        self.factor = factor
-        self.level = level
+    method: Reconstructor
+    factor: float
+    level: float
 
     def __call__(self, acquisition: Acquisition, *, generator: Generator | None = None) -> Reconstruction:
         """Reconstruct a batch and scale its deviation.
 
         Raises
         ------
-        InputError : if the method claims none.
+        InputError : if the method predicts none.
         """
         result = self.method(acquisition, generator=generator)
         if result.std is None:
             raise InputError(
-                "the method claims no standard deviation here, so there is nothing to scale; let it draw more samples "
-                "or leave conformal out"
+                "the method predicts no standard deviation here, so there is nothing to scale; let it draw more "
+                "samples or leave conformal out"
             )
         return replace(result, std=result.std * (self.factor / gaussian_factor(self.level)))
-
-    def to(self, device: torch.device | str) -> Self:
-        """Move the method."""
-        self.method.to(device)
-        return self

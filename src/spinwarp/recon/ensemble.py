@@ -1,4 +1,4 @@
-"""Several trained networks asked at once: where they differ, none of them knows."""
+"""Ensembles: several trained networks, whose differences show where they are uncertain."""
 
 from collections.abc import Sequence
 from itertools import combinations
@@ -17,10 +17,10 @@ from spinwarp.recon.samples import mixture
 
 
 class Ensemble(Reconstructor):
-    """Mean and spread of the networks of several checkpoints, say of trainings that differ in their seed.
+    """Mean and spread of the networks of several checkpoints, for example of trainings that differ in their seed.
 
-    Members may be of different kinds; one that gives a deviation of its own adds it (:func:`mixture`). The samples are
-    the members' images.
+    Members may be of different types. The standard deviation of a member that predicts one is added (:func:`mixture`).
+    The samples are the members' images.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ class Ensemble(Reconstructor):
 
     def __init__(self, paths: Sequence[str], trusted: Sequence[str] = ()) -> None:
         if isinstance(paths, str) or len(paths) < 2:
-            raise InputError("an ensemble takes two checkpoints or more; give them as recon.paths=[FILE,FILE]")
+            raise InputError("an ensemble needs at least two checkpoints; give them as recon.paths=[FILE,FILE]")
         missing = [path for path in paths if not Path(path).is_file()]
         if missing:
             raise InputError(f"there is no file {missing[0]!r}, which recon.paths names")
@@ -48,11 +48,11 @@ class Ensemble(Reconstructor):
         for i, j in combinations(range(len(paths)), 2):
             if _equal(weights[i], weights[j]):
                 raise InputError(
-                    f"{paths[i]} and {paths[j]} hold the same weights, whose spread says nothing; give each member of "
-                    f"an ensemble once, from a training with another seed="
+                    f"{paths[i]} and {paths[j]} hold the same weights, so their spread says nothing; give "
+                    f"networks that were trained with different seed="
                 )
         self.members = [NetworkReconstructor(network) for network in networks]
-        self.record = _joined(records)
+        self.record = _merged(records)
 
     def __call__(self, acquisition: Acquisition, *, generator: Generator | None = None) -> Reconstruction:
         """Run every member."""
@@ -73,18 +73,18 @@ def _equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def _joined(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return all volumes and patients that members were trained on; checkpoints that do not say add none."""
+def _merged(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return all volumes and patients that the members were trained on; checkpoints without a record add none."""
     known = [record["trained_on"] for record in records if "trained_on" in record]
     datasets = sorted({str(trained_on["dataset"]) for trained_on in known})
     if len(datasets) > 1:
         raise InputError(
-            f"the members of the ensemble were trained on different data ({', '.join(datasets)}), so that they differ "
-            f"in what they take for an image; give checkpoints that were trained on one data set"
+            f"the members of the ensemble were trained on different data ({', '.join(datasets)}), so their differences "
+            f"do not show uncertainty; give checkpoints that were trained on one data set"
         )
-    joined = {
+    merged = {
         key: sorted({name for trained_on in known for name in trained_on.get(key, [])})
         for key in ("volumes", "patients")
         if any(key in trained_on for trained_on in known)
     }
-    return {"trained_on": {"dataset": datasets[0], **joined}} if datasets else {}
+    return {"trained_on": {"dataset": datasets[0], **merged}} if datasets else {}

@@ -1,5 +1,7 @@
 """Sparsity of the image itself: few bright pixels, as in an angiogram."""
 
+from dataclasses import dataclass
+
 from torch import Tensor
 
 from spinwarp.acquisition import Acquisition
@@ -47,8 +49,11 @@ def l1_image(
     )
 
 
+@dataclass(eq=False)
 class L1Image(Regularised):
-    """``R(x) = |x|_1``."""
+    """``R(x) = |x|_1``. FISTA needs more iterations than ADMM."""
+
+    iterations: int = 100
 
     def solve(self, problem: Acquisition, weight: Tensor) -> Tensor:
         """Solve for the image."""

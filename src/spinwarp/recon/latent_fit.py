@@ -16,18 +16,18 @@ from spinwarp.solvers.trace import Callback
 
 @dataclass(frozen=True)
 class LatentFit:
-    """What latent descent found.
+    """The result of latent descent.
 
     Parameters
     ----------
-    z : ``(batch, *latent_shape)`` latents of the winners.
+    z : ``(batch, *latent_shape)`` latents of the best starts.
     image : ``(batch, h, w)`` complex, ``G(z)``.
-    winner : ``(batch,)`` the start that won.
-    residuals : ``(starts, batch)`` of |A G(z) - y| / |y| over all that was measured.
+    winner : ``(batch,)`` number of the best start.
+    residuals : ``(starts, batch)`` |A G(z) - y| / |y| over all measured samples.
     stopped : ``(starts, batch)`` the iteration whose z was taken.
-    curve, held_out_curve : ``(iterations + 1, starts, batch)`` of |A G(z) - y| / |y| over what was fitted, and over
-        what was held out (None where nothing was), iteration by iteration. A start that had stopped goes on in them
-        where others went on.
+    curve, held_out_curve : ``(iterations + 1, starts, batch)`` |A G(z) - y| / |y| at each iteration, over the fitted
+        and over the held-out samples (None if nothing was held out). A curve goes on after its start has stopped, as
+        long as another start goes on.
     """
 
     z: Tensor
@@ -56,12 +56,12 @@ def fit_latent(
     net : the generator.
     problem : data in the units of the generator, with maps.
     starts : ``(starts, *latent_shape)``, the same for every item of the batch.
-    prior_weight : variance of the complex noise of one k-space sample makes it the most probable z.
-    iterations : at most so many.
-    patience : one in five of the sampled lines is held out (:func:`spinwarp.masks.hold_out`) and estimates the error
-        wherever nothing is fitted. A start ends after so many iterations without a smaller error of the whole k-space
-        so estimated; its z with the smallest one is taken, and the start with the smallest one wins. None: all lines
-        are fitted to the end, and the smallest objective wins.
+    prior_weight : with the variance of the complex noise of a k-space sample, z is the most probable one.
+    iterations : at most.
+    patience : hold out one in five of the sampled lines (:func:`spinwarp.masks.hold_out`) to estimate the error of the
+        whole k-space. A start ends after this many iterations without a smaller estimate. Its z of smallest estimate is
+        taken, and the start with the smallest estimate wins. None: fit all lines to the end; the smallest objective
+        wins.
     trace : called with the number of each iteration and its z ``(starts * batch, *latent_shape)``, start after start.
 
     Raises
@@ -75,14 +75,14 @@ def fit_latent(
     n, batch = len(starts), len(problem.kspace)
     h, w = problem.kspace.shape[-2:]
     held = torch.zeros_like(problem.mask) if patience is None else hold_out(problem)
-    # all starts of all items in one batch: start after start, and in each the items
+    # one batch of all starts and items: all items of the first start, then of the second, ...
     all_lines = replace(problem, mask=torch.ones_like(problem.mask), n_acs=None, headers=())
     operator = sense(_repeat(all_lines, n))
     kspace = problem.kspace.repeat(n, 1, 1, 1)
     parts = torch.stack([problem.mask & ~held, held]).repeat(1, n, 1, 1, 1)
-    # the held-out samples stand for all that is not fitted
+    # the held-out samples stand for all samples that are not fitted
     unfitted = (~parts[0]).flatten(1).sum(1)
-    share = unfitted / parts[1].flatten(1).sum(1).clamp_min(1)
+    ratio = unfitted / parts[1].flatten(1).sum(1).clamp_min(1)
     seen: dict[str, Tensor] = {}
 
     def objective(z: Tensor) -> Tensor:
@@ -93,17 +93,17 @@ def fit_latent(
         return fitted + prior_weight * z.square().flatten(1).sum(1)
 
     best_z = starts.repeat_interleave(batch, 0)
-    # of each run, start by start: errors of what is fitted and held out; the score that chooses, its place, all errors
+    # for each start and item: errors of the fitted and of the held-out samples; best score, its iteration and residual
     errors = torch.full((2, len(best_z)), torch.inf, device=best_z.device)
     best, best_at, residual = errors[0], torch.zeros_like(errors[0], dtype=torch.long), errors[0]
     done = torch.zeros_like(best_at, dtype=torch.bool)
     history: list[Tensor] = []
     for i, (z, value) in enumerate(islice(lbfgs(objective, best_z), iterations + 1)):
-        # a run that has arrived stands where it stood; what was tried last is not its place
+        # a run that has converged keeps its z; the objective may have been evaluated elsewhere since
         there = (seen["z"] == z).flatten(1).all(1)
         errors = torch.where(there, seen["errors"], errors)
         history.append(errors)
-        score = value if patience is None else errors[0] + share * errors[1]
+        score = value if patience is None else errors[0] + ratio * errors[1]
         better = ~done & (score < best)
         best, best_at = torch.where(better, score, best), torch.where(better, i, best_at)
         residual = torch.where(better, errors.sum(0), residual)

@@ -1,4 +1,4 @@
-"""Dropout left on: draws from a trained network (Gal and Ghahramani, ICML 2016, arXiv 1506.02142)."""
+"""Monte Carlo dropout: draws from a trained network (Gal and Ghahramani, ICML 2016, arXiv 1506.02142)."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,10 +19,11 @@ _DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 class MCDropout(NetworkReconstructor):
     """Mean and spread of passes through one network, each with other feature maps dropped, as in its training.
 
-    A network trained with dropout is a rough posterior over weights, from which each pass draws one set. Everything but
-    the dropout is as in evaluation. A network that gives a deviation of its own adds it (:func:`mixture`).
+    A network trained with dropout approximates a posterior over weights, from which each pass draws one set. Apart from
+    dropout the network runs as in evaluation. The standard deviation of a network that predicts one is added
+    (:func:`mixture`).
 
-    Every image of a batch meets the same draws of dropout, so that it does not depend on its neighbours.
+    Every item of a batch gets the same draws of dropout, so it does not depend on its neighbours.
 
     Parameters
     ----------
@@ -37,14 +38,14 @@ class MCDropout(NetworkReconstructor):
 
     def __init__(self, path: str, n_samples: int = 16, trusted: Sequence[str] = ()) -> None:
         if n_samples < 2:
-            raise InputError(f"n_samples={n_samples} has no spread; recon=mc_dropout takes 2 samples or more")
+            raise InputError(f"n_samples={n_samples} gives no spread; recon=mc_dropout needs at least 2")
         network, record = load_end_to_end(path, trusted)
         super().__init__(network)
         layers = [layer for layer in network.modules() if isinstance(layer, _DROPOUT) and layer.p > 0]
         if not layers:
             raise InputError(
-                f"the network in {path} was trained without dropout, so that all its samples would be equal; train one "
-                f"with it, as by train.py model=unet_small model.net.dropout=0.1"
+                f"the network in {path} was trained without dropout, so all its samples would be equal; train one with "
+                f"dropout, for example train.py model=unet_small model.net.dropout=0.1"
             )
         for layer in layers:
             layer.train()
@@ -52,7 +53,7 @@ class MCDropout(NetworkReconstructor):
         self.record = {key: value for key, value in record.items() if key != "name"}
 
     def __call__(self, acquisition: Acquisition, *, generator: Generator | None = None) -> Reconstruction:
-        """Draw of every item of a batch."""
+        """Draw samples of every item of a batch."""
         device = generator.device if generator is not None else None
         seeds = torch.randint(2**62, (self.n_samples,), generator=generator, device=device).tolist()
         n = len(acquisition.kspace)
@@ -69,7 +70,7 @@ class MCDropout(NetworkReconstructor):
 
 @contextmanager
 def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Within the block torch's own generators, which dropout draws from, start at ``seed``; then they are as before."""
+    """Seed torch's own generators, from which dropout draws, within the block; restore them afterwards."""
     cuda = device.type == "cuda"
     with torch.random.fork_rng(devices=[device] if cuda else []):
         torch.default_generator.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""Fit the pictures that networks make to what was measured of them."""
+"""Fit the pictures that networks make to measurements of them."""
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -12,11 +12,12 @@ from torch.func import functional_call, stack_module_state, vmap
 from spinwarp.channels import autocast
 from spinwarp.errors import InputError
 from spinwarp.progress import report
+from spinwarp.renamed import old_names
 from spinwarp.solvers import per_item
 
 STOPS = ("held_out", "authors", "fixed")
 _SMOOTHING = 0.9  # weight of the past in the running mean of the held-out error
-_AUTHORS = 1.005  # a loss must be so many times smaller than that of the picture kept before
+_AUTHORS = 1.005  # factor by which the loss must be smaller than that of the last picture kept
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,8 @@ class Iterate:
     ----------
     number : from one.
     loss : ``(batch,)`` mean squared error of the fitted samples.
-    held_out : ``(batch,)`` that of the held-out samples, smoothed over iterations; None where there are none.
-    picture : ``(batch, channels, h, w)``, what the networks made.
+    held_out : ``(batch,)`` that of the held-out samples, smoothed over iterations; None without held-out samples.
+    picture : ``(batch, channels, h, w)``, the output of the networks.
     kept : ``(batch,)`` bool, whether it is the best so far by the rule of the fit.
     """
 
@@ -42,25 +43,25 @@ class Iterate:
 OnIterate = Callable[[Iterate], None]
 
 
-class SideBySide(nn.Module):
-    """Networks of one architecture as one that makes all their pictures in one call.
+class BatchedNetworks(nn.Module):
+    """Several networks of one architecture as one module, which makes all their pictures in one call.
 
-    Each has weights of its own, so that their fits do not meet; the work is done as one, which is faster where a single
-    small picture leaves a processor idle.
+    Each has its own weights, so their fits are independent. One call is faster where a single small picture does not
+    use the whole processor.
 
     Parameters
     ----------
-    networks : at least one; each makes its picture ``(1, channels, h, w)`` without an argument.
+    networks : at least one; each takes no argument and returns its picture ``(1, channels, h, w)``.
     """
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:
         super().__init__()
         weights, buffers = stack_module_state(list(networks))
         self._names = list(weights)
-        # of weights in another layout, such as channels last, torch 2.13 computes wrong gradients in a vmap
+        # torch 2.13 computes wrong gradients in a vmap for other layouts, such as channels last
         self._weights = nn.ParameterList(nn.Parameter(weight.detach().contiguous()) for weight in weights.values())
         self._buffers_by_name = buffers
-        self._one = [deepcopy(networks[0])]  # in a list, so that its own weights are not among the parameters
+        self._one = [deepcopy(networks[0])]  # a list hides its own weights from the parameters
 
     def forward(self) -> Tensor:
         """Return the pictures ``(networks, channels, h, w)``."""
@@ -89,24 +90,24 @@ def fit(
 ) -> Tensor:
     """Minimise the mean of ``|operator(network()) - measured|^2`` over the network's weights, with Adam.
 
-    Knows nothing of MRI: with the identity, a mask or a mean over blocks for operator it denoises, inpaints and
-    superresolves. Of a batch of pictures each has its own loss and its own stop. The weights change, and are those of
-    the last iteration in the end; a network that comes fitted to the slice before is a warm start.
+    Nothing here is specific to MRI: with the identity, a mask or a mean over blocks as operator it denoises, inpaints
+    or superresolves. Each picture of a batch has its own loss and its own stop. The network keeps the weights of the
+    last iteration; a network fitted to the slice before is a warm start.
 
     Parameters
     ----------
-    network : makes its pictures ``(batch, channels, h, w)`` without an argument; each from weights of its own.
-    operator : from the pictures to what is measured of each; differentiable.
+    network : takes no argument and returns pictures ``(batch, channels, h, w)``, each from its own weights.
+    operator : from the pictures to their measurements; differentiable.
     measured : ``(batch, ...)`` real or complex.
-    held_out : bool, broadcastable to ``measured``: what the loss does not see.
-    sampled : bool, broadcastable to ``measured``: False where an item was not measured; None: it was everywhere.
+    held_out : bool, broadcastable to ``measured``: samples that are not fitted.
+    sampled : bool, broadcastable to ``measured``: False where an item was not measured; None: measured everywhere.
     iterations : at most.
     learning_rate : of Adam.
-    stop : ``held_out`` keeps the picture with the least smoothed error on the held-out samples and ends when
-        ``patience`` iterations brought none better; ``authors`` keeps one whenever the loss is half a percent below
-        that of the last one kept; ``fixed`` keeps the last.
+    stop : ``held_out`` keeps the picture with the smallest smoothed error on the held-out samples, and ends after
+        ``patience`` iterations without a better one. ``authors`` keeps a picture whenever its loss is half a percent
+        below that of the last one kept. ``fixed`` keeps the last.
     patience : iterations.
-    precision : of the network's inside, one of :data:`spinwarp.channels.PRECISIONS`.
+    precision : inside the network, one of :data:`spinwarp.channels.PRECISIONS`.
     on_iterate : called after every iteration.
 
     Returns
@@ -115,7 +116,7 @@ def fit(
 
     Raises
     ------
-    InputError : on an unknown rule, if it asks for held-out samples and there are none, or nothing is left to fit.
+    InputError : if the rule is unknown, if it needs held-out samples and there are none, or if nothing is left to fit.
     """
     if stop not in STOPS:
         raise InputError(f"stop={stop!r} is not one of {', '.join(STOPS)}")
@@ -162,6 +163,9 @@ def _squared(error: Tensor) -> Tensor:
 
 
 def _mean_weights(chosen: Tensor, measured: Tensor) -> Tensor:
-    """By which a product sums to the mean over the chosen of each item; not finite where none is."""
+    """Return weights that turn a sum into the mean over each item's chosen samples; not finite without any."""
     n = chosen.expand_as(measured).flatten(1).sum(1, dtype=torch.float32)
     return chosen / per_item(n, measured)
+
+
+__getattr__ = old_names(__name__, SideBySide="spinwarp.recon.network_fit.BatchedNetworks")

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Self
 
 import torch
 from torch import Generator, Tensor
@@ -23,15 +22,15 @@ from spinwarp.samplers import ChainNoise, Problem, chain_generators
 
 Sampler = Callable[..., Tensor]
 
-#: least noise level, as a fraction of the image's root mean square: no data are exact
+#: smallest noise level, as a fraction of the image's root mean square: no data are exact
 LEAST_NOISE = 1e-3
 
 
 @dataclass(eq=False)
 class Posterior(Reconstructor):
-    """Draw images that the prior finds likely and that explain the data, with one of :mod:`spinwarp.samplers`.
+    """Draw images from the posterior, likely under the prior and consistent with the data, by :mod:`spinwarp.samplers`.
 
-    The image is the mean of the draws. The posterior mean has the least possible expected squared error. ``std`` is the
+    The image is the mean of the draws: the posterior mean has the smallest expected squared error. ``std`` is the
     standard deviation of the draws. It is that of the posterior only if the sampler is exact, and only for images like
     those that the prior was trained on.
 
@@ -46,10 +45,10 @@ class Posterior(Reconstructor):
     chains_at_once : draws that run as one batch; fewer need less memory.
     tolerance : stop drawing once the standard error of the mean, over the pixels, is at most this fraction of the norm
         of the mean; checked after every ``chains_at_once`` draws. Zero: draw all.
-    noise_std : of the complex noise of a k-space sample, in the units of the data. None: that of the acquisition; if it
-        has none, estimated from the corners of k-space (:func:`spinwarp.coils.noise_level`).
+    noise_std : of the complex noise of a k-space sample, in the units of the data. None: that of the acquisition, or
+        else an estimate from the corners of k-space (:func:`spinwarp.coils.noise_level`).
     maps, whiten, virtual_coils : see :class:`spinwarp.recon.regularised.Regularised`.
-    precision : inside the network: ``32``, ``bf16``, or ``auto``, which is bf16 where the device has it natively.
+    precision : inside the network: ``32``, ``bf16``, or ``auto``, which is bf16 on devices that support it natively.
     trusted : packages beside spinwarp from which the checkpoint may build its network.
 
     Raises
@@ -84,19 +83,14 @@ class Posterior(Reconstructor):
         if self.precision not in PRECISIONS:
             raise InputError(f"precision={self.precision!r} is not one of {', '.join(PRECISIONS)}")
         if self.noise_std is not None and not 0 < self.noise_std < float("inf"):
-            raise InputError(f"noise_std={self.noise_std} is no noise level; give one above 0, or null to estimate it")
+            raise InputError(f"noise_std={self.noise_std} must be above 0 and finite; give null to estimate it")
         denoiser, record = load_network(self.path, self.trusted)
         if not isinstance(denoiser, Denoiser):
             raise InputError(
-                f"{self.path} holds no score model but a {type(denoiser).__name__}; train one with model=score"
+                f"{self.path} holds a {type(denoiser).__name__}, not a score model; train one with model=score"
             )
         self.denoiser = denoiser.eval().requires_grad_(False)
         self.record = {key: value for key, value in record.items() if key != "name"}  # the sampler names the method
-
-    def to(self, device: torch.device | str) -> Self:
-        """Move the denoiser."""
-        self.denoiser.to(device)
-        return self
 
     def __call__(self, acquisition: Acquisition, *, generator: Generator | None = None) -> Reconstruction:
         """Draw from the posterior of every item of a batch."""
@@ -111,7 +105,7 @@ class Posterior(Reconstructor):
             noise = (self.noise(acquisition) / scale).clamp_min(LEAST_NOISE).tolist()
             problem = replace(acquisition, kspace=acquisition.kspace / scale.view(-1, 1, 1, 1))
             n = len(noise)
-            # where the maps are zero no coil sees the image, and only the prior would be drawn
+            # where the maps are zero no coil sees the image, so the draws would be of the prior alone
             factor = scale.view(-1, 1, 1) * phase * (coil_maps(acquisition) != 0).any(1)
             drawn = []
             for i in range(n):

@@ -1,4 +1,4 @@
-"""Several draws of one image, summed up."""
+"""Mean and standard deviation of several draws of one image."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,19 +11,19 @@ from spinwarp.coils import with_phase_of
 
 
 def from_samples(samples: Sequence[Tensor]) -> Reconstruction:
-    """Mean of the complex images, standard deviation of their magnitudes, and the samples themselves.
+    """Return the mean of the complex images, the standard deviation of their magnitudes, and the samples themselves.
 
-    The image is judged by its magnitude, so its deviation is that of the magnitudes; a complex deviation would count
-    that of the phase.
+    Images are judged by their magnitude, so the standard deviation is that of the magnitudes. One of complex numbers
+    would include the phase.
 
     Parameters
     ----------
-    samples : ``(n_samples, h, w)`` complex of each item of the batch, at least one. Mean and deviation are of all
-        samples of an item; as ``samples`` every item keeps as many as the one that has the fewest.
+    samples : ``(n_samples, h, w)`` complex for each item of the batch, at least one. Mean and standard deviation use
+        all samples of an item. The returned ``samples`` have as many for every item as the item with the fewest.
 
     Returns
     -------
-    A reconstruction without a deviation where an item has a single sample.
+    A reconstruction; without a standard deviation if an item has a single sample.
     """
     n = min(len(item) for item in samples)
     return Reconstruction(
@@ -34,15 +34,15 @@ def from_samples(samples: Sequence[Tensor]) -> Reconstruction:
 
 
 def mixture(answers: Sequence[Reconstruction]) -> Reconstruction:
-    """Sum up what several networks answer to one acquisition, each as likely as the others.
+    """Combine what several networks return for one acquisition, with equal weights.
 
-    Networks are trained on magnitudes, and two good ones may differ in phase. So the mean is that of the magnitudes,
-    which phases cannot cancel; its phase is that of the mean of the complex images. The variance is
+    Networks are trained on magnitudes, so two good ones may differ in phase. The magnitude is therefore the mean of the
+    magnitudes, which phases cannot cancel. The phase is that of the mean of the complex images. The variance is
 
-    var = mean_m(std_m^2) + var_m(|x_m|)
+        var = mean_m(std_m^2) + var_m(|x_m|)
 
-    the first over the answers with a deviation of their own, and left out where none has one. The second has n - 1 in
-    the denominator, not n as for the mixture of these answers alone: they are a few draws of all that could be given.
+    The first term is the mean over the networks that predict a standard deviation; it is left out if none does. The
+    second has n - 1 in the denominator, since the networks are a few draws of all possible ones.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def mixture(answers: Sequence[Reconstruction]) -> Reconstruction:
 
 
 def join(items: Sequence[Reconstruction]) -> Reconstruction:
-    """Join reconstructions of single items, all with deviation and samples, into that of their batch."""
+    """Collate reconstructions of single items, all with standard deviation and samples, into a batch."""
     return Reconstruction(
         image=torch.cat([item.image for item in items]),
         std=torch.cat([item.std for item in items if item.std is not None]),

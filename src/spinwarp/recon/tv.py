@@ -9,7 +9,7 @@ from spinwarp.recon.regularised import Regularised
 from spinwarp.solvers import admm, per_item, soft_threshold
 from spinwarp.solvers.trace import Callback
 
-# The difference of neighbours, as a share of the image's maximum, that one iteration may cut. It decides the speed
+# The difference of neighbours, as a fraction of the image's maximum, that one iteration may cut. It decides the speed
 # only: of .01 to .3 the fastest on heads and phantoms at 4x and 8x.
 _CUT = 0.05
 

@@ -13,17 +13,17 @@ from spinwarp.operators import sense
 
 Solve = Callable[[Acquisition, Tensor], Tensor]
 
-_WORSE = 2  # weights in a row that predict worse, after which no weaker one is tried
+_WORSE = 2  # stop after this many weights in a row that predict worse
 
 
 def held_out_weight(solve: Solve, problem: Acquisition, weights: Sequence[float]) -> Tensor:
-    """Weight ``(batch,)`` with the smallest estimated error of the whole k-space.
+    """Return the weight ``(batch,)`` with the smallest estimated error of the whole k-space.
 
-    One in five of the sampled lines outside the centre is held out (:func:`spinwarp.masks.hold_out`). How well the
-    image from the others predicts them estimates its error wherever nothing was sampled; where something was, the
-    residual shows what a strong prior has bent away from the data. The noise of the held-out samples adds to all
-    weights alike, so no noise level is needed and coloured noise does no harm. The minimum is refined by a parabola
-    through the logarithms.
+    One in five of the sampled lines outside the centre is held out (:func:`spinwarp.masks.hold_out`). Their prediction
+    from the other lines estimates the error of all positions that were not sampled. At the fitted lines, the residual
+    shows how far a strong prior has moved the image away from the data. The noise of the held-out samples adds the same
+    to all weights, so no noise level is needed and coloured noise does no harm. A parabola through the logarithms
+    refines the minimum.
 
     Parameters
     ----------
@@ -43,9 +43,9 @@ def held_out_weight(solve: Solve, problem: Acquisition, weights: Sequence[float]
     kept = problem.mask & ~held
     training = replace(problem, mask=kept, kspace=problem.kspace * kept)
     operator = sense(replace(problem, mask=torch.ones_like(problem.mask)))
-    # the held-out samples stand for all that the training lacks
-    share = (~kept).flatten(1).sum(1) / held.flatten(1).sum(1)
-    importance = kept + held * share.view(-1, 1, 1, 1)
+    # the held-out samples stand for all samples that are not fitted
+    ratio = (~kept).flatten(1).sum(1) / held.flatten(1).sum(1)
+    importance = kept + held * ratio.view(-1, 1, 1, 1)
     errors: list[Tensor] = []
     for weight in weights:
         image = solve(training, torch.full((len(held),), weight, device=held.device))
@@ -59,7 +59,7 @@ def held_out_weight(solve: Solve, problem: Acquisition, weights: Sequence[float]
 
 
 def _past_minimum(errors: Tensor) -> Tensor:
-    """Whether the last weights all predict worse than the best before them, for each item."""
+    """Tell for each item whether the last weights all predict worse than the best one before them."""
     if len(errors) <= _WORSE:
         return torch.zeros(errors.shape[1], dtype=torch.bool, device=errors.device)
     best = errors.argmin(0)
@@ -67,9 +67,9 @@ def _past_minimum(errors: Tensor) -> Tensor:
 
 
 def _refined(curve: Tensor, log_weights: Tensor) -> Tensor:
-    """Where the parabola through the smallest value of a curve and its neighbours is smallest, within half a step.
+    """Return where the parabola through the smallest value and its neighbours is smallest, within half a step.
 
-    Taken to a quarter of a step: finer would follow the noise, and rounding would move it.
+    The result is rounded to a quarter of a step: anything finer would follow the noise and depend on rounding errors.
     """
     i = _first_minimum(curve)
     if not 0 < i < len(curve) - 1:
@@ -80,7 +80,7 @@ def _refined(curve: Tensor, log_weights: Tensor) -> Tensor:
 
 
 def _first_minimum(curve: Tensor) -> int:
-    """Where the curve is smallest up to where the search for this item alone would have ended."""
+    """Return the minimum that the search for this item alone would have found."""
     for end in range(_WORSE + 1, len(curve) + 1):
         best = int(curve[:end].argmin())
         if best < end - _WORSE:

@@ -19,7 +19,7 @@ import numpy as np
 
 from spinwarp import __version__
 from spinwarp.errors import InputError
-from spinwarp.files import whole_file
+from spinwarp.files import atomic_write
 
 CALIBRATION = "calibration.json"
 _DIGITS = 7  # of curves: more than any volume determines
@@ -100,7 +100,7 @@ def write_calibration(path: Path, curves: CalibrationCurves) -> None:
     ]
     start = json.dumps({**head, "version": __version__}).removesuffix("}")
     text = f'{start}, "volumes": [\n' + ",\n".join(lines) + "\n]}\n"
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

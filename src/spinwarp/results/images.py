@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 
 from spinwarp.errors import InputError
-from spinwarp.files import LARGEST_RATIO, reading, whole_file
+from spinwarp.files import LARGEST_RATIO, as_input_error, atomic_write
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +115,7 @@ def _new_file(path: Path) -> Iterator[h5py.File]:
     content = io.BytesIO()
     with h5py.File(content, "w") as file:
         yield file
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(content.getbuffer())
 
 
@@ -164,7 +164,7 @@ def read_examples(path: Path) -> list[ExampleSlice]:
     """
     if not path.is_file():
         raise InputError(f"{path} does not exist; evaluate.py writes it, give the folder of a finished run")
-    with reading(path, "file of example slices", "evaluate again"), h5py.File(path, "r") as file:
+    with as_input_error(path, "file of example slices", "evaluate again"), h5py.File(path, "r") as file:
         groups: list[h5py.Group] = []
         file.visititems(lambda _, item: groups.append(item) if "reconstruction" in _members(item) else None)
         examples = [_read_example(group) for group in groups]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from spinwarp.files import whole_file
+from spinwarp.files import atomic_write
 from spinwarp.results.calibration import CALIBRATION, read_calibration, write_calibration
 from spinwarp.results.images import EXAMPLES, RECONSTRUCTIONS, read_examples, write_examples
 from spinwarp.results.rows import RESULTS, Row, read_rows, write_rows
@@ -33,13 +33,13 @@ def merge(parts: Sequence[Path], folder: Path, order: Sequence[str]) -> list[Row
             p.name for p in part.iterdir() if p.is_file() and p.name not in _FILES and not p.name.startswith(".")
         ]
         if unknown:
-            raise NotImplementedError(f"{part} holds {', '.join(unknown)}, which merge does not know how to join")
+            raise NotImplementedError(f"{part} holds {', '.join(unknown)}, which merge does not know")
         for row in read_rows(part / RESULTS):
             rows[row.volume] = row
             name = row.volume if row.volume.endswith(".h5") else f"{row.volume}.h5"
             images = part / RECONSTRUCTIONS / name
             if images.exists():
-                with whole_file(folder / RECONSTRUCTIONS / name) as temporary:
+                with atomic_write(folder / RECONSTRUCTIONS / name) as temporary:
                     images.replace(temporary)
         if (part / EXAMPLES).exists():
             examples += read_examples(part / EXAMPLES)

@@ -10,7 +10,7 @@ from typing import Any
 
 from spinwarp import __version__
 from spinwarp.errors import InputError
-from spinwarp.files import whole_file
+from spinwarp.files import atomic_write
 
 RESULTS = "results.csv"
 
@@ -84,7 +84,7 @@ class Row:
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
     """Write rows as a table with one named column per field."""
     fields = dataclasses.fields(Row)
-    with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow([f.name for f in fields])
         writer.writerows([_as(f.type, getattr(row, f.name)) for f in fields] for row in rows)
@@ -124,17 +124,17 @@ def read_rows(path: Path) -> list[Row]:
             try:
                 values[f.name] = _as(f.type, line[f.name])
             except (TypeError, ValueError):
-                kind = "a whole number" if f.type is int else "a number" if f.type is float else "text"
-                found = f"{f.name} is {repr(line[f.name])[:60]}, expected {kind}"
+                expected = "a whole number" if f.type is int else "a number" if f.type is float else "text"
+                found = f"{f.name} is {repr(line[f.name])[:60]}, expected {expected}"
                 raise InputError(f"line {number} of {path}: {found}; evaluate again") from None
         rows.append(Row(**values))
     return rows
 
 
-def _as(kind: object, value: Any) -> str | int | float:
+def _as(type_: object, value: Any) -> str | int | float:
     """Convert to the type of a field; None, which stands for a missing cell, becomes a TypeError."""
-    if kind is str and value is not None:
+    if type_ is str and value is not None:
         return str(value)
-    if kind is int:
+    if type_ is int:
         return int(value)
     return math.nan if value == "" else float(value)

@@ -21,7 +21,7 @@ _INSIDE = "SSIM fg"
 _INSIDE_CAPTION = "SSIM fg: in the foreground, where the target is above 5 % of its maximum"
 _ABSENT_CAPTION = "means leave out volumes without a value, whose target is zero or has no foreground"
 # Shown if a method predicts a standard deviation; never bold, for the best coverage is the nominal, not the highest.
-_CLAIMS = {
+_UNCERTAINTY = {
     "coverage": "cov.",
     "calibration_error": "ECE",
     "sparsification": "spars",
@@ -32,7 +32,7 @@ _BASELINES = {
     "calibration_error": "intensity_calibration_error",
     "sparsification": "intensity_sparsification",
 }
-_CLAIMS_CAPTION = (
+_UNCERTAINTY_CAPTION = (
     "cov.: fraction of errors within 2 std; ECE: mean |observed - nominal coverage|;\n"
     "spars: fraction of the RMSE left when the largest std go first, less is better;\n"
     f"{_BASELINE}: of the local intensity, scaled to the true error, as std"
@@ -116,7 +116,7 @@ def summarise(rows: Sequence[Row], by: By = None) -> list[Summary]:
     groups: dict[Group, dict[str, list[Row]]] = {}
     for row in rows:
         groups.setdefault(group_of(row, by), {}).setdefault(row.method, []).append(row)
-    averaged = (*_METRICS, "acceleration", "seconds_per_slice", *_CLAIMS, *_BASELINES.values())
+    averaged = (*_METRICS, "acceleration", "seconds_per_slice", *_UNCERTAINTY, *_BASELINES.values())
     return [
         Summary(
             group,
@@ -144,19 +144,19 @@ def table(rows: Sequence[Row], by: By = None) -> "Table":
     title, header, caption, lines = _lines(summarise(rows, by))
     result = Table(title=Text(title), caption=caption, box=SIMPLE_HEAD, pad_edge=False, padding=0)
     # A narrow terminal folds long names. With all columns there is less room: names fold early, numbers break at ±.
-    claims = "cov." in header
+    wide = "cov." in header
     for i, name in enumerate(header):
-        fixed = name not in ("PSNR / dB", "SSIM", "NMSE") if claims else i > 0
+        fixed = name not in ("PSNR / dB", "SSIM", "NMSE") if wide else i > 0
         result.add_column(name, justify="right" if i else "left", no_wrap=fixed, overflow="fold")
     last = ""
     for heading, line in lines:
         if heading != last:
             result.add_section()
-            result.add_row(Text(_folded(heading) if claims else heading, style="italic"))
+            result.add_row(Text(_folded(heading) if wide else heading, style="italic"))
             last = heading
         (method, _), *numbers = line
         cells = (Text(cell, style="bold" if best else "") for cell, best in numbers)
-        result.add_row(Text(_folded(method) if claims else method), *cells)
+        result.add_row(Text(_folded(method) if wide else method), *cells)
     return result
 
 
@@ -193,7 +193,7 @@ def _lines(summaries: Sequence[Summary]) -> tuple[str, list[str], str, list[tupl
     ]
     shared = {name for name in (context or [{}])[0] if len({c[name] for c in context}) == 1}
     title = ", ".join(f"{name} {value}" for name, value in (context or [{}])[0].items() if name in shared and value)
-    claims = {} if all(math.isnan(s.coverage.mean) for s in summaries) else _CLAIMS
+    columns = {} if all(math.isnan(s.coverage.mean) for s in summaries) else _UNCERTAINTY
     # results of older versions lack this column
     inside = not all(math.isnan(s.ssim_foreground.mean) for s in summaries)
     lines = []
@@ -206,19 +206,21 @@ def _lines(summaries: Sequence[Summary]) -> tuple[str, list[str], str, list[tupl
             mean = s.ssim_foreground.mean
             cells.append(("-" if math.isnan(mean) else f"{mean:.4f}", _is_best(s, rivals, "ssim_foreground")))
         cells.append((f"{s.seconds_per_slice.mean:.3g}", False))
-        cells += [_claim(s, name) for name in claims]
+        cells += [_uncertainty(s, name) for name in columns]
         heading = ", ".join(f"{name} {value}" for name, value in values.items() if name not in shared)
         lines.append((heading, cells))
         if not math.isnan(s.intensity_sparsification.mean):
-            blank = [("", False)] * (len(cells) - len(claims) - 1)
-            lines.append((heading, [(_BASELINE, False), *blank, *(_claim(s, _BASELINES.get(name)) for name in claims)]))
-    header = [*_HEADER[:-1], *[_INSIDE] * inside, _HEADER[-1], *claims.values()]
-    caption = [_CAPTION, *[_INSIDE_CAPTION] * inside, *[_CLAIMS_CAPTION] * bool(claims)]
+            blank = [("", False)] * (len(cells) - len(columns) - 1)
+            lines.append(
+                (heading, [(_BASELINE, False), *blank, *(_uncertainty(s, _BASELINES.get(name)) for name in columns)])
+            )
+    header = [*_HEADER[:-1], *[_INSIDE] * inside, _HEADER[-1], *columns.values()]
+    caption = [_CAPTION, *[_INSIDE_CAPTION] * inside, *[_UNCERTAINTY_CAPTION] * bool(columns)]
     caption += [_ABSENT_CAPTION] * any(s.has_absent for s in summaries)
     return title, header, ";\n".join(caption), lines
 
 
-def _claim(summary: Summary, name: str | None) -> tuple[str, bool]:
+def _uncertainty(summary: Summary, name: str | None) -> tuple[str, bool]:
     mean = math.nan if name is None else getattr(summary, name).mean
     return "-" if math.isnan(mean) else f"{mean:.2f}", False
 

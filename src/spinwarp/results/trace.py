@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spinwarp.errors import InputError
-from spinwarp.files import whole_file
+from spinwarp.files import atomic_write
 
 TRACE = "trace.csv"
 
@@ -36,7 +36,7 @@ class TraceRow:
 
 def write_trace(path: Path, rows: Iterable[TraceRow]) -> None:
     """Write rows as a table with one named column per field."""
-    with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow([f.name for f in dataclasses.fields(TraceRow)])
         writer.writerows(dataclasses.astuple(row) for row in rows)
@@ -49,11 +49,11 @@ def read_trace(path: Path) -> list[TraceRow]:
     ------
     InputError : if the file is missing or not such a table.
     """
-    kinds = {f.name: f.type for f in dataclasses.fields(TraceRow)}
+    types = {f.name: f.type for f in dataclasses.fields(TraceRow)}
     try:
         with path.open(newline="", encoding="utf-8") as stream:
             lines = list(csv.DictReader(stream))
-            return [TraceRow(**{name: kind(line[name]) for name, kind in kinds.items()}) for line in lines]  # type: ignore[operator]
+            return [TraceRow(**{name: type_(line[name]) for name, type_ in types.items()}) for line in lines]  # type: ignore[operator]
     except (OSError, UnicodeDecodeError, csv.Error, KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{path} is not a table of iterations ({str(error)[:200]}); expected a trace.csv of write_trace"

@@ -1,11 +1,11 @@
-"""Posterior samplers: plain functions of a problem and of noise, for images of any shape; none knows a network.
+"""Posterior samplers: plain functions of a problem and of noise, for images of any shape. None knows a network.
 
-Each takes ``(problem, noise, *, options)``, returns samples ``(chain, *shape)`` and reports its network evaluations to
+Each takes ``(problem, noise, *, options)``, returns samples ``(chain, *shape)`` and reports its progress to
 :mod:`spinwarp.progress`. Each chain depends on its own generator alone.
 
 ``pula``, and ``annealed_langevin`` with the exact or the annealed likelihood, sample the posterior up to the error of
-their finite steps. The others reach a good image in other ways: their samples do not have the spread of the posterior,
-and each docstring gives the spread that was measured.
+their finite steps. The others give good images whose spread is not that of the posterior. Each docstring gives the
+spread that we measured, as its ratio to the exact standard deviation (std).
 """
 
 from spinwarp.samplers.annealed_langevin import annealed_langevin
@@ -16,28 +16,12 @@ from spinwarp.samplers.diffpir import diffpir
 from spinwarp.samplers.dps import dps
 from spinwarp.samplers.noise import ChainNoise, chain_generators
 from spinwarp.samplers.predictor_corrector import predictor_corrector
-from spinwarp.samplers.problem import Advance, Denoiser, Problem
+from spinwarp.samplers.problem import Denoiser, Problem
 from spinwarp.samplers.pula import pula
 from spinwarp.samplers.schedules import Schedule, geometric, jalal, karras
 from spinwarp.samplers.unconditional import unconditional
 
 __all__ = [
-    "Advance",
-    "ChainNoise",
-    "Denoiser",
-    "Problem",
-    "Schedule",
-    "annealed_langevin",
-    "chain_generators",
-    "daps",
-    "ddnm",
-    "dds",
-    "diffpir",
-    "dps",
-    "geometric",
-    "jalal",
-    "karras",
-    "predictor_corrector",
-    "pula",
-    "unconditional",
-]
+    "ChainNoise", "Denoiser", "Problem", "Schedule", "annealed_langevin", "chain_generators", "daps", "ddnm", "dds",
+    "diffpir", "dps", "geometric", "jalal", "karras", "predictor_corrector", "pula", "unconditional",
+]  # fmt: skip

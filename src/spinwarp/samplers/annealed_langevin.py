@@ -8,6 +8,7 @@ from torch import Tensor
 
 from spinwarp.errors import InputError
 from spinwarp.progress import report
+from spinwarp.samplers.diffusion_step import descend
 from spinwarp.samplers.noise import ChainNoise
 from spinwarp.samplers.problem import Problem
 from spinwarp.samplers.schedules import Schedule, geometric
@@ -33,30 +34,30 @@ def annealed_langevin(
 
         x <- x + g (score + A^H (y - A x) / v) + sqrt(2 g) n,   g = step / (sigma^-2 + v^-1)
 
-    - ``exact``: v = noise_std^2. The step is then at most about noise_std^2, and where the data are silent thousands of
-      steps are needed, and more the less noise there is: that is what ``pula`` mends.
-    - ``annealed``: v = noise_std^2 + sigma^2, equation 4 of the paper. Right in the limit of low sigma.
+    - ``exact``: v = noise_std^2. The step is then at most about noise_std^2. Directions that the data do not measure
+      need thousands of steps, and more if the noise is lower. ``pula`` solves this by a preconditioner.
+    - ``annealed``: v = noise_std^2 + sigma^2, equation 4 of the paper. Correct in the limit of low sigma.
     - ``released``: the code published with the paper, x <- x + g (score + 5 |score| u), g = step sigma^2, u the
-      direction of A^H (y - A x). **Its samples are not of the posterior**: the pull is as long as the score whatever
-      the noise of the data, and so is the spread. A std of these samples is not the std of the posterior. Its norms run
-      over the whole batch; here they are each chain's own, so that a chain does not depend on those beside it.
+      direction of A^H (y - A x). **It does not sample the posterior**: neither the length of the pull nor the spread
+      depends on the noise of the data. That code takes norms over the whole batch. Here each chain has its own, so
+      chains do not depend on each other.
 
-    For a Gaussian prior and the published schedule, the std is within 2 % of the exact one at data noise .05 and .2 by
-    ``exact`` and within 3 % by ``annealed``. At .01, near the last level, they are up to 11 and 30 % above it. The std
-    of ``released`` is 4, 0.6 and 0.06 times the exact one at .01, .05 and .2 where the data decide.
+    For a Gaussian prior and the published schedule, the std of ``exact`` is within 2 % of the exact one at data noise
+    .05 and .2, that of ``annealed`` within 3 %. At .01, near the last level, they are up to 11 and 30 % too large.
+    Along the measured directions the std of ``released`` is 4, 0.6 and 0.06 times the exact one at .01, .05 and .2.
 
     Parameters
     ----------
-    schedule : falling noise levels, each as often as there are steps at it.
-    step : relative, below 2. Published is 5e-5 (sigma / sigma_min)^2, which is 1.148 sigma^2, and here the default, but
-        0.1 for ``released``: above 0.3 or so a pull of 5 times the score overshoots and x runs off, unless the score is
-        that of a network whose output stays bounded, as that of NCSNv2 does.
-    tolerance : a chain ends when its denoised image changes by at most so much of its norm from level to level. It then
-        is that image, which lacks the spread of the levels left out. Zero: never.
+    schedule : falling noise levels; one step for each entry.
+    step : relative, below 2. The paper's 5e-5 (sigma / sigma_min)^2 is 1.148 sigma^2 with its schedule: 1.148 is the
+        default. For ``released`` it is 0.1: above about 0.3 a pull of 5 times the score overshoots and x diverges,
+        unless the network's output is bounded, as that of NCSNv2 is.
+    tolerance : end a chain when its denoised image changes by at most this fraction of its norm from one level to the
+        next, and return that image. It lacks the spread of the levels left out. Zero: never.
 
     Returns
     -------
-    Tensor : samples ``(chain, *shape)``; they hold noise of the level sigma_min.
+    Tensor : samples ``(chain, *shape)``, which contain noise of the level sigma_min.
 
     Raises
     ------
@@ -68,13 +69,13 @@ def annealed_langevin(
     "Improved techniques for training score-based generative models", 2020.
     """
     if likelihood not in get_args(Likelihood):
-        raise InputError(f"likelihood {likelihood!r} is none of {', '.join(get_args(Likelihood))}")
+        raise InputError(f"likelihood={likelihood!r} is not one of {', '.join(get_args(Likelihood))}")
     step = STEPS[likelihood] if step is None else step
     if not 0 < step < 2:
-        raise InputError(f"Langevin steps are stable for a relative step between 0 and 2, not {step}")
+        raise InputError(f"step={step} is not between 0 and 2, where Langevin steps are stable")
     converged, final = Converged(tolerance), torch.zeros_like(problem.backprojection)
     x = schedule[0] * noise(problem.shape)
-    for i, (sigma, lower) in enumerate(zip(schedule, (*schedule[1:], 0.0), strict=True)):
+    for i, sigma, lower in descend(schedule):
         denoised = problem.denoise(x, sigma)
         report(i + 1, len(schedule))
         if lower < sigma:

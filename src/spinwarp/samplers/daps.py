@@ -23,20 +23,20 @@ def daps(
     cg_iterations: int = 10,
     cg_tolerance: float = 1e-3,
 ) -> Tensor:
-    """At each level follow the probability flow to an image, draw near it given the data, and add noise anew.
+    """At each level, follow the probability flow to an image, draw near it given the data, and add noise again.
 
         x0 ~ CN(flow(x_t), sigma^2) p(y|x0), normalised;  x_t' = x0 + sigma' n
 
-    The paper draws x0 by 100 Langevin steps, whose step size must be tuned to the operator and the noise. For linear
-    operators and Gaussian noise the draw is exact by one solve, and nothing is left to tune.
+    The paper draws x0 by 100 Langevin steps, whose size must be tuned to the operator and the noise. For a linear
+    operator and Gaussian noise one linear solve gives an exact draw, with nothing to tune.
 
-    Not a posterior sampler, but near one: for a Gaussian prior the std along the measured directions is 1 to 1.2 times
-    the exact one, and 1.22 to 1.31 times where the data are silent.
+    Close to a posterior sampler: for a Gaussian prior the std is 1 to 1.2 times the exact one along the measured
+    directions, and 1.22 to 1.31 times elsewhere.
 
     Parameters
     ----------
-    schedule : falling noise levels, each independent of how the one before was reached.
-    ode_steps : Euler steps, each a network evaluation, of the flow.
+    schedule : falling noise levels.
+    ode_steps : Euler steps of the flow at each level; each evaluates the network once.
     cg_iterations, cg_tolerance : of the draw; each iteration applies A^H A once.
 
     Returns

@@ -1,4 +1,4 @@
-"""The linear systems of the data that the samplers solve."""
+"""The linear systems that the samplers solve to use the data."""
 
 import torch
 from torch import Tensor
@@ -9,17 +9,18 @@ from spinwarp.solvers import conjugate_gradient
 
 
 def solve(problem: Problem, rhs: Tensor, weight: float, *, iterations: int, tolerance: float = 0.0) -> Tensor:
-    """Solve (A^H A + weight) z = rhs from zero, by conjugate gradients.
+    """Solve (A^H A + weight) z = rhs by conjugate gradients, starting at zero.
 
-    With weight = noise_std^2 / sigma^2 it applies M / noise_std^2, M = (A^H A / noise_std^2 + sigma^-2)^-1. Stopped
-    early it leaves the part of z that the data hardly see near zero; so hand in what is left to solve, not the whole.
+    With weight = noise_std^2 / sigma^2 it applies M / noise_std^2, M = (A^H A / noise_std^2 + sigma^-2)^-1. If the
+    iterations end early, z stays near zero in directions that the data hardly measure. Pass a right-hand side for the
+    correction to an image, not for the image itself.
 
     Parameters
     ----------
     rhs : ``(chain, *shape)``.
     weight : positive.
-    iterations : at most so many; each applies A^H A once.
-    tolerance : of the residual's norm, relative to that of ``rhs``; for each chain.
+    iterations : at most; each applies A^H A once.
+    tolerance : of the residual's norm relative to that of ``rhs``, for each chain.
     """
     normal = problem.operator.normal
     return conjugate_gradient(
@@ -33,19 +34,13 @@ def towards_data(problem: Problem, image: Tensor, weight: float, *, iterations: 
 
 
 def gaussian_draw(
-    problem: Problem,
-    noise: ChainNoise,
-    center: Tensor,
-    sigma: float,
-    *,
-    iterations: int,
-    tolerance: float = 0.0,
+    problem: Problem, noise: ChainNoise, center: Tensor, sigma: float, *, iterations: int, tolerance: float = 0.0
 ) -> Tensor:
     """Draw from CN(x; center, sigma^2) p(y|x), normalised: ``(chain, *shape)``.
 
-    Perturbation and optimisation: draw u from the first factor, perturb the data by noise of their own level and return
-    argmin_x |y + noise - A x|^2 / noise_std^2 + |x - u|^2 / sigma^2. Exact where the system is solved; a solve that
-    stops early leaves what the data hardly see as drawn.
+    Perturbation and optimisation: draw u from the first factor, add noise of the data's own level to the data, and
+    return argmin_x |y + noise - A x|^2 / noise_std^2 + |x - u|^2 / sigma^2. This is exact if the system is solved. If
+    the solve stops early, directions that the data hardly measure keep their value in u.
 
     References
     ----------

@@ -8,7 +8,7 @@ from torch import Tensor
 from spinwarp.errors import InputError
 from spinwarp.progress import report
 from spinwarp.samplers.data_step import solve
-from spinwarp.samplers.diffusion_step import descend, kept, new
+from spinwarp.samplers.diffusion_step import ddim_fresh, ddim_kept, descend
 from spinwarp.samplers.noise import ChainNoise
 from spinwarp.samplers.problem import Problem
 from spinwarp.samplers.schedules import Schedule, karras
@@ -26,23 +26,24 @@ def ddnm(
     cg_iterations: int = 10,
     cg_tolerance: float = 1e-3,
 ) -> Tensor:
-    """Denoise, put the data in where they were measured, and add the noise of the next level.
+    """Denoise, replace what the data measured, and add the noise of the next level.
 
         x0 = D(x_t) + g A^+ (y - A D(x_t)),  g = min(1, t / noise_std),  t = eta sigma' sqrt(1 - sigma'^2 / sigma^2)
         x_t' = x0 + sqrt(sigma'^2 - t^2) (x_t - D(x_t)) / sigma + t n
 
-    DDNM+: the noise of the data counts as a part of the new noise, so n is made smaller by it in the range of A^H; and
-    where a step brings less noise than the data have, the data pull less. Right for operators whose singular values are
-    0 or 1; others, multi-coil ones among them, amplify the noise of the data by their inverse.
+    This is DDNM+: the noise of the data counts as part of the new noise, so n is smaller in the range of A^H. If a step
+    adds less noise than the data have, the data are given less weight. It is exact for operators whose singular values
+    are 0 or 1. Others, multi-coil ones among them, amplify the noise of the data by their inverse.
 
-    Not a posterior sampler: the data are fitted noise and all. For a Gaussian prior and two coils the std along the
-    measured directions is below 0.01 times the exact one; where the data are silent it is 0.97 to 1.02 times at data
-    noise .01 and .05, and 0.85 times at .2.
+    Not a posterior sampler: it fits the data including their noise. For a Gaussian prior and two coils the std along
+    the measured directions is below 0.01 times the exact one. Elsewhere it is 0.97 to 1.02 times at data noise .01 and
+    .05, and 0.85 times at .2.
 
     Parameters
     ----------
-    eta : how much of the noise is new in each step, above 0 and at most 1.
-    cg_iterations, cg_tolerance : of the pseudo-inverse, applied by conjugate gradients; ending early regularises it.
+    eta : fraction of the noise that is drawn anew in each step, above 0 and at most 1.
+    cg_iterations, cg_tolerance : of the conjugate gradients that apply the pseudo-inverse; stopping early regularises
+        it.
 
     Returns
     -------
@@ -58,17 +59,15 @@ def ddnm(
     13 and 17 to 19, in variance-exploding form. 100 steps and eta 0.85 are theirs.
     """
     if not 0 < eta <= 1:
-        raise InputError(
-            f"eta is the new part of the noise, above 0 and at most 1, not {eta}: without it no data enter"
-        )
+        raise InputError(f"eta must be above 0 and at most 1; got {eta} (with 0 the data have no effect)")
     x = schedule[0] * noise(problem.shape)
     for i, sigma, lower in descend(schedule):
         denoised = problem.denoise(x, sigma)
         report(i + 1, len(schedule))
-        x, fresh = denoised + kept(sigma, lower, eta) * (x - denoised), new(sigma, lower, eta)
+        x, fresh = denoised + ddim_kept(sigma, lower, eta) * (x - denoised), ddim_fresh(sigma, lower, eta)
         if fresh > 0:
             gain, draw = min(1.0, fresh / problem.noise_std), fresh * noise(problem.shape)
-            # of the new noise, what the data bring along already
+            # the part of the new noise that the noise of the data already contributes
             less = 1 - math.sqrt(1 - min(1.0, problem.noise_std / fresh) ** 2)
             against = gain * problem.backprojection - problem.operator.normal(gain * denoised + less * draw)
             x = x + draw + solve(problem, against, 0.0, iterations=cg_iterations, tolerance=cg_tolerance)

@@ -21,26 +21,30 @@ def dds(
     cg_iterations: int = 5,
     eta: float = 0.85,
 ) -> Tensor:
-    """Denoise, pull the estimate to the data by a few conjugate-gradient steps, and add the noise of the next level.
+    """Denoise, step towards the data by conjugate gradients, and add the noise of the next level.
 
         x0 = argmin_x |x - D(x_t)|^2 + data_weight |y - A x|^2, by ``cg_iterations`` steps
         x_t' = x0 + noise by DDIM with eta
 
-    The fast one: 20 to 50 network evaluations, no gradient through the network.
+    The fast one: 20 to 50 network evaluations, and no gradient through the network.
 
-    Not a posterior sampler, and blind to the noise of the data: the weight is the same at all levels, and the data are
-    fitted noise and all. For a Gaussian prior the std along the measured directions is 0.1 to 0.25 times the exact one
-    at data noise .01 and next to nothing at .2; where the data are silent it is 0.87 to 1.05 times.
+    Not a posterior sampler: the weight is the same at all levels and does not depend on the noise of the data, which it
+    fits too. For a Gaussian prior the std along the measured directions is 0.1 to 0.25 times the exact one at data
+    noise .01, and close to zero at .2. Elsewhere it is 0.87 to 1.05 times.
 
     Parameters
     ----------
     data_weight : gamma of the paper.
-    cg_iterations : applications of A^H A in a step, and one more.
-    eta : how much of the noise is new in each step, 0 to 1.
+    cg_iterations : of each step; a step applies A^H A once more than this.
+    eta : fraction of the noise that is drawn anew in each step, 0 to 1.
 
     Returns
     -------
     Tensor : samples ``(chain, *shape)``.
+
+    Raises
+    ------
+    InputError : if ``eta`` is out of range or the denoiser gives NaN.
 
     References
     ----------

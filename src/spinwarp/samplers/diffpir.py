@@ -30,13 +30,13 @@ def diffpir(
         x0 = argmin_x |y - A x|^2 / noise_std^2 + prior_weight |x - D(x_t)|^2 / sigma^2
         x_t' = x0 + sigma' (sqrt(1 - zeta) (x_t - x0) / sigma + sqrt(zeta) n)
 
-    Not a posterior sampler. For a Gaussian prior the std along the measured directions is 0.8 to 1.9 times the exact
-    one, and 0.7 to 0.8 times where the data are silent; with ``prior_weight`` 1 it is 0.57 to 0.73 times in all.
+    Not a posterior sampler. For a Gaussian prior the std is 0.8 to 1.9 times the exact one along the measured
+    directions, and 0.7 to 0.8 times elsewhere. With ``prior_weight`` 1 it is 0.57 to 0.73 times everywhere.
 
     Parameters
     ----------
-    prior_weight : lambda of the paper. 1 trusts D(x_t) as far as its noise level says, more trusts it further.
-    zeta : how much of the noise is new in each step, 0 to 1.
+    prior_weight : lambda of the paper. 1 weights D(x_t) by its noise level; larger values trust it more.
+    zeta : fraction of the noise that is drawn anew in each step, 0 to 1.
     cg_iterations, cg_tolerance : of the proximal problem; each iteration applies A^H A once.
 
     Returns
@@ -53,7 +53,7 @@ def diffpir(
     variance-exploding form. InverseBench uses lambda 8 and zeta 1.
     """
     if not 0 <= zeta <= 1:
-        raise InputError(f"zeta is the new part of the noise, between 0 and 1, not {zeta}")
+        raise InputError(f"zeta is between 0 and 1; got {zeta}")
     x = schedule[0] * noise(problem.shape)
     for i, sigma, lower in descend(schedule):
         denoised = problem.denoise(x, sigma)

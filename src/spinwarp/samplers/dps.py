@@ -13,28 +13,22 @@ from spinwarp.solvers import norm
 LEVELS = karras(10.0, 0.01, 1000)
 
 
-def dps(
-    problem: Problem,
-    noise: ChainNoise,
-    *,
-    schedule: Schedule = LEVELS,
-    scale: float = 10.0,
-) -> Tensor:
+def dps(problem: Problem, noise: ChainNoise, *, schedule: Schedule = LEVELS, scale: float = 10.0) -> Tensor:
     """Step along the reverse diffusion, and against the gradient of the residual at the denoised image.
 
         x_t' = ancestral step from x_t  -  scale * gradient in x_t of |y - A D(x_t)|
 
     The only sampler here that differentiates the network.
 
-    Not a posterior sampler: the pull has the same length whatever the noise of the data. For a Gaussian prior the std
-    along the measured directions is 0.01 to 2.5 times the exact one, hardly changing with the noise of the data; where
-    they are silent it is 0.9 to 1 times. The data are fitted noise and all.
+    Not a posterior sampler: the length of the pull does not depend on the noise of the data, which it fits too. For a
+    Gaussian prior the std along the measured directions is 0.01 to 2.5 times the exact one, almost the same for all
+    noise levels of the data. Elsewhere it is 0.9 to 1 times.
 
     Parameters
     ----------
     schedule : falling noise levels; the method needs many.
-    scale : a step moves the image by about so much in Euclidean norm. 10 is for images of 320x320: it grows with the
-        square root of the number of pixels, and falls with that of levels.
+    scale : about how far a step moves the image, in Euclidean norm. 10 suits images of 320x320. The right value grows
+        with the square root of the number of pixels, and falls with the number of levels.
 
     Returns
     -------
@@ -54,7 +48,7 @@ def dps(
         with torch.enable_grad():
             x.requires_grad_()
             denoised = problem.denoise(x, sigma)
-            misfit = norm(problem.data - problem.operator(denoised)).sum()  # chains apart: each in a term of its own
+            misfit = norm(problem.data - problem.operator(denoised)).sum()  # a term per chain: gradients stay separate
             (pull,) = torch.autograd.grad(misfit, x)
         report(i + 1, len(schedule))
         x, denoised = x.detach(), denoised.detach()

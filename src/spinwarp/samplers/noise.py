@@ -1,4 +1,4 @@
-"""Complex noise, with one generator a chain."""
+"""Complex noise, with one generator for each chain."""
 
 import math
 from collections.abc import Sequence
@@ -10,13 +10,13 @@ from spinwarp.errors import InputError
 
 
 class ChainNoise:
-    """Draws of CN(0, 1) in which a chain's numbers do not depend on which chains run beside it.
+    """Draws of CN(0, 1). A chain's numbers do not depend on which other chains run beside it.
 
-    The one thing in a sampler that changes: every draw moves the generators on.
+    This is the only state that changes in a sampler: every draw advances the generators.
 
     Parameters
     ----------
-    generators : one a chain, all on one device; the draws lie there too.
+    generators : one for each chain, all on one device, on which the draws are made.
 
     Raises
     ------
@@ -25,7 +25,7 @@ class ChainNoise:
 
     def __init__(self, generators: Sequence[torch.Generator]) -> None:
         if not generators:
-            raise InputError("no chains to draw: ask for at least one sample")
+            raise InputError("there are no chains to draw; ask for at least one sample")
         self.generators = tuple(generators)
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""Predictor-corrector sampling with the data put in after each step (score-MRI)."""
+"""Predictor-corrector sampling with a data step after each (score-MRI)."""
 
 import math
 
@@ -17,29 +17,23 @@ LEVELS = geometric(10.0, 0.01, 500)
 
 @torch.no_grad()
 def predictor_corrector(
-    problem: Problem,
-    noise: ChainNoise,
-    *,
-    schedule: Schedule = LEVELS,
-    snr: float = 0.16,
-    data_step: float = 1.0,
+    problem: Problem, noise: ChainNoise, *, schedule: Schedule = LEVELS, snr: float = 0.16, data_step: float = 1.0
 ) -> Tensor:
-    """Step along the reverse diffusion, correct by one Langevin step, and go towards the data after both.
+    """Step along the reverse diffusion, correct by one Langevin step, and move towards the data after each of the two.
 
         predict: x <- x + (sigma^2 - sigma'^2) score + sqrt(sigma^2 - sigma'^2) n
         correct: x <- x + e score + sqrt(2 e) n,  e = 2 (snr |n| / |score|)^2
         data:    x <- x + data_step A^H (y - A x)
 
-    For a single coil and ``data_step`` 1 the data step is the replacement of the measured lines.
+    For a single coil and ``data_step`` 1 the data step replaces the measured lines.
 
-    Not a posterior sampler: the data are put in without regard to their noise. For a Gaussian prior and two coils the
-    std along the measured directions is anything from 0 to 4 times the exact one; where the data are silent it is 0.95
-    to 1.24 times.
+    Not a posterior sampler: the data step ignores the noise of the data. For a Gaussian prior and two coils the std
+    along the measured directions is anything from 0 to 4 times the exact one. Elsewhere it is 0.95 to 1.24 times.
 
     Parameters
     ----------
-    schedule : falling noise levels. Published: 2000 from 378 to 0.01; a first level beyond those the prior was trained
-        for does no good.
+    schedule : falling noise levels. The paper has 2000 from 378 to 0.01. Do not start above the levels that the prior
+        was trained for.
     snr : of the corrector's step.
     data_step : 0 to 1.
 
@@ -68,7 +62,7 @@ def predictor_corrector(
         if lower > 0:
             score, draw = problem.score(x, lower), noise(problem.shape)
             report(2 * i + 2, total)
-            step = 2 * (snr * norm(draw) / norm(score)).square()  # (chain, 1, ...): of each chain
+            step = 2 * (snr * norm(draw) / norm(score)).square()  # (chain, 1, ...)
             x = x + step * score + (2 * step).sqrt() * draw
             x = x + data_step * problem.residual(x)
     return x

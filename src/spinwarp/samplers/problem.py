@@ -1,7 +1,6 @@
-"""The inverse problem of one slice, which many chains share."""
+"""The inverse problem of one slice, for many chains."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -11,9 +10,6 @@ from torch import Tensor
 
 from spinwarp.errors import InputError
 from spinwarp.operators.linear import LinearOperator
-
-#: what samplers took as ``advance`` before they called :func:`spinwarp.progress.report`; kept for those that still do
-Advance = Callable[[int, int], None]
 
 
 class Denoiser(Protocol):
@@ -31,14 +27,14 @@ class Denoiser(Protocol):
 class Problem:
     """y = A x + noise, and a prior for x. Images are in the units of the prior, where their rms is about 1.
 
-    Every noise level is the standard deviation of complex noise: n ~ CN(0, sigma^2), so E|n|^2 = sigma^2 and the real
-    and the imaginary part have sigma^2 / 2 each. So is ``noise_std``.
+    Every noise level, ``noise_std`` too, is the standard deviation of complex noise n ~ CN(0, sigma^2): E|n|^2 =
+    sigma^2, and the real and the imaginary part have sigma^2 / 2 each.
 
     Parameters
     ----------
     denoiser : the prior.
-    operator : A, from ``(chain, *shape)`` to data of any shape behind the chain; samplers suppose |A| <= 1, which
-        normalised coil maps give.
+    operator : A, from ``(chain, *shape)`` to data ``(chain, ...)`` of any shape. Samplers assume |A| <= 1, which holds
+        for normalised coil maps.
     data : y, complex, with a leading dimension of 1.
     noise_std : of the complex noise in the data; positive.
     shape : of one image.
@@ -57,13 +53,13 @@ class Problem:
     def __post_init__(self) -> None:
         if not (self.noise_std > 0 and math.isfinite(self.noise_std)):
             raise InputError(
-                f"posterior sampling needs the noise level of the data, which is {self.noise_std}: give a positive "
-                "noise_std, or let it be estimated"
+                f"posterior sampling needs the noise level of the data, but it is {self.noise_std}; "
+                "give a positive noise_std"
             )
         if self.data.ndim < 2 or self.data.shape[0] != 1 or not self.data.is_complex():
             raise InputError(
-                f"the chains share the data of one slice, complex (1, ...), not {self.data.dtype} "
-                f"{tuple(self.data.shape)}: make one problem per slice"
+                f"the data are of one slice, complex (1, ...), not {self.data.dtype} {tuple(self.data.shape)}; make "
+                "one problem per slice"
             )
 
     @cached_property
@@ -85,19 +81,19 @@ class Problem:
         return checked(self.denoiser, x, sigma)
 
     def score(self, x: Tensor, sigma: float) -> Tensor:
-        """Derivative of log p_sigma(x) by conj(x)."""
+        """Return the derivative of log p_sigma(x) by conj(x)."""
         return (self.denoise(x, sigma) - x) / sigma**2
 
 
 def checked(denoiser: Denoiser, x: Tensor, sigma: float) -> Tensor:
-    """Denoise, and say so where the result is not finite.
+    """Denoise, and check that the result is finite.
 
     Raises
     ------
     InputError : if the denoiser gives NaN or infinity.
     """
     image = denoiser(x, torch.full((len(x),), sigma, dtype=x.real.dtype, device=x.device))
-    if not torch.isfinite(image.detach().sum()):  # one number: a NaN or an infinity anywhere reaches the sum
+    if not torch.isfinite(image.detach().sum()):  # a NaN or an infinity anywhere makes the sum not finite
         raise InputError(
             f"the denoiser gave NaN or infinity at sigma {sigma:.4g}: train the prior further, use float32, or choose "
             "a schedule within the noise levels it was trained for"

@@ -1,6 +1,6 @@
 """Noise schedules: falling noise levels, as plain numbers.
 
-Every level is the standard deviation of complex noise. A level may occur several times: so many steps are made at it.
+Every level is the standard deviation of complex noise. A level that occurs several times gets several steps.
 """
 
 import math
@@ -11,11 +11,11 @@ Schedule = tuple[float, ...]
 
 
 def geometric(sigma_max: float, sigma_min: float, n_levels: int) -> Schedule:
-    """Levels in constant ratio.
+    """Return levels of constant ratio.
 
     Raises
     ------
-    InputError : unless sigma_max > sigma_min > 0 and there are two levels or more.
+    InputError : unless sigma_max > sigma_min > 0 and n_levels is at least 2.
 
     References
     ----------
@@ -27,11 +27,11 @@ def geometric(sigma_max: float, sigma_min: float, n_levels: int) -> Schedule:
 
 
 def karras(sigma_max: float, sigma_min: float, n_levels: int, rho: float = 7.0) -> Schedule:
-    """Levels whose rho-th roots are equally spaced: more of them where the noise is low.
+    """Return levels whose rho-th roots are equally spaced: more of them at low noise.
 
     Raises
     ------
-    InputError : unless sigma_max > sigma_min > 0 and there are two levels or more.
+    InputError : unless sigma_max > sigma_min > 0 and n_levels is at least 2.
 
     References
     ----------
@@ -43,10 +43,11 @@ def karras(sigma_max: float, sigma_min: float, n_levels: int, rho: float = 7.0) 
 
 
 def jalal(last_steps: int = 4) -> Schedule:
-    """The published 3975 steps: 2311 geometric levels 232 to 0.0066 from level 1156 (1.23) on, each used several times.
+    """Return the 3975 published steps: of 2311 geometric levels from 232 to 0.0066, those from number 1156 (1.23) on.
 
-    Three steps a level up to level 1800, ``last_steps`` after it: 4 for brain and abdomen, 3 for the knee (3465 steps).
-    The published levels are those of each real component; as levels of complex noise they are used unchanged here.
+    Each level gets three steps up to number 1800 and ``last_steps`` after it: 4 for brain and abdomen, 3 for the knee
+    (3465 steps). The published levels are those of each real component. Here they are used unchanged as levels of
+    complex noise.
 
     References
     ----------
@@ -57,11 +58,11 @@ def jalal(last_steps: int = 4) -> Schedule:
 
 
 def check(sigma_max: float, sigma_min: float, n_levels: int) -> None:
-    """Refuse what is no schedule.
+    """Check that these numbers make a schedule.
 
     Raises
     ------
-    InputError : unless sigma_max > sigma_min > 0 and there are two levels or more.
+    InputError : unless sigma_max > sigma_min > 0 and n_levels is at least 2.
     """
     if not (sigma_max > sigma_min > 0 and n_levels >= 2):
         raise InputError(
@@ -71,7 +72,7 @@ def check(sigma_max: float, sigma_min: float, n_levels: int) -> None:
 
 
 LANGEVIN = geometric(10.0, 0.01, 49)
-"""For samplers that stay at the posterior of every level: 50 network evaluations with the last denoising."""
+"""For samplers of the posterior at every level: 50 network evaluations with the last denoising."""
 
 DIFFUSION = karras(10.0, 0.01, 50)
 """For samplers that step from level to level along the reverse diffusion."""

@@ -14,15 +14,6 @@ from spinwarp.solvers.proximal import project_ball, soft_threshold
 from spinwarp.solvers.trace import Trace
 
 __all__ = [
-    "Trace",
-    "admm",
-    "conjugate_gradient",
-    "fista",
-    "inner",
-    "largest_eigenvalue",
-    "norm",
-    "per_item",
-    "primal_dual",
-    "project_ball",
-    "soft_threshold",
-]
+    "Trace", "admm", "conjugate_gradient", "fista", "inner", "largest_eigenvalue", "norm", "per_item", "primal_dual",
+    "project_ball", "soft_threshold",
+]  # fmt: skip

@@ -9,10 +9,10 @@ from spinwarp.solvers.batched import inner, norm
 
 
 def largest_eigenvalue(normal: Callable[[Tensor], Tensor], start: Tensor, *, iterations: int = 30) -> Tensor:
-    """Largest eigenvalue ``(batch,)`` of a Hermitian positive semidefinite map by power iteration.
+    """Return the largest eigenvalue ``(batch,)`` of a Hermitian positive semidefinite map by power iteration.
 
-    The estimate is too small, by a few percent after thirty iterations; a step size of one over it needs a margin. For
-    ``A.normal`` it is the squared norm of A and the Lipschitz constant of A^H (A x - y).
+    The estimate is too small, by a few percent after thirty iterations. If its inverse is a step size, leave a margin.
+    For ``A.normal`` it is the squared norm of A and the Lipschitz constant of A^H (A x - y).
 
     Parameters
     ----------

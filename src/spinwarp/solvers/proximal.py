@@ -30,6 +30,6 @@ def project_ball(x: Tensor, radius: float | Tensor, dim: int | None = None) -> T
 
 
 def _at_least(smallest: float | Tensor, x: Tensor, dim: int | None) -> Tensor:
-    """Magnitudes, at least ``smallest`` and never zero, to keep the quotients above and their gradients finite."""
+    """Return magnitudes, at least ``smallest`` and never zero, which keeps quotients and their gradients finite."""
     magnitude = x.abs() if dim is None else root_sum_of_squares(x, dim, keepdim=True)
     return magnitude.clamp_min(smallest).clamp_min(torch.finfo(magnitude.dtype).tiny)

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from spinwarp import __version__
 from spinwarp.errors import InputError
-from spinwarp.lightning_internals import settle
+from spinwarp.lightning_internals import mark_next_batch
 from spinwarp.metrics import BatchMean, VolumeMetrics
 from spinwarp.training.divergence import CHECK_EVERY, DivergenceCheck, check_weights, diverged, loss_scaler
 from spinwarp.training.schedule import Constant
@@ -182,7 +182,7 @@ class NetworkModule(LightningModule):
         if self._seed is not None:  # the network has been trained
             checkpoint[CHECKPOINT_KEY]["seed"] = self._seed
             check_weights(self.trainer, checkpoint)
-            settle(checkpoint, self.trainer)
+            mark_next_batch(checkpoint, self.trainer)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the seed of the run."""

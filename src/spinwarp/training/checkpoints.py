@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
-from spinwarp.files import whole_file
+from spinwarp.files import atomic_write
 from spinwarp.models.loading import load_plain
 from spinwarp.training.loggers import MetricsTable
 
@@ -38,7 +38,7 @@ class WholeCheckpoints(TorchCheckpointIO):
         """
         content = BytesIO()  # if torch wrote the file itself, its error would not say that the disk is full
         torch.save(checkpoint, content)
-        with whole_file(Path(path)) as temporary, temporary.open("wb") as file:
+        with atomic_write(Path(path)) as temporary, temporary.open("wb") as file:
             file.write(content.getbuffer())
             file.flush()
             os.fsync(file.fileno())

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from spinwarp.lightning_internals import LaunchingDDP
+from spinwarp.renamed import old_names
 
 #: seconds that the first process has to write its last checkpoint and end by itself
 GRACE = 20.0
@@ -16,8 +17,8 @@ GRACE = 20.0
 log = logging.getLogger("spinwarp")
 
 
-class EndTogether(LaunchingDDP):
-    """Lightning's DDP; if a process is lost it says which one, where Lightning kills the first without a word.
+class WatchedDDP(LaunchingDDP):
+    """Lightning's DDP with a log line that names the process that was lost; Lightning ends the others without a word.
 
     Parameters
     ----------
@@ -45,3 +46,6 @@ class EndTogether(LaunchingDDP):
         for process in processes:
             process.kill()
         os._exit(1)
+
+
+__getattr__ = old_names(__name__, EndTogether="spinwarp.training.ddp.WatchedDDP")

@@ -17,21 +17,24 @@ from spinwarp.training.images import size_of
 
 
 class GANModule(GeneratorModule):
-    """Trains generator and discriminator at once: the non-saturating loss with a penalty on the gradient at real data.
+    """Trains generator and discriminator together: non-saturating loss, with a penalty on the gradient at real images.
 
-    Both losses are one: the generator's is taken with the discriminator's weights held fixed, the discriminator's
-    with the generated images held fixed, so that one backward pass gives each its own gradient, and Lightning's
-    clipping, accumulation and precision work as everywhere. Mescheder et al. show that such simultaneous steps
-    converge with this penalty.
+    One backward pass gives both networks their gradients: the generator's loss holds the discriminator's weights fixed,
+    the discriminator's loss holds the generated images fixed. Lightning's clipping, accumulation and precision
+    therefore work as for any network. Mescheder et al. show that such simultaneous steps converge with this penalty.
 
-    ``val/ssim`` compares the target with the nearest image of the range that a few steps of latent descent find.
+    ``val/ssim`` compares the target with the nearest image that a few steps of latent descent find.
 
     Parameters
     ----------
-    net, optimizer, schedule : see :class:`GeneratorModule`; the optimizer is given the weights of both networks.
+    net, optimizer, schedule : see :class:`GeneratorModule`; the optimizer gets the weights of both networks.
     discriminator : images ``(batch, h, w)`` complex to ``(batch,)``.
     penalty : half of it times the squared gradient of the discriminator at real images is added to its loss.
     steps : of latent descent in validation.
+
+    Raises
+    ------
+    InputError : if ``penalty`` or ``steps`` is out of range.
 
     References
     ----------
@@ -39,7 +42,7 @@ class GANModule(GeneratorModule):
     Mescheder, Geiger and Nowozin, "Which training methods for GANs do actually converge?", ICML 2018 (R1).
     """
 
-    kind = GAN
+    net_type = GAN
     net: GAN
 
     def __init__(
@@ -63,18 +66,18 @@ class GANModule(GeneratorModule):
         return self.parameters()
 
     def training_step(self, example: Example, batch_idx: int) -> Tensor:  # noqa: ARG002
-        """One step of both players."""
+        """Take one step of both networks."""
         losses = self.losses(self.images(example)[0])
         for name, loss in losses.items():
             self.log(f"train/{name}", loss, prog_bar=True, batch_size=len(example))
         return torch.stack(list(losses.values())).sum()
 
     def training_loss(self, images: Tensor, generator: Generator | None = None) -> Tensor:
-        """Sum of both losses."""
+        """Return the sum of both losses."""
         return torch.stack(list(self.losses(images, generator).values())).sum()
 
     def losses(self, images: Tensor, generator: Generator | None = None) -> dict[str, Tensor]:
-        """Loss of the ``generator`` and of the ``discriminator``."""
+        """Return the loss of the ``generator`` and of the ``discriminator``."""
         z = torch.randn(len(images), *self.net.latent_shape(), generator=generator, device=images.device)
         made = self.net.generate(z, size_of(images))
         held = {name: value.detach() for name, value in self.discriminator.named_parameters()}
@@ -88,13 +91,13 @@ class GANModule(GeneratorModule):
         return {"generator": generator_loss, "discriminator": loss}
 
     def restore(self, images: Tensor) -> Tensor:
-        """Return the images of the range that latent descent from z = 0 finds."""
+        """Return the generator's images nearest to ``images`` that latent descent from z = 0 finds."""
         size = size_of(images)
-        # Lightning validates without gradients; and in half precision no step of a line search would lower the error
+        # Lightning validates without gradients; in half precision no step of a line search would lower the error
         with torch.inference_mode(False), torch.autocast(images.device.type, enabled=False):
             target = images.clone()
             start = torch.zeros(len(images), *self.net.latent_shape(size), device=images.device)
             iterates = lbfgs(lambda z: (self.net.generate(z, size) - target).abs().square().sum((-2, -1)), start)
-            # it ends by itself where no step lowers the error any more; it always yields the start
+            # always yields the start, and ends by itself when no step lowers the error
             *_, (z, _) = islice(iterates, self.steps + 1)
         return self.net.generate(z, size)

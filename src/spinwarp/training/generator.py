@@ -41,21 +41,21 @@ class GeneratorModule(NetworkModule):
 
     Raises
     ------
-    InputError : if ``net`` is not of the type ``kind``.
+    InputError : if ``net`` is not of the type ``net_type``.
     """
 
     whole_images = True
     #: the type that ``net`` must have
-    kind: ClassVar[type] = ImageGenerator
+    net_type: ClassVar[type] = ImageGenerator
     net: ImageGenerator
 
     def __init__(
         self, net: nn.Module, optimizer: MakeOptimizer, schedule: Callable[[float], float] | None = None
     ) -> None:
         super().__init__(net, optimizer, schedule)
-        if not isinstance(net, self.kind):
+        if not isinstance(net, self.net_type):
             raise InputError(
-                f"{type(self).__name__} trains a {self.kind.__name__} of spinwarp.models; got {type(net).__name__}"
+                f"{type(self).__name__} trains a {self.net_type.__name__} of spinwarp.models; got {type(net).__name__}"
             )
 
     @abstractmethod
@@ -108,7 +108,7 @@ class VAEModule(GeneratorModule):
     Rybkin, Daniilidis and Levine, "Simple and effective VAE training with calibrated decoders", ICML 2021.
     """
 
-    kind = VAE
+    net_type = VAE
     net: VAE
 
     def training_loss(self, images: Tensor, generator: Generator | None = None) -> Tensor:
@@ -146,7 +146,7 @@ class FlowModule(GeneratorModule):
     InputError : if there is no noise, or ``net`` is no flow.
     """
 
-    kind = Flow
+    net_type = Flow
     net: Flow
 
     def __init__(

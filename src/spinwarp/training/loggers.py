@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from spinwarp.errors import InputError
-from spinwarp.files import whole_file
+from spinwarp.files import atomic_write
 from spinwarp.lightning_internals import wandb_run, wandb_settings
 
 log = logging.getLogger("spinwarp")
@@ -96,7 +96,7 @@ class MetricsTable(Logger):
         if not columns:
             self.path.unlink(missing_ok=True)
             return
-        with whole_file(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        with atomic_write(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(rows)
@@ -151,7 +151,7 @@ class WandbRun(WandbLogger):
         kept, settings = Path(str(self.save_dir)) / "wandb" / "run_id.txt", wandb_settings(self)
         if settings["id"] is None:
             settings["id"] = run_id = kept.read_text().strip() if goes_on and kept.is_file() else secrets.token_hex(4)
-            with whole_file(kept) as temporary:
+            with atomic_write(kept) as temporary:
                 temporary.write_text(run_id)
         settings["group"] = settings["group"] or group
         os.environ.setdefault("WANDB_FINISH_TIMEOUT", FINISH_SECONDS)

@@ -23,8 +23,8 @@ LEVELS = (0.1, 0.4, 1.6)
 class ScoreModule(NetworkModule):
     """Trains a :class:`Denoiser` by denoising score matching on whole complex images.
 
-    What is validated, drawn and sampled from is the exponential moving average of the weights, kept as ``average``.
-    Images are divided by :func:`spinwarp.preparation.prior_scale`, which reconstruction does by itself.
+    Validation, pictures and samples use ``average``, the exponential moving average of the weights. Images are divided
+    by :func:`spinwarp.preparation.prior_scale`, as reconstruction does.
 
     Parameters
     ----------
@@ -32,19 +32,19 @@ class ScoreModule(NetworkModule):
     optimizer : makes the optimizer of the parameters.
     schedule : factor on the learning rate as a function of training progress.
     log_sigma_mean, log_sigma_std : of the normal distribution of the logarithm of the noise level.
-    scale_jitter : standard deviation of a random factor's logarithm, by which each image is scaled: the brightness of
-        an unknown image is known so well only.
+    scale_jitter : standard deviation of the logarithm of a random factor on each image, since the brightness of an
+        unknown image is known only approximately.
     ema_decay : of the moving average, per step; less in the first steps.
 
     Raises
     ------
-    InputError : if a number cannot be, or ``net`` is no denoiser.
+    InputError : if a number is out of range, or ``net`` is not a :class:`Denoiser`.
 
     References
     ----------
-    Karras et al., "Elucidating the design space of diffusion-based generative models" (EDM), arXiv 2206.00364, whose
-    weights of the levels and distribution these are, theirs having a ``sigma_data`` of one half.
-    Vincent, "A connection between score matching and denoising autoencoders", Neural Computation 2011.
+    Karras et al., "Elucidating the design space of diffusion-based generative models" (EDM), arXiv 2206.00364: weights
+    and distribution of the levels, there with a ``sigma_data`` of one half. Vincent, "A connection between score
+    matching and denoising autoencoders", Neural Computation 2011.
     """
 
     whole_images = True
@@ -73,30 +73,30 @@ class ScoreModule(NetworkModule):
         self.log_sigma_std = log_sigma_std
         self.scale_jitter = scale_jitter
         self.ema_decay = ema_decay
-        self._size: tuple[int, int] | None = None  # of the images validated last, which samples take
+        self._size: tuple[int, int] | None = None  # of the images validated last, and so of the samples
 
     def images(self, example: Example) -> Tensor:
-        """Images ``(batch, h, w)`` in the units of the prior: complex, or magnitudes."""
+        """Return images ``(batch, h, w)`` in the units of the prior: complex, or magnitudes."""
         images = full_images(example)
         return images.abs() if self.net.channels == "magnitude" else images
 
     def training_step(self, example: Example, batch_idx: int) -> Tensor:  # noqa: ARG002
-        """One step."""
+        """Take one step."""
         images = self.images(example)
         jitter = torch.randn(len(images), device=images.device) * self.scale_jitter
         images = images * jitter.exp().view(-1, 1, 1)
-        # one uniform number spread evenly over the batch: every batch has its share of strong and of weak noise
-        share = torch.arange(len(images), device=images.device) + torch.rand((), device=images.device)
-        normal = torch.special.ndtri(((share / len(images)) % 1).clamp(1e-4, 1 - 1e-4))
+        # one uniform number spread evenly over the batch: every batch has strong and weak noise in the same proportion
+        uniform = torch.arange(len(images), device=images.device) + torch.rand((), device=images.device)
+        normal = torch.special.ndtri(((uniform / len(images)) % 1).clamp(1e-4, 1 - 1e-4))
         sigma = (self.log_sigma_mean + self.log_sigma_std * normal).exp()
         loss = self.matching_loss(self.net, images, sigma, torch.randn_like(images))
         self.log("train/loss", loss, prog_bar=True, batch_size=len(example))
         return loss
 
     def matching_loss(self, net: Denoiser, images: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
-        """Weighted squared error of the denoised images; about one for a network that has learned nothing."""
+        """Return the weighted squared error of the denoised images; about one for an untrained network."""
         sigma = sigma.view(-1, 1, 1)
-        # sigma is that of complex noise; of a real image only the noise's real part counts, half of its variance
+        # sigma is that of complex noise; a real image gets only its real part, which has half the variance
         per_part = sigma if images.is_complex() else sigma / 2**0.5
         noisy = images + per_part * noise
         error = (net(noisy, per_part.flatten()) - images).abs().square()
@@ -104,7 +104,7 @@ class ScoreModule(NetworkModule):
         return (weight * error).mean()
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Let the average follow the weights; not at the end of the batch, where checkpoints may be written already."""
+        """Update the average after each step, not at the end of the batch, when checkpoints may be written already."""
         super().optimizer_step(*args, **kwargs)
         step = self.trainer.global_step + 1
         decay = min(self.ema_decay, (1 + step) / (10 + step))
@@ -113,7 +113,7 @@ class ScoreModule(NetworkModule):
                 mean.lerp_(value, 1 - decay)
 
     def validation_step(self, example: Example, batch_idx: int) -> Tensor:  # noqa: ARG002
-        """Denoise at fixed levels with noise that is always the same.
+        """Denoise at fixed levels, with the same noise in every validation.
 
         Returns the magnitude ``(batch, h', w')`` inside the target's crop, in the units of the data.
         """
@@ -140,6 +140,6 @@ class ScoreModule(NetworkModule):
         InputError : if no image has been validated yet.
         """
         if self._size is None:
-            raise InputError("the size of the samples is that of the validation images; validate first")
+            raise InputError("samples have the size of the validation images; validate first")
         seeds = torch.randint(2**62, (n,), generator=generator, device=self.device).tolist()
         return unconditional(self.average, ChainNoise(chain_generators(seeds, self.device)), self._size)

@@ -1,4 +1,4 @@
-"""How well the standard deviations that a method claims agree with the errors that it makes."""
+"""How well the standard deviations that a method predicts agree with its errors."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -20,9 +20,9 @@ from spinwarp.uncertainty.measures import (
     sparsification,
 )
 
-#: an error is covered if it lies within so many standard deviations
+#: an error is covered if it is within this many standard deviations
 N_STD = 2.0
-#: nominal coverages of the Gaussian intervals that a row of the results tells the observed ones of
+#: nominal coverages of the Gaussian intervals whose observed coverage is in a row of the results
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 #: nominal coverages of the curve
 CURVE_LEVELS = (*(round(0.05 * i, 2) for i in range(1, 20)), 0.99)
@@ -32,7 +32,8 @@ _WINDOW = 5  # pixels: the square over which the intensity is averaged
 def local_intensity(magnitude: Tensor) -> Tensor:
     """Return the mean of ``magnitude (batch, h, w)`` over 5x5 pixels, of fewer at the rim.
 
-    The honest baseline of every claim: errors are larger where the image is bright, and this knows nothing else.
+    The baseline of every predicted standard deviation: errors are larger where the image is bright, and it knows
+    nothing else.
     """
     mean: Tensor = F.avg_pool2d(magnitude[:, None], _WINDOW, 1, _WINDOW // 2, count_include_pad=False)
     return mean[:, 0]
@@ -48,8 +49,8 @@ class Ranks:
     def histogram(self, where: Tensor) -> np.ndarray:
         """Count how often the target is larger than 0, 1, ..., n draws, over the pixels ``(batch, h, w)`` bool.
 
-        Flat for draws of the distribution that the target comes from, a bowl where they lie too close together, a hill
-        where too far apart, a slope where they are off to one side.
+        The histogram is flat if the draws come from the distribution of the target. It is a bowl if they lie too close
+        together, a hill if they lie too far apart, and a slope if they are biased.
 
         References
         ----------
@@ -60,20 +61,21 @@ class Ranks:
 
 
 def ranks_of(samples: Tensor, target: Tensor) -> Ranks:
-    """Rank the target ``(batch, h, w)`` among draws ``(n_samples, batch, h, w)``; it is in the middle of equal ones."""
+    """Rank the target ``(batch, h, w)`` among draws ``(n_samples, batch, h, w)``; ties count half."""
     below = ((samples < target).sum(0) + (samples <= target).sum(0)) // 2
     return Ranks(below.to(torch.int32), len(samples))
 
 
 class Calibration:
-    """Errors against claimed standard deviations over the foreground of one volume, whose pixels it holds.
+    """Errors against predicted standard deviations over the foreground of one volume; it keeps all pixels.
 
-    For Gaussian errors of exactly the claimed deviation, two of them cover .954. Mean and deviation of a few draws of
-    an exact posterior are themselves uncertain and cover less: .93 for 16 draws, .90 for 8, .65 for 2. More than that
-    says that a method claims too large errors, less that it is too sure of itself.
+    If errors are Gaussian with exactly the predicted standard deviation, two of them cover .954. Mean and standard
+    deviation of a few draws of an exact posterior are themselves uncertain and cover less: .93 for 16 draws, .90 for 8,
+    .65 for 2. A method with a higher coverage predicts too large errors; with a lower one, too small ones.
 
-    Everything is measured also for a deviation proportional to the local intensity, scaled to the volume so that its
-    mean square equals the mean squared error. That needs the truth and is generous: no method knows its error.
+    As a baseline, everything is also measured for a standard deviation proportional to the local intensity. It is
+    scaled so that its mean square over the volume equals the mean squared error. That needs the truth, so the baseline
+    is generous.
 
     Pixels of a slice are not independent, so the numbers of one volume vary more than its number of pixels suggests.
     """
@@ -90,9 +92,9 @@ class Calibration:
         Parameters
         ----------
         magnitude, target : ``(batch, h, w)``.
-        std : ``(batch, h, w)`` the claimed standard deviation of the magnitude.
+        std : ``(batch, h, w)`` the predicted standard deviation of the magnitude.
         data_range : ``(batch,)`` the largest value of each item's volume.
-        ranks : of the target among the draws that the claim was made of, see :func:`ranks_of`, or None.
+        ranks : of the target among the draws that give ``std``, see :func:`ranks_of`, or None.
         """
         where = foreground(target, data_range)
         parts = (magnitude - target, std, local_intensity(magnitude))
@@ -107,10 +109,10 @@ class Calibration:
         """
         error, std, intensity = self._pixels()
         ratio = error_ratio(error, std)
-        shares = coverage(ratio, [N_STD, *map(gaussian_factor, LEVELS)]).tolist()
+        fractions = coverage(ratio, [N_STD, *map(gaussian_factor, LEVELS)]).tolist()
         names = ["coverage", *(f"coverage_{100 * level:.0f}" for level in LEVELS)]
         return {
-            **dict(zip(names, shares, strict=True)),
+            **dict(zip(names, fractions, strict=True)),
             "calibration_error": calibration_error(ratio),
             "sparsification": area(sparsification(error, std)),
             "sparsification_oracle": area(sparsification(error, np.abs(error))),
@@ -139,7 +141,7 @@ class Calibration:
         }
 
     def _pixels(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Error, claimed deviation and that of the baseline, ``(n,)`` each."""
+        """Return error, predicted standard deviation and that of the baseline, ``(n,)`` each."""
         if not self._parts:
             return np.zeros(0), np.zeros(0), np.zeros(0)
         error, std, intensity = torch.cat(self._parts, 1).numpy().astype(np.float64)
@@ -147,7 +149,7 @@ class Calibration:
         return error, std, intensity * np.sqrt(np.square(error).sum() / square) if square > 0 else intensity
 
     def _rank_histogram(self) -> list[int] | None:
-        """Sum over the slices; None where one has no samples, or another number of them than its neighbours."""
+        """Return the sum over the slices; None if one has no samples, or their numbers differ."""
         counts = [ranks for ranks in self._ranks if ranks is not None]
         if len(counts) < max(len(self._ranks), 1) or len({len(ranks) for ranks in counts}) > 1:
             return None

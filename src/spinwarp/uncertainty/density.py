@@ -1,4 +1,4 @@
-"""With what probability lines were sampled, as far as the lines that were drawn tell."""
+"""The probability with which lines were sampled, adapted to the lines that were drawn."""
 
 import torch
 from torch import Tensor
@@ -8,13 +8,13 @@ from spinwarp.channels import double
 
 
 def adapted_density(acquisition: Acquisition, density: Tensor) -> Tensor:
-    """Density ``(batch, w)`` for :func:`spinwarp.uncertainty.sure` that makes up for the luck of the draw.
+    """Return a density ``(batch, w)`` for :func:`spinwarp.uncertainty.sure` that corrects for chance in the draw.
 
-    A few lines next to the centre hold most of what is missing, and whether they were drawn decides over an estimate
-    that counts them 1/p times. Their energy falls as a power of the distance to the centre, which the measured lines
-    show. The odds (1 - p)/p of all lines are multiplied by the one number with which that power law, summed over the
-    measured lines, gives its sum over the missing ones: a ratio estimate (Cochran, Sampling Techniques, ch. 6), no
-    longer exactly unbiased, of half the standard deviation.
+    A few lines next to the centre hold most of the missing energy. An estimate that counts a drawn line 1/p times
+    depends strongly on whether these were drawn. The energy of lines falls as a power of the distance to the centre,
+    which is fitted to the measured lines. The odds (1 - p)/p of all lines are multiplied by one number, so that this
+    power law, summed over the measured lines, gives its sum over the missing ones. This ratio estimate (Cochran,
+    Sampling Techniques, ch. 6) is no longer exactly unbiased, but has half the standard deviation.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Measures of claimed standard deviations: arrays of pixels in, numbers and curves out."""
+"""Measures of predicted standard deviations: arrays of pixels in, numbers and curves out."""
 
 import math
 from collections.abc import Sequence
@@ -8,21 +8,21 @@ import numpy as np
 
 #: nominal coverages over which the calibration error is the mean: the middles of 50 equal parts of (0, 1)
 FINE_LEVELS = (np.arange(50) + 0.5) / 50
-#: shares of pixels that sparsification leaves out
-SHARES = np.arange(20) / 20
-# Values that vary less than this share of their mean are constant to float32, and what is left is rounding.
+#: fractions of pixels that sparsification leaves out
+FRACTIONS = np.arange(20) / 20
+# Values that vary less than this fraction of their mean are constant to float32, and what is left is rounding.
 _LEAST_SPREAD = 1e-6
 
 
 def gaussian_factor(level: float) -> float:
-    """Return how many standard deviations to either side hold the share ``level`` of a Gaussian: 1.96 for .95."""
+    """Return how many standard deviations to either side hold the fraction ``level`` of a Gaussian: 1.96 for .95."""
     return NormalDist().inv_cdf((1 + level) / 2)
 
 
 def error_ratio(error: np.ndarray, std: np.ndarray) -> np.ndarray:
-    """Return |error| / std in double precision; no error is 0 of any deviation, an error of a deviation of 0 infinite.
+    """Return |error| / std in double precision: 0 where there is no error, infinite for an error with a std of 0.
 
-    A pixel is covered by an interval of so many standard deviations if its ratio is at most that.
+    An interval of k standard deviations covers a pixel if its ratio is at most k.
     """
     size = np.abs(error, dtype=np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -30,7 +30,7 @@ def error_ratio(error: np.ndarray, std: np.ndarray) -> np.ndarray:
 
 
 def coverage(ratio: np.ndarray, factors: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Return the share of pixels whose error is at most each of ``factors`` standard deviations; NaN without any."""
+    """Return the fraction of pixels whose error is at most each of ``factors`` standard deviations; NaN without any."""
     if ratio.size == 0:
         return np.full(len(factors), np.nan)
     return np.searchsorted(np.sort(ratio), factors, side="right") / ratio.size
@@ -39,29 +39,30 @@ def coverage(ratio: np.ndarray, factors: Sequence[float] | np.ndarray) -> np.nda
 def calibration_error(ratio: np.ndarray) -> float:
     """Return the mean difference of observed and nominal coverage over the Gaussian intervals of :data:`FINE_LEVELS`.
 
-    Zero for Gaussian errors of the claimed deviation, a half where every interval covers all or nothing.
+    It is 0 for Gaussian errors of the predicted standard deviation, and a half if every interval covers all or nothing.
 
     References
     ----------
     Kuleshov et al., "Accurate uncertainties for deep learning using calibrated regression", ICML 2018, section 3.5:
-    there squared and of one-sided intervals; here of the central ones that a picture of errors is read by.
+    there squared and for one-sided intervals; here for central ones, as errors in a picture are read.
     """
     return float(np.abs(coverage(ratio, [gaussian_factor(level) for level in FINE_LEVELS]) - FINE_LEVELS).mean())
 
 
 def sparsification(error: np.ndarray, by: np.ndarray) -> np.ndarray:
-    """Return the RMSE of the pixels left when those of largest ``by`` are left out, relative to that of all.
+    """Return the RMSE of the remaining pixels when those of largest ``by`` are left out, relative to the RMSE of all.
 
-    Of pixels of equal ``by`` any may go first: the mean square is the expected one. NaN where there is no error.
+    Pixels of equal ``by`` count with their mean square, the expectation over their order. NaN where there is no error.
 
     Parameters
     ----------
     error : ``(n,)``.
-    by : ``(n,)`` what says how uncertain a pixel is; the error's own size gives the oracle, the least curve possible.
+    by : ``(n,)`` the uncertainty of each pixel; the size of the error itself gives the oracle, the lowest possible
+        curve.
 
     Returns
     -------
-    curve : at each of :data:`SHARES` left out; it begins at 1 and stays there for a ``by`` that knows nothing.
+    curve : at each of :data:`FRACTIONS` left out. It begins at 1, and stays there if ``by`` carries no information.
 
     References
     ----------
@@ -69,23 +70,23 @@ def sparsification(error: np.ndarray, by: np.ndarray) -> np.ndarray:
     """
     squares = np.square(error, dtype=np.float64)
     if not squares.any():
-        return np.full(len(SHARES), np.nan)
+        return np.full(len(FRACTIONS), np.nan)
     _, group, counts = np.unique(by, return_inverse=True, return_counts=True)
     n_kept = np.concatenate([[0], np.cumsum(counts)])
     sums = np.concatenate([[0], np.cumsum(np.bincount(group.ravel(), weights=squares))])
-    kept = (1 - SHARES) * error.size
+    kept = (1 - FRACTIONS) * error.size
     return np.sqrt(np.interp(kept, n_kept, sums) / kept / (sums[-1] / error.size))
 
 
 def area(curve: np.ndarray) -> float:
-    """Return the mean height of a curve over :data:`SHARES`, by trapezes."""
+    """Return the mean height of a curve over :data:`FRACTIONS`, by the trapezoidal rule."""
     return float((curve[1:] + curve[:-1]).mean() / 2)
 
 
 def correlation(error: np.ndarray, std: np.ndarray) -> float:
-    """Return the Pearson correlation of |error| and std; NaN where either is constant.
+    """Return the Pearson correlation of |error| and std; NaN if either is constant.
 
-    Far below 1 for the best deviation too: even a Gaussian error of known deviation is often small by chance.
+    Even the best std stays far below 1: a Gaussian error of known standard deviation is often small by chance.
     """
     if error.size < 2:
         return math.nan

@@ -1,18 +1,18 @@
 """Stein's unbiased risk estimate (SURE): the squared error of an image, estimated without the truth.
 
-An error e that has mean zero, as x~ = x + e, tells of the error of any h that was made from x~, since
+Let x~ = x + e with an error e of mean zero, and h an image that a method makes from x~. Then
 
     E |h - x|^2 = E |h - x~|^2 - E |e|^2 + 2 E Re <e, h>.
 
-The last term says how much of e h has taken over. For white Gaussian noise it is the divergence of h (Stein, Ann.
-Statist. 1981), found by probing (Ramani, Blu and Unser, IEEE TIP 2008). Undersampling makes such an x~, too, if each
-line l is measured independently with a known probability p_l and divided by it (density compensation; Millard et al.,
-arXiv 2203.04180): e has the lines (m_l/p_l - 1) y_l, of variance (1 - p_l)/p_l |y_l|^2, of which
-tau_l = m_l (1 - p_l)/p_l^2 |y_l|^2 is an unbiased estimate. A line is drawn whole, for all its samples and coils.
+The last term says how much of e is in h. For white Gaussian noise it is the divergence of h (Stein, Ann. Statist.
+1981), which probing estimates (Ramani, Blu and Unser, IEEE TIP 2008). Undersampling gives such an x~ too, if each line
+l is measured independently with a known probability p_l and divided by it (density compensation; Millard et al.,
+arXiv 2203.04180). Then e has the lines (m_l/p_l - 1) y_l of variance (1 - p_l)/p_l |y_l|^2, of which
+tau_l = m_l (1 - p_l)/p_l^2 |y_l|^2 is an unbiased estimate. A line is drawn as a whole, with all its samples and coils.
 
-The error is taken of the k-space that the image and the maps predict for all coils, F S h, where lines are orthogonal.
-Of an image under exact maps it is that of the image, and for all methods alike what no image explains: noise between
-the coils and errors of the maps.
+The error is measured in the k-space F S h that the image and the maps predict for all coils, where lines are
+orthogonal. With exact maps it is the error of the image, plus a part that no image can explain and that is the same for
+all methods: noise between the coils and errors of the maps.
 """
 
 from collections.abc import Callable
@@ -26,23 +26,23 @@ from spinwarp.errors import InputError
 from spinwarp.fourier import fftc, ifftc
 from spinwarp.operators.sense import coil_maps, expand, reduce
 
-#: of the cross term: how the image changes when lines are left out, or when they are scaled a little
+#: how the cross term is found: from the change of the image when lines are left out, or when they are scaled a little
 PROBES = ("deletion", "derivative")
-# Share of a line's amplitude, or of the noise, over which a derivative is taken: large against rounding in float32.
+# Step of a derivative, as a fraction of a line's amplitude or of the noise: large against rounding in float32.
 _STEP = 1e-2
 Method = Callable[[Acquisition], Tensor]
 
 
 @dataclass(frozen=True)
 class Risk:
-    """What SURE says of an image.
+    """What SURE estimates about an image.
 
     Parameters
     ----------
-    image : ``(batch, h, w)`` complex, that is judged.
+    image : ``(batch, h, w)`` complex, the image itself.
     error : ``(batch,)`` estimate of |F S image - y|^2, y the complete k-space; may be negative by chance.
     energy : ``(batch,)`` estimate of |y|^2.
-    change : ``(batch, h, w)`` how much the probes changed each pixel, squared and summed.
+    change : ``(batch, h, w)`` squared change of each pixel, summed over the probes.
     """
 
     image: Tensor
@@ -52,20 +52,20 @@ class Risk:
 
     @property
     def nmse(self) -> Tensor:
-        """Estimate ``(batch,)`` of the error as a share of the energy."""
+        """Return ``(batch,)`` the error as a fraction of the energy."""
         return self.error / self.energy
 
     @property
     def map(self) -> Tensor:
-        """Squared error ``(batch, h, w)``: the estimate, at least zero, spread as the probes changed the image.
+        """Squared error ``(batch, h, w)``: the estimate, at least zero, distributed as the probes changed the image.
 
-        The terms of SURE pixel by pixel add up to the error, too, but they are those of x~, whose aliasing lies all
-        over the image: on phantoms at 4x they hardly told where a U-Net was wrong (correlation with its errors -.1 to
-        .2 in windows of 9 pixels). Where the image changes when lines are left out does (.3 to .5).
+        The terms of SURE also sum to the error pixel by pixel. But they follow x~, whose aliasing covers the whole
+        image: on phantoms at 4x they hardly showed where a U-Net was wrong (correlation with its errors -.1 to .2 in
+        windows of 9 pixels). The change of the image when lines are left out does show it (.3 to .5).
         """
         total = self.change.sum((-2, -1), keepdim=True)
-        share = torch.where(total > 0, self.change / total, 1 / self.change[0].numel())
-        return share * self.error.clamp_min(0).view(-1, 1, 1)
+        fraction = torch.where(total > 0, self.change / total, 1 / self.change[0].numel())
+        return fraction * self.error.clamp_min(0).view(-1, 1, 1)
 
 
 def white_sure(
@@ -76,30 +76,30 @@ def white_sure(
     n_probes: int = 1,
     generator: Generator | None = None,
 ) -> Tensor:
-    """Estimate |denoise(noisy) - x|^2 in every pixel, where ``noisy`` is x and white Gaussian noise.
+    """Estimate |denoise(noisy) - x|^2 in every pixel, where ``noisy`` is x plus white Gaussian noise.
 
-    Summed over N pixels it is ``|h - x~|^2 - N s^2 + 2 s^2 div h``. The divergence is found by Rademacher probes
-    (Hutchinson, 1990): exact with a single one where a pixel depends on itself alone.
+    Summed over N pixels it is ``|h - x~|^2 - N s^2 + 2 s^2 div h``. Rademacher probes estimate the divergence
+    (Hutchinson, 1990). A single one is exact if each pixel of the result depends on the same pixel alone.
 
     Parameters
     ----------
     denoise : image to image.
     noisy : ``(batch, h, w)`` real or complex.
-    noise_std : root of E|n|^2 of a pixel, of complex ones real and imaginary part together.
+    noise_std : root of E|n|^2 of a pixel; of a complex one, real and imaginary part together.
     n_probes : evaluations of ``denoise`` beside the first.
     generator : of the probes.
     """
     image = denoise(noisy)
-    share = torch.zeros_like(image.real)
+    fraction = torch.zeros_like(image.real)
     for _ in range(n_probes):
         probe = _signs(noisy, generator)
         change = (denoise(noisy + _STEP * noise_std * probe) - image) / (_STEP * noise_std)
-        share += _product(probe, change) / n_probes
-    return _power(image - noisy) + noise_std**2 * (2 * share - 1)
+        fraction += _product(probe, change) / n_probes
+    return _power(image - noisy) + noise_std**2 * (2 * fraction - 1)
 
 
 def compensated(acquisition: Acquisition, density: Tensor) -> Tensor:
-    """Image ``(batch, h, w)`` of the measured lines over their density: right in the mean; see :func:`sure`."""
+    """Return the image ``(batch, h, w)`` of the measured lines over their density: unbiased; see :func:`sure`."""
     return reduce(ifftc(acquisition.kspace / _columns(density)), coil_maps(acquisition))
 
 
@@ -115,34 +115,35 @@ def sure(
 ) -> Risk:
     """Estimate the error of ``method(acquisition)`` from undersampled data alone.
 
-    The truth is what a complete scan would have measured, noise included: what evaluation compares with. Where the
-    level s of the noise is given it is the truth without noise; s^2/p then joins the variance tau.
+    The truth is what a complete scan would have measured, noise included, as in an evaluation. If ``noise_std`` is
+    given, the truth is without noise; s^2/p then adds to the variance tau.
 
-    ``deletion`` finds the cross term as a finite difference. A line is drawn or it is not, with nothing between, and
-    ``E Re <e_l, h> = (1 - p_l) Re <y_l, h with the line - h without it>`` holds for any h. ``n_probes`` groups of
-    measured lines are left out by turns; it is unbiased if every group is one line, too high by what the lines of a
-    group mean to one another otherwise. Of total variation on phantoms at 4x (some 20 such lines) it was twice the
-    error with 4 groups, with 10 a quarter above it. For a method that keeps what was measured it is a
-    cross-validation: the lines left out stand for the missing ones.
+    ``deletion`` finds the cross term as a finite difference. For any h, ``E Re <e_l, h> = (1 - p_l) Re <y_l, h with the
+    line - h without it>``. The measured lines are left out in ``n_probes`` groups, one group at a time. With one line
+    per group the estimate is unbiased; with more it is too high, since the lines of a group depend on each other. For
+    total variation on phantoms at 4x (about 20 such lines) it was twice the error with 4 groups, and a quarter too high
+    with 10. For a method that keeps the measured lines it is a cross-validation: the lines left out stand for the
+    missing ones.
 
-    ``derivative`` scales all lines a little up or down at random, as Stein's identity has it. It is right for linear h,
-    and blind to what a method does about a line that is absent: one that keeps the measured lines and fills in the
-    others seems better than it is.
+    ``derivative`` scales all lines a little up or down at random, as in Stein's identity. It is right for linear h. It
+    does not see what a method does about missing lines: one that keeps the measured lines and fills in the others seems
+    better than it is.
 
     Parameters
     ----------
-    method : acquisition to complex image ``(batch, h, w)``, the same for the same acquisition. Its phase is that of the
-        acquisition's maps. Maps that it makes itself of fully sampled lines do no harm.
+    method : acquisition to complex image ``(batch, h, w)``, always the same for the same acquisition. The phase of the
+        image is that of the acquisition's maps. The method may make its own maps from fully sampled lines.
     acquisition : of a line mask.
-    density : probability with which each line was measured, ``(w,)`` or ``(batch, w)``; one from
-        :func:`spinwarp.uncertainty.density.adapted_density` makes the estimate vary less.
-    probe, n_probes : of the cross term; each probe is one more evaluation of the method.
+    density : probability with which each line was measured, ``(w,)`` or ``(batch, w)``. With that of
+        :func:`spinwarp.uncertainty.density.adapted_density` the estimate varies less.
+    probe, n_probes : of the cross term; each probe evaluates the method once more.
     noise_std : ``(batch,)`` root of E|n|^2 of a sample of k-space. Takes one more evaluation.
-    generator : of the signs of ``derivative`` and of the noise's probe.
+    generator : of the signs of ``derivative`` and of the probe of the noise.
 
     Raises
     ------
-    InputError : if the probe is unknown, there is none, the mask is none of lines, or a line could never be measured.
+    InputError : if the probe is unknown, ``n_probes`` is below 1, the mask is not one of lines, or the density of a
+        line is not above 0 and at most 1.
     """
     kspace, mask, p = acquisition.kspace, acquisition.mask, _columns(density)
     _check(mask, p, probe, n_probes)
@@ -167,14 +168,14 @@ def sure(
         step = _STEP * noise_std.view(-1, 1, 1, 1)
         signs = _signs(kspace, generator)
         moved = (method(replace(acquisition, kspace=kspace + step * signs * mask)) - image) / step[:, 0]
-        share = _sum(_product(reduce(ifftc(signs), maps), moved))
-        error += noise_std**2 * (2 * share - kspace[0].numel())
+        fraction = _sum(_product(reduce(ifftc(signs), maps), moved))
+        error += noise_std**2 * (2 * fraction - kspace[0].numel())
         energy -= noise_std**2 * kspace[0].numel()
     return Risk(image, error, energy, change)
 
 
 def groups(lines: Tensor, n: int) -> list[Tensor]:
-    """Part ``lines``, bool ``(batch, 1, 1, w)``, into at most ``n`` groups, neighbours into different ones."""
+    """Divide ``lines``, bool ``(batch, 1, 1, w)``, into at most ``n`` groups; neighbours go into different ones."""
     number = lines.cumsum(-1) - 1
     parts = (lines & (number % n == i) for i in range(n))
     return [part for part in parts if part.any()]
@@ -184,14 +185,14 @@ def _check(mask: Tensor, p: Tensor, probe: str, n_probes: int) -> None:
     if probe not in PROBES:
         raise InputError(f"probe={probe!r} is not one of {', '.join(PROBES)}")
     if n_probes < 1:
-        raise InputError(f"SURE takes at least one probe; got n_probes={n_probes}")
+        raise InputError(f"SURE needs at least one probe; got n_probes={n_probes}")
     if mask.shape[-2] != 1:
         raise InputError(
-            "SURE knows masks of whole lines, and here points were sampled or rows are missing (an asymmetric echo); "
+            "SURE needs a mask of whole lines, but here points were sampled or rows are missing (an asymmetric echo); "
             "choose a mask such as mask=random_4x, and data with all rows"
         )
     if not ((p > 0) & (p <= 1)).all():
-        raise InputError("SURE needs a probability above 0 and up to 1 for each line: what is never measured has none")
+        raise InputError("SURE needs a probability above 0 and up to 1 for each line, also for those not measured here")
 
 
 def _columns(density: Tensor) -> Tensor:
@@ -200,7 +201,7 @@ def _columns(density: Tensor) -> Tensor:
 
 
 def _signs(like: Tensor, generator: Generator | None) -> Tensor:
-    """Rademacher numbers of modulus one, the same for every item of the batch; complex ones have four values."""
+    """Draw Rademacher numbers of modulus one, the same for every item of the batch; complex ones have four values."""
 
     def draw() -> Tensor:
         bits = torch.randint(2, like.shape[1:], generator=generator, device=like.device)
@@ -218,5 +219,5 @@ def _power(x: Tensor) -> Tensor:
 
 
 def _sum(x: Tensor) -> Tensor:
-    """Over all but the batch."""
+    """Sum over all but the batch."""
     return x.flatten(1).sum(1)

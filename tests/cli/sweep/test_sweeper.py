@@ -123,10 +123,10 @@ def test_two_workers_are_killed_go_on_and_the_best_trial_trains_again_to_the_sam
     assert not (tmp_path / "best.yaml").exists()
 
     workers = [worker(folders, *where) for _ in range(2)]
-    said = [one.communicate(timeout=300)[0] for one in workers]
-    assert [one.returncode for one in workers] == [0, 0], said
-    assert any("was killed; its parameters are tried again" in text for text in said)
-    assert all("8 trials have ended, 0 of them failed" in text for text in said)
+    output = [one.communicate(timeout=300)[0] for one in workers]
+    assert [one.returncode for one in workers] == [0, 0], output
+    assert any("was killed; its parameters are tried again" in text for text in output)
+    assert all("8 trials have ended, 0 of them failed" in text for text in output)
     states = [state for _, state in trials(study)]
     assert states.count("COMPLETE") == 8 and "RUNNING" not in states
     complete = [
@@ -138,7 +138,7 @@ def test_two_workers_are_killed_go_on_and_the_best_trial_trains_again_to_the_sam
     assert best["value"] == max(t.value for t in complete)
     assert (best["metric"], best["direction"]) == ("val/ssim", "maximize")
     assert (Path(best["folder"]) / "checkpoints" / "best.ckpt").is_file()
-    assert all(best["command"] in " ".join(text.split("\n")) for text in said)
+    assert all(best["command"] in " ".join(text.split("\n")) for text in output)
     score, code = run_train(*best["overrides"])
     assert (score, code) == (best["value"], 0)
 
@@ -167,7 +167,10 @@ def test_a_trial_that_fails_is_written_down_and_the_search_goes_on(
     [
         (["model.optimizer.lr=1e-3"], "error: nothing is searched: give"),
         (["hydra.sweeper.n_trials=0", *SEARCH[1:]], "error: hydra.sweeper: n_trials is at least 1"),
-        (["callbacks.best=null", *SEARCH[1:]], "error: which way is better? give hydra.sweeper.direction=maximize"),
+        (
+            ["callbacks.best=null", *SEARCH[1:]],
+            "error: the direction of the search is unknown; give hydra.sweeper.direction=maximize",
+        ),
         (["trainer.devices=2", *SEARCH[1:]], "error: a multirun with trainer.devices=2 would start"),
     ],
 )
@@ -176,9 +179,9 @@ def test_a_search_that_cannot_be_ends_in_one_sentence(
 ) -> None:
     where = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=1", f"hydra.sweep.dir={tmp_path}"]
     _, code = run_train("-m", *TRAIN, *where, *overrides)
-    said = capsys.readouterr().err
+    output = capsys.readouterr().err
     assert code == 1
-    assert message in said and "Traceback" not in said
+    assert message in output and "Traceback" not in output
     assert not (tmp_path / "best.yaml").exists()
 
 

@@ -144,8 +144,8 @@ def test_one_coil_is_held_against_esc_and_several_against_rss(tmp_path: Path, ca
         assert example.target is not None
         np.testing.assert_array_equal(example.target[0].numpy(), target[1])
         assert (example.target_type, example.data_range.tolist()) == ((kind,), [float(target.max())])
-    said = [record.message for record in caplog.records if "attribute max" in record.message]
-    assert [("reconstruction_esc" in s, "reconstruction_rss" in s) for s in said] == [(True, False), (False, True)]
+    messages = [record.message for record in caplog.records if "attribute max" in record.message]
+    assert [("reconstruction_esc" in s, "reconstruction_rss" in s) for s in messages] == [(True, False), (False, True)]
 
 
 @pytest.mark.parametrize("factor", [0.01, 0.5, 1.0005, 1.5, 2, 100])

@@ -114,7 +114,7 @@ def test_phase_and_the_parts_of_complex_images_are_no_magnitudes(
     dicom(tmp_path / "b.dcm", image(1), 2, **placed(0, **tags))
     [volume] = find_images(tmp_path)
     assert (volume.name, volume.n_slices) == ("a", 1)
-    assert "1 of 2 DICOM files are left out: they hold phase, real or imaginary images, or none" in caplog.text
+    assert "1 of 2 DICOM files are left out: they hold phase, real or imaginary images, or no image" in caplog.text
     (tmp_path / "a.dcm").unlink()
     with pytest.raises(InputError, match=r"1 DICOM files without a magnitude image, such as .*b\.dcm"):
         find_images(tmp_path)

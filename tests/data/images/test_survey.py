@@ -76,7 +76,7 @@ def test_other_names_of_the_splits_are_known_and_other_folders_beside_them_refus
     assert {split: [v.subject for v in part] for split, part in splits.items()} == {
         "train": ["Training"], "val": ["Validation"], "test": ["Testing"]
     }  # fmt: skip
-    with pytest.raises(InputError, match=r"other sub-folders than those of the splits \(masks\)"):
+    with pytest.raises(InputError, match=r"sub-folders beside those of the splits \(masks\)"):
         split_by_patient(found + pictures(1, subject="masks"), 50, 1, 1)
 
 

@@ -32,7 +32,7 @@ class SharedStudy:
     Parameters
     ----------
     path : the SQLite file.
-    sampler : of Optuna.
+    sampler : trial sampler of Optuna.
     direction : ``maximize`` or ``minimize``.
     search : plain Python that describes the search; a study of another search is refused.
     n_trials : see above.

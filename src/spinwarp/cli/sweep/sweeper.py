@@ -8,6 +8,7 @@ import logging
 import math
 import shlex
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,7 +23,7 @@ from spinwarp.cli import app
 from spinwarp.cli.sweep import space
 from spinwarp.cli.sweep.study import SharedStudy
 from spinwarp.errors import InputError
-from spinwarp.files import whole_file
+from spinwarp.files import atomic_write
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -34,6 +35,7 @@ STUDY = "study.db"
 BEST = "best.yaml"
 
 
+@dataclass(eq=False)
 class OptunaSweeper(Sweeper):
     """Asks Optuna for the parameters of a trial, runs it as one job and reports its metric, ``n_trials`` times.
 
@@ -42,25 +44,18 @@ class OptunaSweeper(Sweeper):
     n_trials : over all workers and restarts; failed trials count, killed ones do not.
     params : searched or fixed parameters, written as on the command line, which takes precedence.
     direction : ``maximize`` or ``minimize``; null: as ``callbacks.best.mode`` says.
-    sampler : configuration of the Optuna sampler.
+    sampler : configuration of Optuna's trial sampler.
     heartbeat_s, grace_s : see :class:`~spinwarp.cli.sweep.study.SharedStudy`.
     """
 
-    def __init__(
-        self,
-        n_trials: int,
-        params: dict[str, Any],
-        direction: str | None,
-        sampler: dict[str, Any],
-        heartbeat_s: float,
-        grace_s: float,
-    ) -> None:
-        self.n_trials = n_trials
-        self.params = params
-        self.direction = direction
-        self.sampler = sampler
-        self.heartbeat_s = heartbeat_s
-        self.grace_s = grace_s
+    n_trials: int
+    params: dict[str, Any]
+    direction: str | None
+    sampler: dict[str, Any]
+    heartbeat_s: float
+    grace_s: float
+
+    def __post_init__(self) -> None:
         self.config: DictConfig = OmegaConf.create()
         self.hydra_context: HydraContext | None = None
         self.launcher: Launcher | None = None
@@ -82,12 +77,7 @@ class OptunaSweeper(Sweeper):
             app.end(error)
 
     def _search(self, arguments: list[str]) -> float:
-        """Run trials, wait for those of other workers, and write the best to a file.
-
-        Raises
-        ------
-        InputError : if the search is invalid, or all trials failed.
-        """
+        """Run trials, wait for those of other workers, and write the best to a file."""
         assert self.hydra_context is not None
         try:
             import optuna  # noqa: F401
@@ -132,12 +122,12 @@ class OptunaSweeper(Sweeper):
         try:
             with study.alive(trial):
                 if self._goal(overrides) != goal:
-                    raise InputError(f"the study is to {goal[1]} {goal[0]}, and this model monitors something else")
+                    raise InputError(f"the study is to {goal[1]} {goal[0]}, but this model monitors something else")
                 (job,) = self.launcher.launch([overrides], initial_job_idx=trial.number)
                 value = _value(job)
                 assert job.hydra_cfg is not None  # set by a job that succeeded
         except Exception as error:
-            reason = app.said(error)
+            reason = app.message(error)
             log.error("trial %d failed: %s", trial.number, reason)
             study.end(trial, None, {"error": reason})
         except BaseException:  # Ctrl-C
@@ -162,16 +152,13 @@ class OptunaSweeper(Sweeper):
         words |= {word: word for word in words.values()}
         direction = words.get(self.direction or best.get("mode"))
         if direction is None:
-            raise InputError("which way is better? give hydra.sweeper.direction=maximize or minimize")
+            raise InputError(
+                "the direction of the search is unknown; give hydra.sweeper.direction=maximize or minimize"
+            )
         return best.get("monitor", "the returned value"), direction
 
     def _conclude(self, study: SharedStudy, fixed: list[str], goal: tuple[str, Direction]) -> float:
-        """Print the best trial, and write it to a file with the command that trains it again.
-
-        Raises
-        ------
-        InputError : if no trial succeeded.
-        """
+        """Print the best trial, and write it to a file with the command that trains it again."""
         complete, failed = study.complete(), study.failed()
         if not complete:
             raise InputError(f"all {len(failed)} trials failed, the last one with: {failed[-1].user_attrs['error']}")
@@ -187,7 +174,7 @@ class OptunaSweeper(Sweeper):
             "command": shlex.join(["python", f"{self.config.hydra.job.name}.py", *overrides]),
         }
         path = study.path.with_name(BEST)
-        with whole_file(path) as temporary:
+        with atomic_write(path) as temporary:
             OmegaConf.save(OmegaConf.create(result), temporary)
         log.info("%d trials have ended, %d of them failed", len(complete) + len(failed), len(failed))
         log.info("best: trial %d, %s %.6g, in %s\n%s", best.number, goal[0], best.value, path, result["command"])
@@ -195,12 +182,7 @@ class OptunaSweeper(Sweeper):
 
 
 def _value(job: JobReturn) -> float:
-    """Return the metric of a job that has ended.
-
-    Raises
-    ------
-    InputError : if there is none, or it is not finite.
-    """
+    """Return the metric of a job that has ended; an error if there is none, or it is not finite."""
     value = job.return_value
     if value is None:
         raise InputError("the job returned no metric; a sweep needs callbacks.best, which keeps the best checkpoint")

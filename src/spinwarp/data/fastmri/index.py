@@ -18,7 +18,7 @@ from spinwarp.data.fastmri.ismrmrd import LONGEST, Geometry, geometry
 from spinwarp.data.patients import named_patient
 from spinwarp.data.sampling import check_mask, padding_has_signal, warn_once_per_folder
 from spinwarp.errors import InputError
-from spinwarp.files import LARGEST_RATIO, cache_folder, unreadable, warn_once, whole_file
+from spinwarp.files import LARGEST_RATIO, atomic_write, cache_folder, unreadable, warn_once
 
 log = logging.getLogger(__name__)
 _VERSION = 3  # raise it when scan() reads something else
@@ -109,12 +109,7 @@ def open_volume(path: Path) -> Iterator[h5py.File]:
 
 
 def _check_links(path: Path, file: h5py.File) -> None:
-    """Refuse a file whose data lies in another one that is not there; HDF5 would read zeros of a virtual data set.
-
-    Raises
-    ------
-    InputError : if a link or the source of a virtual data set leads nowhere.
-    """
+    """Refuse a file whose data lies in another file that is missing; HDF5 would read zeros of a virtual data set."""
     for name in _READ:
         link, dataset = file.get(name, getlink=True), file.get(name)
         missing = ""
@@ -130,12 +125,7 @@ def _check_links(path: Path, file: h5py.File) -> None:
 
 
 def _load_filters(path: Path, file: h5py.File) -> None:
-    """Load the filters that the file's data sets need; importing ``hdf5plugin`` registers its own.
-
-    Raises
-    ------
-    InputError : if a filter is missing; the message names it.
-    """
+    """Load the filters that the file's data sets need, or name the missing one; ``hdf5plugin`` registers its own."""
     for name in _READ:
         if not isinstance(file.get(name), h5py.Dataset):
             continue
@@ -183,16 +173,16 @@ def scan(path: Path, provenance: str) -> Entry:
         padding = _attribute(path, file, "padding_left", int), _attribute(path, file, "padding_right", int)
         patient = _text(file, "patient_id").strip() or named_patient(path.stem)
         stated, orientation, contrast = (_text(file, name) for name in ("provenance", "orientation", "acquisition"))
-        told = Geometry()
+        from_header = Geometry()
         if "ismrmrd_header" in file:
-            told = geometry(path, _header_text(path, file["ismrmrd_header"]), (h, w))
-        columns = told.columns
+            from_header = geometry(path, _header_text(path, file["ismrmrd_header"]), (h, w))
+        columns = from_header.columns
         if padding[0] is not None and padding[1] is not None:
             columns = int(padding[0]), int(padding[1])
         if columns is not None and not 0 <= columns[0] < columns[1] <= w:
             raise InputError(
-                f"{path}: acquired columns {columns[0]}..{columns[1]} lie outside its {w} columns of k-space; let its "
-                f"attributes padding_left and padding_right be the first acquired column and the one after the last, "
+                f"{path}: acquired columns {columns[0]}..{columns[1]} lie outside its {w} columns of k-space; set its "
+                f"attributes padding_left and padding_right to the first acquired column and the one after the last, "
                 f"or remove them"
             )
         if columns not in (None, (0, w)) and padding_has_signal(file["kspace"], columns):
@@ -202,9 +192,9 @@ def scan(path: Path, provenance: str) -> Entry:
     header = Header(
         provenance=stated or provenance,
         source=path.name,
-        reconstruction_size=(int(target_shape[0]), int(target_shape[1])) if target else told.size,
+        reconstruction_size=(int(target_shape[0]), int(target_shape[1])) if target else from_header.size,
         acquired_columns=columns,
-        voxel_size=told.voxel_size,
+        voxel_size=from_header.voxel_size,
         orientation=orientation or None,
         contrast=contrast or None,
     )
@@ -239,7 +229,7 @@ def _check_target(path: Path, target: h5py.Dataset | h5py.Group, shape: tuple[in
     fits = found is not None and len(found) == 3 and found[0] == shape[0] and 0 not in found
     if not found or not (fits and found[1] <= shape[-2] and found[2] <= shape[-1] and target.dtype.kind in "iuf"):
         raise InputError(
-            f"{path}: {target.name[1:]} {found} does not fit k-space {shape}; expected are {shape[0]} real images of "
+            f"{path}: {target.name[1:]} {found} does not fit k-space {shape}; expected {shape[0]} real images of "
             f"at most {shape[-2]}x{shape[-1]}"
         )
     _check_stored(path, target)
@@ -267,7 +257,7 @@ def _header_text(path: Path, dataset: h5py.Dataset | h5py.Group) -> object:
     return value.item() if value.size == 1 else None
 
 
-def _attribute(path: Path, file: h5py.File, name: str, kind: type[float] | type[int]) -> float | None:
+def _attribute(path: Path, file: h5py.File, name: str, type_: type[float] | type[int]) -> float | None:
     """Return an attribute that must be one number; None if it is absent."""
     if name not in file.attrs:
         return None
@@ -277,7 +267,7 @@ def _attribute(path: Path, file: h5py.File, name: str, kind: type[float] | type[
         raise InputError(
             f"{path}: its attribute {name!r} is {str(value)[:60]!r}, expected a number; repair or remove it"
         )
-    return kind(number.item())
+    return type_(number.item())
 
 
 def _text(file: h5py.File, name: str) -> str:
@@ -313,7 +303,7 @@ def _load_index(cache: Path) -> dict[Path, Entry]:
 
 def _save_index(cache: Path, entries: dict[Path, Entry]) -> None:
     try:
-        with whole_file(cache) as temporary:
+        with atomic_write(cache) as temporary:
             temporary.write_text(json.dumps({str(path): asdict(entry) for path, entry in entries.items()}))
     except OSError as error:  # the index only saves time; a read-only home folder is no reason to stop
         warn_once(f"the index {cache} cannot be written ({error}); files are scanned at each start")

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from spinwarp.acquisition import Header, center_crop
-from spinwarp.files import whole_file
+from spinwarp.files import atomic_write
 from spinwarp.fourier import ifftc
 
 _NAMESPACE = "http://www.ismrm.org/ISMRMRD"
@@ -29,12 +29,7 @@ def rss_target(kspace: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def write_volume(
-    path: Path,
-    kspace: np.ndarray,
-    header: Header,
-    *,
-    target: np.ndarray | None = None,
-    patient_id: str = "",
+    path: Path, kspace: np.ndarray, header: Header, *, target: np.ndarray | None = None, patient_id: str = ""
 ) -> None:
     """Write one fully sampled volume in the fastMRI layout.
 
@@ -53,7 +48,7 @@ def write_volume(
     size = header.reconstruction_size or (h, w)
     if target is None:
         target = rss_target(kspace if kspace.ndim == 4 else kspace[:, None], size)
-    with whole_file(path) as temporary, h5py.File(temporary, "w") as file:
+    with atomic_write(path) as temporary, h5py.File(temporary, "w") as file:
         file["kspace"] = kspace.astype(np.complex64, copy=False)
         file["reconstruction_rss" if multicoil else "reconstruction_esc"] = target.astype(np.float32, copy=False)
         file["ismrmrd_header"] = _header_xml((h, w), header).encode()

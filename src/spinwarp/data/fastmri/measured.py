@@ -9,7 +9,7 @@ from spinwarp.acquisition import Acquisition, Example, Header
 from spinwarp.data.fastmri.index import open_volume, scan
 from spinwarp.data.sampling import read_slice
 from spinwarp.errors import InputError
-from spinwarp.files import reading, user_path
+from spinwarp.files import as_input_error, user_path
 
 
 class Measurement:
@@ -73,7 +73,7 @@ class Measurement:
         """Return the file as a memory-mapped array (slice, coil, h, w)."""
         if not self.path.is_file():
             raise InputError(f"there is no file {self.path}")
-        with reading(self.path, ".npy file of numbers"):
+        with as_input_error(self.path, ".npy file of numbers"):
             array = np.load(self.path, mmap_mode="r", allow_pickle=False)
         if not isinstance(array, np.ndarray):
             raise InputError(f"{self.path} is an archive of arrays (.npz); save the k-space alone as .npy")

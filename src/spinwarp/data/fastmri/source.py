@@ -1,5 +1,6 @@
 """Volumes in the fastMRI HDF5 layout: the official knee and brain sets, and every set converted to it."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -66,6 +67,7 @@ class Folders:
         return files
 
 
+@dataclass(eq=False)
 class FastMRIFiles:
     """A data set of volumes in the fastMRI layout.
 
@@ -79,10 +81,11 @@ class FastMRIFiles:
     provenance : of files that do not state their own; the official sets come from scanners.
     """
 
-    def __init__(self, name: str, files: Files, provenance: str = "scanner") -> None:
-        self.name = name
-        self.files = files
-        self.provenance = provenance
+    name: str
+    files: Files
+    provenance: str = "scanner"
+
+    def __post_init__(self) -> None:
         self._entries: dict[Path, Entry] = {}
 
     def prepare(self) -> None:

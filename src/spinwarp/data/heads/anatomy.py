@@ -159,20 +159,20 @@ def recoloured(image: Tensor, rng: np.random.RandomState) -> Tensor:
     The curve may be negative, as after an inversion pulse: the magnitude then vanishes between tissues of opposite
     sign.
     """
-    kind = rng.uniform()
-    if kind < 0.35:
+    draw = rng.uniform()
+    if draw < 0.35:
         return image
-    if kind < 0.6:
+    if draw < 0.6:
         return image ** float(np.exp(rng.uniform(np.log(0.55), np.log(1.8))))
     # few knots and a smooth curve; anything else draws contour lines around the tissues
     n = rng.randint(3, 5)
     steps = rng.uniform(0.25, 1, n) * rng.choice((1, -1), n, p=(0.6, 0.4))
     steps[0] = abs(steps[0])
     levels = np.concatenate([[0], np.cumsum(steps)])
-    if kind > 0.95:
+    if draw > 0.95:
         levels[1:] -= rng.uniform(0.2, 0.8)
     curve = PchipInterpolator(np.linspace(0, 1.3, n + 1), levels)(np.linspace(0, 1.3, 64))
-    curve = curve if kind > 0.95 else np.abs(curve)
+    curve = curve if draw > 0.95 else np.abs(curve)
     table = torch.from_numpy((curve / max(np.abs(curve).max(), 0.3)).astype(np.float32))
     at = (image * (63 / 1.3)).clamp(0, 62.999)
     low = at.long()

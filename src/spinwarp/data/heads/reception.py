@@ -120,12 +120,12 @@ def draw_window(shape: tuple[int, int], rng: np.random.RandomState) -> tuple[sli
     """
     windows = []
     for n, padded, partial in zip(shape, (0.08, 0.25), (0.1, 0.1), strict=True):
-        kind = rng.uniform()
+        draw = rng.uniform()
         first, last = 0, n
-        if kind < padded:
+        if draw < padded:
             first = round(n * rng.uniform(0.02, 0.2))
             last = n - first
-        elif kind < padded + partial:
+        elif draw < padded + partial:
             cut = round(n * rng.uniform(0.1, 0.38))
             first, last = (cut, n) if rng.uniform() < 0.5 else (0, n - cut)
         windows.append(slice(first, last))

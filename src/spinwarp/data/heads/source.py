@@ -1,6 +1,5 @@
 """The data set ``simulated_heads``: magnitude images of many subjects, with a new scanner in every draw."""
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from functools import cached_property
@@ -15,7 +14,7 @@ from spinwarp.data.heads.scan import draw_scan
 from spinwarp.data.heads.subjects import find_heads, is_among, pixels, useful_slices
 from spinwarp.data.images.formats import ImageVolume
 from spinwarp.data.simulation import read_maps
-from spinwarp.data.source import SPLITS, Volume, check_split
+from spinwarp.data.source import SPLITS, Volume, check_split, random_state
 from spinwarp.errors import InputError
 
 _log = logging.getLogger(__name__)
@@ -54,7 +53,7 @@ class SimulatedHeads:
 
     Raises
     ------
-    InputError : if an option has an impossible value.
+    InputError : if an option is out of range.
     """
 
     name = "simulated_heads"
@@ -133,7 +132,7 @@ class SimulatedHeads:
 
     def read(self, volume: Volume, slice_index: int) -> Example:
         """Draw the fixed scan of a slice, the same at every call."""
-        return self._example(volume, _generator(self.seed, volume.name, slice_index), phantoms=0)
+        return self._example(volume, random_state(self.seed, volume.name, slice_index), phantoms=0)
 
     def draw(self, volume: Volume, slice_index: int, generator: np.random.RandomState) -> Example:  # noqa: ARG002
         """Draw a new scan of a slice, for training."""
@@ -186,7 +185,7 @@ class SimulatedHeads:
 
     def _volume(self, images: ImageVolume, index: int) -> Volume:
         name = _name(images, index)
-        rng = _generator(self.seed, name, "shape")
+        rng = random_state(self.seed, name, "shape")
         largest = _INTERPOLATED * max(images.size)
         matrices = [m for m in self.matrices if max(m) <= largest] or [min(self.matrices, key=max)]
         h, w = matrices[rng.randint(len(matrices))]
@@ -221,8 +220,3 @@ def _slice(
 
 def _name(images: ImageVolume, index: int) -> str:
     return images.name if images.n_slices == 1 else f"{images.name}_{index:03d}"
-
-
-def _generator(*parts: object) -> np.random.RandomState:
-    digest = hashlib.sha256("/".join(str(part) for part in parts).encode()).digest()
-    return np.random.RandomState(np.frombuffer(digest, dtype=np.uint32))

@@ -11,7 +11,7 @@ from scipy.io import loadmat, whosmat
 
 from spinwarp.data.images.formats import SUFFIXES, ImageVolume, find_images, read_slice
 from spinwarp.errors import InputError
-from spinwarp.files import reading
+from spinwarp.files import as_input_error
 
 _EDGE = 0.08  # fraction of the slices left out at either end of a volume; they show little of the head
 
@@ -74,7 +74,7 @@ def pixels(volume: ImageVolume) -> tuple[np.ndarray, float, tuple[float, float]]
     """
     path = volume.files[0]
     if path.suffix.lower() == ".mat":
-        with reading(path, "MATLAB file up to version 7.2"):
+        with as_input_error(path, "MATLAB file up to version 7.2"):
             stack = np.moveaxis(np.atleast_3d(loadmat(path)[_magnitudes(path)[0]]), -1, 0)
     else:
         stack = np.stack([read_slice(volume, i) for i in range(volume.n_slices)])
@@ -121,7 +121,7 @@ def _matlab(folder: Path, path: Path) -> ImageVolume:
 
 def _magnitudes(path: Path) -> tuple[str, tuple[int, int, int]]:
     """Return name and size (h, w, slice) of the only 2-D or 3-D array."""
-    with reading(path, "MATLAB file up to version 7.2"):
+    with as_input_error(path, "MATLAB file up to version 7.2"):
         arrays = [(name, shape) for name, shape, _ in whosmat(path) if len(shape) in (2, 3) and min(shape[:2]) > 1]
     if len(arrays) != 1:
         raise InputError(f"{path} holds {len(arrays)} arrays; expected one of magnitudes, (h, w) or (h, w, slice)")

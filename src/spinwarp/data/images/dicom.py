@@ -13,7 +13,7 @@ import pydicom
 from pydicom.pixels import get_decoder, pixel_array  # type: ignore[attr-defined]
 
 from spinwarp.errors import InputError
-from spinwarp.files import reading
+from spinwarp.files import as_input_error
 from spinwarp.geometry import Geometry
 
 _log = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ def stacks(paths: Sequence[Path]) -> list[Stack]:
     groups: dict[tuple[object, ...], list[tuple[Frame, Any]]] = {}
     left_out: list[Path] = []
     for path in paths:
-        with reading(path, "DICOM file"):
+        with as_input_error(path, "DICOM file"):
             header = pydicom.dcmread(path, stop_before_pixels=True)
             found = list(_frames(path, header))
         if not found:
@@ -92,7 +92,7 @@ def stacks(paths: Sequence[Path]) -> list[Stack]:
             groups.setdefault(key, []).append((frame, geometry))
     if left_out:
         _log.warning(
-            "%d of %d DICOM files are left out: they hold phase, real or imaginary images, or none (%s, ...)",
+            "%d of %d DICOM files are left out: they hold phase, real or imaginary images, or no image (%s, ...)",
             len(left_out),
             len(paths),
             left_out[0],
@@ -159,9 +159,9 @@ def _frames(path: Path, header: Any) -> Iterator[tuple[tuple[object, ...], Frame
     if "MOSAIC" in _words(header.get("ImageType")):
         raise InputError(f"{path} is a mosaic of slices; convert the series to NIfTI with dcm2niix")
     for i in range(int(header.get("NumberOfFrames") or 1)):
-        kind = _part(header, i, "MRImageFrameTypeSequence")
-        component = str(kind.get("ComplexImageComponent") or header.get("ComplexImageComponent") or "").upper()
-        types = _words(kind.get("FrameType") or header.get("ImageType"))[2:]
+        frame_type = _part(header, i, "MRImageFrameTypeSequence")
+        component = str(frame_type.get("ComplexImageComponent") or header.get("ComplexImageComponent") or "").upper()
+        types = _words(frame_type.get("FrameType") or header.get("ImageType"))[2:]
         ge = header[_GE_TYPE].value if _GE_TYPE in header else 0
         if (
             component in ("PHASE", "REAL", "IMAGINARY")
@@ -222,7 +222,7 @@ def _words(value: Any) -> list[str]:
 
 def _values(path: Path, index: int) -> tuple[np.ndarray, bool]:
     """Return the values of a slice in the units of the file, and whether high values are dark."""
-    with reading(path, "DICOM file"):
+    with as_input_error(path, "DICOM file"):
         header = pydicom.dcmread(path, stop_before_pixels=True)
         syntax = header.file_meta.TransferSyntaxUID
         if syntax.is_compressed and not get_decoder(syntax).is_available:

@@ -14,7 +14,7 @@ from PIL import Image
 from spinwarp.data.patients import file_numbers, named_patient, patients_in
 from spinwarp.data.source import SPLITS
 from spinwarp.errors import InputError
-from spinwarp.files import LARGEST_RATIO, is_folder, list_files, reading, warn_once
+from spinwarp.files import LARGEST_RATIO, as_input_error, is_folder, list_files, warn_once
 from spinwarp.geometry import Geometry, to_ras
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
@@ -105,22 +105,22 @@ def read_slice(volume: ImageVolume, index: int) -> np.ndarray:
 
         return read_frame(tuple(zip(volume.files, volume.frames, strict=True)), index)
     path = volume.files[0]
-    kind = path.name.lower()
-    if kind.endswith(PICTURES):
+    name = path.name.lower()
+    if name.endswith(PICTURES):
         return _picture(path, index)
-    if kind.endswith(".npy"):
+    if name.endswith(".npy"):
         array = _array(path)
         return np.array(array if array.ndim == 2 else array[index])
     return _nifti_slice(path, index)
 
 
 def _volume(folder: Path, path: Path) -> ImageVolume:
-    kind = path.name.lower()
+    name = path.name.lower()
     geometry: dict[str, Any]
-    if kind.endswith(PICTURES):
+    if name.endswith(PICTURES):
         with _opened(path) as picture:
             geometry = {"n_slices": _n_pages(path, picture), "size": (picture.height, picture.width)}
-    elif kind.endswith(".npy"):
+    elif name.endswith(".npy"):
         shape = _array(path).shape
         geometry = {"n_slices": shape[0] if len(shape) == 3 else 1, "size": shape[-2:]}
     else:
@@ -180,8 +180,8 @@ def splits_of(subjects: set[str]) -> dict[str, str]:
         return {}
     if others := [subject or "files" for subject, split in splits.items() if not split]:
         raise InputError(
-            f"there are other sub-folders than those of the splits ({', '.join(sorted(others)[:4])}); keep only "
-            f"{', '.join(SPLITS)}, or only one per patient"
+            f"there are sub-folders beside those of the splits ({', '.join(sorted(others)[:4])}); keep only "
+            f"{', '.join(SPLITS)}, or make one sub-folder per patient"
         )
     return splits
 
@@ -200,18 +200,18 @@ def _is_dicom(path: Path) -> bool:
     suffix = path.suffix.lower()
     if suffix not in _NAMED_AFTER and not suffix[1:].isdigit():  # the name may be a UID: numbers separated by dots
         return False
-    with reading(path, "file"), path.open("rb") as file:
+    with as_input_error(path, "file"), path.open("rb") as file:
         return file.read(132)[128:] == b"DICM"
 
 
 def _opened(path: Path) -> Image.Image:
-    with reading(path, "picture"):
+    with as_input_error(path, "picture"):
         return Image.open(path)
 
 
 def _n_pages(path: Path, picture: Image.Image) -> int:
     """Return the number of slices of a picture: the pages of a TIFF, else one."""
-    with reading(path, "picture"):
+    with as_input_error(path, "picture"):
         n_pages = int(getattr(picture, "n_frames", 1))
     if n_pages > 1 and picture.format == "PNG":
         raise InputError(f"{path} is animated; expected one slice, or a TIFF file with several")
@@ -219,7 +219,7 @@ def _n_pages(path: Path, picture: Image.Image) -> int:
 
 
 def _picture(path: Path, page: int) -> np.ndarray:
-    with _opened(path) as picture, reading(path, "picture"):
+    with _opened(path) as picture, as_input_error(path, "picture"):
         if page:
             picture.seek(page)
         if picture.mode.startswith("RGB") and _is_deep(path):
@@ -245,7 +245,7 @@ def _is_deep(path: Path) -> bool:
 
 
 def _array(path: Path) -> np.ndarray:
-    with reading(path, ".npy file of numbers"):
+    with as_input_error(path, ".npy file of numbers"):
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         if not (isinstance(array, np.ndarray) and array.ndim in (2, 3) and array.size and array.dtype.kind in "biufc"):
             found = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else "an archive"
@@ -267,7 +267,7 @@ def _extra(module: str, extra: str) -> Any:
 def _nifti_axes(path: Path) -> tuple[Any, np.ndarray, int]:
     """Return the image, the anatomical axis and direction of each stored axis, and the stored axis of the slices."""
     nibabel = _extra("nibabel", "nifti")
-    with reading(path, "NIfTI file"):
+    with as_input_error(path, "NIfTI file"):
         image = nibabel.squeeze_image(nibabel.load(path))
         if image.get_data_dtype().fields:
             raise InputError(f"{path} is in colour ({image.get_data_dtype()}); expected one magnitude per voxel")
@@ -325,7 +325,7 @@ def _nifti_slice(path: Path, index: int) -> np.ndarray:
     data = _unpacked(path) if _is_packed(path) else image.dataobj
     if orientation[across, 1] < 0:
         index = image.shape[across] - 1 - index
-    with reading(path, "NIfTI file"):
+    with as_input_error(path, "NIfTI file"):
         plane = np.asarray(data[tuple(index if axis == across else slice(None) for axis in range(3))])
     left = [axis for axis in range(3) if axis != across]
     plane = plane[tuple(slice(None, None, int(orientation[axis, 1])) for axis in left)]
@@ -341,5 +341,5 @@ def _is_packed(path: Path) -> bool:
 @lru_cache(maxsize=2)
 def _unpacked(path: Path) -> np.ndarray:
     # reading one slice unpacks the whole file, so the reads that follow share it
-    with reading(path, "NIfTI file"):
+    with as_input_error(path, "NIfTI file"):
         return np.asarray(_nifti_axes(path)[0].dataobj)

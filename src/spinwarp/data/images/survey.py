@@ -12,7 +12,7 @@ from spinwarp.data.images.formats import PICTURES, ImageVolume, splits_of
 from spinwarp.data.patients import without_number
 from spinwarp.data.source import SPLITS
 from spinwarp.errors import InputError
-from spinwarp.files import reading
+from spinwarp.files import as_input_error
 
 _log = logging.getLogger(__name__)
 _REMEDY = "give each patient a sub-folder, or make the sub-folders train, val and test"
@@ -32,12 +32,12 @@ def split_by_patient(volumes: list[ImageVolume], block: int, n_val: int, n_test:
         _log.info("the sub-folders %s are the splits", ", ".join(sorted(splits)))
         return {split: [volume for volume in volumes if splits[volume.subject] == split] for split in SPLITS}
     if subjects == {""} and not any(volume.patient for volume in volumes):
-        kind, groups = "blocks of file numbers", _blocks(volumes, block)
+        what, groups = "blocks of file numbers", _blocks(volumes, block)
         remedy = f"lower data.source.block (now {block}) to cut shorter blocks, but keep a patient in one block"
     else:
-        kind, remedy = "patients", _REMEDY
+        what, remedy = "patients", _REMEDY
         if subjects != {""}:
-            kind, remedy = "sub-folders", "give each patient a sub-folder"
+            what, remedy = "sub-folders", "give each patient a sub-folder"
         groups = {}
         for volume in volumes:
             name = volume.patient if subjects == {""} else volume.subject
@@ -48,7 +48,7 @@ def split_by_patient(volumes: list[ImageVolume], block: int, n_val: int, n_test:
     n_train = len(groups) - n_val - n_test
     if n_train < 1:
         raise InputError(
-            f"{len(volumes)} images make {len(groups)} {kind} ({_listed(list(groups))}); {n_val} for val, {n_test} for "
+            f"{len(volumes)} images make {len(groups)} {what} ({_listed(list(groups))}); {n_val} for val, {n_test} for "
             f"test and one or more for train are needed: {remedy}"
         )
     names = list(groups)
@@ -56,7 +56,7 @@ def split_by_patient(volumes: list[ImageVolume], block: int, n_val: int, n_test:
     _log.info(
         "%d images are split by %s: %s",
         len(volumes),
-        kind,
+        what,
         "; ".join(f"{split} {_listed(part)}" for split, part in parts.items()),
     )
     return {split: [volume for name in part for volume in groups[name]] for split, part in parts.items()}
@@ -98,7 +98,7 @@ def with_orientation(folder: Path, volumes: list[ImageVolume]) -> list[ImageVolu
     path = folder / "orientation.tsv"
     if not path.is_file():
         return volumes
-    with reading(path, "table"), path.open(newline="") as file:
+    with as_input_error(path, "table"), path.open(newline="") as file:
         try:
             runs = [(int(r["first"]), int(r["last"]), r["orientation"]) for r in csv.DictReader(file, delimiter="\t")]
         except (KeyError, TypeError, ValueError, csv.Error) as error:

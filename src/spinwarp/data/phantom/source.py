@@ -14,7 +14,7 @@ from spinwarp.acquisition import Header
 from spinwarp.data.fastmri.layout import write_volume
 from spinwarp.data.phantom.anatomy import head_volume, pixel_size, slice_spacing
 from spinwarp.data.simulation import acquire, loop_coil_maps, smooth_phase
-from spinwarp.data.source import SPLITS, check_split
+from spinwarp.data.source import SPLITS, check_split, random_state
 from spinwarp.errors import InputError
 from spinwarp.files import user_path
 
@@ -46,7 +46,7 @@ class Phantoms:
 
     Raises
     ------
-    InputError : if a setting makes no sense.
+    InputError : if a setting is out of range.
     """
 
     def __init__(
@@ -110,8 +110,7 @@ class Phantoms:
 
     def _simulate(self, split: str, index: int) -> tuple[np.ndarray, str]:
         """Return k-space ``(slice, coil, h, w)`` of one volume, and its contrast."""
-        digest = hashlib.sha256(f"spinwarp phantom {self.seed} {split} {index}".encode()).digest()
-        rng = np.random.RandomState(np.frombuffer(digest, "<u4").astype(np.uint32))
+        rng = random_state(f"spinwarp phantom {self.seed} {split} {index}")
         image, contrast = head_volume(self.n_slices, self.shape, rng)
         image *= np.exp(rng.uniform(np.log(1e-4), np.log(1e-3)))  # scanners have arbitrary units
         noise_std = image[image > 0.1 * image.max()].mean() / np.exp(rng.uniform(*np.log(self.snr)))

@@ -23,7 +23,7 @@ from spinwarp.data.fastmri.layout import write_volume
 from spinwarp.data.source import check_split
 from spinwarp.data.ulf.pinned import PinnedFile, check_pinned, fetch_pinned, find_pinned, read_manifest
 from spinwarp.errors import InputError
-from spinwarp.files import reading, user_path
+from spinwarp.files import as_input_error, user_path
 
 _log = logging.getLogger(__name__)
 
@@ -158,7 +158,7 @@ class UltraLowFieldBrains:
                 if folder is None:
                     content = fetch_pinned(self.url, scan.file, lambda n: progress.advance(task, n))
                 else:
-                    with reading(local[scan.file], "file"):
+                    with as_input_error(local[scan.file], "file"):
                         content = local[scan.file].read_bytes()
                     check_pinned(scan.file, content, local[scan.file])
                     progress.advance(task, len(content))

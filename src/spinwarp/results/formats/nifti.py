@@ -8,7 +8,7 @@ import nibabel
 import numpy as np
 
 from spinwarp.errors import InputError
-from spinwarp.files import whole_file
+from spinwarp.files import atomic_write
 from spinwarp.geometry import to_ras
 from spinwarp.results.formats.volume import Record, Volume, in_order, n_at_a_place, spacing
 
@@ -57,7 +57,7 @@ def write(path: Path, volume: Volume) -> None:
         image.set_qform(affine, code)
         image.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", record.to_text().encode()))
         target = path_of(path.parent, path.name.removesuffix(".nii.gz") + series.suffix)
-        with whole_file(target) as temporary:
+        with atomic_write(target) as temporary:
             temporary.write_bytes(gzip.compress(image.to_bytes(), mtime=0))
 
 

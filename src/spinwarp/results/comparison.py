@@ -1,4 +1,4 @@
-"""Joins result folders into one comparison, and refuses results that must not be compared."""
+"""The comparison of several result folders; results that must not be compared are refused."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Several result folders as one.
+    """Several result folders side by side.
 
     Parameters
     ----------
@@ -53,8 +53,8 @@ class _Folder:
     calibration: CalibrationCurves | None
 
 
-def combine(folders: Sequence[Path]) -> Comparison:
-    """Read result folders and join them.
+def compare(folders: Sequence[Path]) -> Comparison:
+    """Read result folders and put them side by side.
 
     Rows are compared within a :class:`Group` (data set, split, mask, nominal acceleration). All its methods must have
     reconstructed the same volumes from the same inputs, and been measured in the same way.

@@ -1,4 +1,4 @@
-"""Which result folders may be compared, and what is said of the others."""
+"""Which result folders may be compared, and what the user reads about the others."""
 
 import dataclasses
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 
 from spinwarp.errors import InputError
 from spinwarp.results import EXAMPLES, RESULTS, ExampleSlice, Row, write_examples, write_rows
-from spinwarp.results.combine import combine
+from spinwarp.results.comparison import compare
 
 ROW = Row(
     method="varnet",
@@ -47,26 +47,26 @@ def write_folder(folder: Path, rows: list[Row], examples: list[ExampleSlice]) ->
     return folder
 
 
-def test_folders_are_joined_and_a_repeated_method_gets_the_name_of_its_folder(tmp_path: Path) -> None:
+def test_folders_are_compared_and_a_repeated_method_gets_the_name_of_its_folder(tmp_path: Path) -> None:
     folders = [write_folder(tmp_path / n / "eval", [ROW], [example()]) for n in ("first", "second")]
     folders.append(write_folder(tmp_path / "tv", [change(method="tv")], [example("tv"), example("tv", index=2)]))
-    joined = combine(folders)
+    comparison = compare(folders)
     names = ["varnet (first/eval)", "varnet (second/eval)", "tv"]
-    assert [row.method for row in joined.rows] == names
-    assert [(p.volume, p.slice, list(p.examples)) for p in joined.pictures] == [("file1.h5", 1, names)]
-    assert joined.warnings == []
+    assert [row.method for row in comparison.rows] == names
+    assert [(p.volume, p.slice, list(p.examples)) for p in comparison.pictures] == [("file1.h5", 1, names)]
+    assert comparison.warnings == []
 
 
-def test_methods_with_and_without_claims_may_be_joined(tmp_path: Path) -> None:
-    claim = np.full((32, 24), 0.5, np.float32)
+def test_methods_with_and_without_a_standard_deviation_may_be_compared(tmp_path: Path) -> None:
+    prediction = np.full((32, 24), 0.5, np.float32)
     silent = write_folder(tmp_path / "tv", [change(method="tv")], [example("tv")])
-    claims = [change(coverage=0.9, error_correlation=0.5)]
-    claiming = write_folder(tmp_path / "dps", claims, [dataclasses.replace(example(), std=claim)])
-    joined = combine([silent, claiming])
-    assert [row.coverage for row in joined.rows][1] == 0.9
-    (picture,) = joined.pictures
+    predictions = [change(coverage=0.9, error_correlation=0.5)]
+    predicting = write_folder(tmp_path / "dps", predictions, [dataclasses.replace(example(), std=prediction)])
+    comparison = compare([silent, predicting])
+    assert [row.coverage for row in comparison.rows][1] == 0.9
+    (picture,) = comparison.pictures
     assert picture.examples["tv"].std is None
-    np.testing.assert_array_equal(picture.examples["varnet"].std, claim)
+    np.testing.assert_array_equal(picture.examples["varnet"].std, prediction)
 
 
 @pytest.mark.parametrize(
@@ -83,45 +83,45 @@ def test_methods_measured_by_different_protocols_are_not_compared(tmp_path: Path
     write_rows(tmp_path / "a" / RESULTS, [ROW])
     write_rows(tmp_path / "b" / RESULTS, [other])
     with pytest.raises(InputError, match=message):
-        combine([tmp_path / "a", tmp_path / "b"])
+        compare([tmp_path / "a", tmp_path / "b"])
 
 
 @pytest.mark.parametrize("field", ["dataset", "mask", "split", "acceleration_nominal"])
-def test_folders_of_separate_groups_are_joined_with_a_warning(tmp_path: Path, field: str) -> None:
+def test_folders_of_separate_groups_are_read_with_a_warning(tmp_path: Path, field: str) -> None:
     other = change(**{field: 8.0 if field == "acceleration_nominal" else "other"})
     write_folder(tmp_path / "a", [ROW], [example()])
     write_folder(tmp_path / "b", [other], [example()])
-    joined = combine([tmp_path / "a", tmp_path / "b"])
-    assert [row.method for row in joined.rows] == ["varnet", "varnet"]
-    assert len(joined.pictures) == 2
-    assert any("nothing is compared" in warning for warning in joined.warnings)
+    comparison = compare([tmp_path / "a", tmp_path / "b"])
+    assert [row.method for row in comparison.rows] == ["varnet", "varnet"]
+    assert len(comparison.pictures) == 2
+    assert any("nothing is compared" in warning for warning in comparison.warnings)
 
 
 def test_what_a_folder_lacks_is_said(tmp_path: Path) -> None:
     write_folder(tmp_path / "a", [ROW], [example()])
     write_rows(tmp_path / "b" / RESULTS, [change(method="tv")])
     assert any(
-        "examples.h5 does not exist" in warning for warning in combine([tmp_path / "a", tmp_path / "b"]).warnings
+        "examples.h5 does not exist" in warning for warning in compare([tmp_path / "a", tmp_path / "b"]).warnings
     )
     write_examples(tmp_path / "b" / EXAMPLES, [example("tv", index=7)])
-    joined = combine([tmp_path / "a", tmp_path / "b"])
-    assert joined.pictures == [] and any("no example slice in common" in warning for warning in joined.warnings)
+    comparison = compare([tmp_path / "a", tmp_path / "b"])
+    assert comparison.pictures == [] and any("no example slice in common" in warning for warning in comparison.warnings)
     with pytest.raises(InputError, match=r"c.results\.csv does not exist"):
-        combine([tmp_path / "a", tmp_path / "c"])
+        compare([tmp_path / "a", tmp_path / "c"])
     write_rows(tmp_path / "b" / RESULTS, [])
     with pytest.raises(InputError, match="holds no volume"):
-        combine([tmp_path / "b"])
+        compare([tmp_path / "b"])
 
 
 def test_a_folder_that_contradicts_itself_is_refused(tmp_path: Path) -> None:
     write_folder(tmp_path / "a", [ROW, ROW], [example()])
     with pytest.raises(InputError, match="twice"):
-        combine([tmp_path / "a"])
+        compare([tmp_path / "a"])
     write_folder(tmp_path / "a", [ROW], [example("tv")])
     with pytest.raises(InputError, match="csv lacks"):
-        combine([tmp_path / "a"])
+        compare([tmp_path / "a"])
     with pytest.raises(InputError, match="given twice"):
-        combine([tmp_path / "a", tmp_path / "b" / ".." / "a"])
+        compare([tmp_path / "a", tmp_path / "b" / ".." / "a"])
 
 
 def test_examples_with_different_targets_are_not_shown_together(tmp_path: Path) -> None:
@@ -129,4 +129,4 @@ def test_examples_with_different_targets_are_not_shown_together(tmp_path: Path) 
     other = example("tv")
     write_folder(tmp_path / "b", [change(method="tv")], [dataclasses.replace(other, target=other.target * 2)])
     with pytest.raises(InputError, match="different targets"):
-        combine([tmp_path / "a", tmp_path / "b"])
+        compare([tmp_path / "a", tmp_path / "b"])

@@ -1,4 +1,4 @@
-"""A method that claims a deviation, for tests."""
+"""A method that predicts a standard deviation, for tests."""
 
 from torch import Generator
 
@@ -6,8 +6,8 @@ from spinwarp.acquisition import Acquisition, Reconstruction
 from spinwarp.recon import Reconstructor, ZeroFilled
 
 
-class Claiming(Reconstructor):
-    """Zero-filled, with a claimed deviation that depends on the image alone."""
+class WithStd(Reconstructor):
+    """Zero-filled, with a standard deviation that depends on the image alone."""
 
     def __init__(self, pocs: int = 0) -> None:
         """Take the options of zero_filled, whose place it takes."""

@@ -1,0 +1,116 @@
+"""A residual U-Net without biases: the restoration network of :class:`spinwarp.models.unrolled.UnrolledNet`."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from spinwarp.channels import to_channels, to_complex
+from spinwarp.errors import InputError
+from spinwarp.models.complex_network import ComplexNetwork
+
+Layer = TypeVar("Layer", nn.Conv2d, nn.ConvTranspose2d)
+
+
+class ResidualUNet(nn.Module):
+    """Residual blocks on a few levels, convolutions and ReLUs only; any image size.
+
+    There are no biases and no normalisation, so the network commutes with a change of scale: what it learned at one
+    noise level relative to the image it applies at any brightness (Mohan et al., "Robust and interpretable blind image
+    denoising via bias-free convolutional neural networks", ICLR 2020). What it does in one place does not depend on the
+    rest of the image, so it may be trained on parts of images.
+
+    Patches of 2 by 2 pixels become channels, because the full resolution is the most expensive level (Zhang et al.,
+    FFDNet, IEEE TIP 2018). The levels are those of DRUNet (Zhang et al., arXiv 2008.13751).
+
+    Parameters
+    ----------
+    in_channels, out_channels : of the input and output.
+    widths : channels of each level, from fine to coarse; each level halves the image.
+    blocks : residual blocks of each level, on the way down and again on the way up.
+
+    Raises
+    ------
+    InputError : if there is no level or no block.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, widths: Sequence[int], blocks: int = 1) -> None:
+        super().__init__()
+        if not widths or blocks < 1:
+            raise InputError(
+                f"a residual U-Net has at least one level and one block; got widths={list(widths)}, blocks={blocks}"
+            )
+        self.multiple = 2 ** len(widths)
+        self.first = _convolution(4 * in_channels, widths[0])
+        *finer, coarsest = widths
+        self.down = nn.ModuleList(_blocks(n, blocks) for n in finer)
+        self.shrink = nn.ModuleList(
+            _scaled(nn.Conv2d(n, m, 2, stride=2, bias=False), 4 * n) for n, m in pairwise(widths)
+        )
+        self.bottom = _blocks(coarsest, blocks)
+        self.grow = nn.ModuleList(
+            _scaled(nn.ConvTranspose2d(m, n, 2, stride=2, bias=False), m) for n, m in reversed([*pairwise(widths)])
+        )
+        self.up = nn.ModuleList(_blocks(n, blocks) for n in reversed(finer))
+        # a small output at first: an unrolled network then starts as its data consistency
+        self.last = _convolution(widths[0], 4 * out_channels, gain=0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(batch, in_channels, h, w)`` to ``(batch, out_channels, h, w)``."""
+        h, w = x.shape[-2:]
+        x = F.pixel_unshuffle(F.pad(x, (0, -w % self.multiple, 0, -h % self.multiple)), 2)
+        x = self.first(x)
+        skips = []
+        for blocks, shrink in zip(self.down, self.shrink, strict=True):
+            x = blocks(x)
+            skips.append(x)
+            x = shrink(x)
+        x = self.bottom(x)
+        for grow, blocks in zip(self.grow, self.up, strict=True):
+            x = blocks(grow(x) + skips.pop())
+        return F.pixel_shuffle(self.last(x), 2)[..., :h, :w]
+
+
+class ComplexResidualUNet(ComplexNetwork):
+    """:class:`ResidualUNet` on complex images, with the noise level as another channel.
+
+    Parameters
+    ----------
+    widths, blocks : of the :class:`ResidualUNet`.
+    images : number of complex images in the input.
+    """
+
+    def __init__(self, widths: Sequence[int] = (32, 64, 128), blocks: int = 1, images: int = 1) -> None:
+        super().__init__()
+        self.unet = ResidualUNet(2 * images + 1, 2, widths, blocks)
+
+    def forward(self, image: Tensor, noise_std: Tensor) -> Tensor:
+        """``(batch, images, h, w)`` complex and ``(batch,)`` to a residual ``(batch, 1, h, w)`` complex."""
+        level = noise_std.view(-1, 1, 1, 1).expand(-1, 1, *image.shape[-2:])
+        return to_complex(self.unet(torch.cat([to_channels(image), level], dim=1)))
+
+
+class _ResidualBlock(nn.Module):
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.one, self.two = _convolution(n, n), _convolution(n, n, gain=0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.two(F.relu(self.one(x)))
+
+
+def _blocks(n: int, number: int) -> nn.Sequential:
+    return nn.Sequential(*(_ResidualBlock(n) for _ in range(number)))
+
+
+def _convolution(n_in: int, n_out: int, gain: float = 1.0) -> nn.Conv2d:
+    return _scaled(nn.Conv2d(n_in, n_out, kernel_size=3, padding=1, bias=False), 9 * n_in, gain)
+
+
+def _scaled(layer: Layer, fan_in: int, gain: float = 1.0) -> Layer:
+    """Let the output have ``gain`` times the size of the input; torch's default shrinks it at each layer."""
+    nn.init.normal_(layer.weight, std=gain * fan_in**-0.5)
+    return layer
