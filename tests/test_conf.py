@@ -227,8 +227,8 @@ def test_every_command_composes_and_binds(name: str) -> None:
     bind_all(name, config)
 
 
-def test_the_three_commands_are_there() -> None:
-    assert TOP == ["evaluate", "reconstruct", "train"]
+def test_the_commands_are_there() -> None:
+    assert TOP == ["evaluate", "reconstruct", "serve", "train"]
 
 
 @pytest.mark.parametrize("experiment", options("experiment"))
@@ -272,7 +272,7 @@ def test_the_cascades_of_a_model_share_no_weights(model: str) -> None:
     assert len(set(owners)) == len(owners)
 
 
-@pytest.mark.parametrize("mask", [m for m in options("mask") if m not in ("none", "mixed")])
+@pytest.mark.parametrize("mask", [m for m in options("mask") if m not in ("none", "mixed", "file")])
 def test_every_mask_can_be_made_and_is_named_after_its_acceleration(mask: str) -> None:
     made = instantiate(composed([f"+mask={mask}"]).mask)
     rates = [float(rate) for rate in re.findall(r"(\d+)x", mask.rpartition("_")[2])]
@@ -309,7 +309,8 @@ def test_only_what_nobody_can_know_is_left_open() -> None:
         config = OmegaConf.create({"node": entry_config(entry)})
         if keys := OmegaConf.missing_keys(config):
             missing[entry] = keys
-    assert missing == {f"data/{name}": {"node.source.path"} for name in ("folder", "images", "simulated_heads")}
+    sources = {f"data/{name}": {"node.source.path"} for name in ("folder", "images", "simulated_heads")}
+    assert missing == {**sources, "mask/file": {"node.path"}}
 
 
 def test_no_model_mask_data_or_method_needs_a_running_job() -> None:

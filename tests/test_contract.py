@@ -94,7 +94,7 @@ NETWORKS["varnet_image_learned"] = {**DESCRIPTIONS["varnet"], "update_domain": "
 DESCRIPTIONS |= NETWORKS | {"dropout": {**DESCRIPTIONS["unet_heteroscedastic"], "dropout": 0.2}}
 
 METHODS = options("recon")
-SAMPLINGS = {name: mask for name, mask in options("mask").items() if mask}  # but for mask=none
+SAMPLINGS = {name: mask for name, mask in options("mask").items() if mask and "path" not in mask}  # but for mask=none
 # methods that read weights from a file, and the files that they are tried with; + joins those of several
 FILES: dict[type, list[str]] = {
     Checkpoint: list(NETWORKS),

@@ -28,6 +28,24 @@ def test_a_crop_stays_where_it_is_in_the_patient(size: tuple[int, int], crop: tu
     assert np.allclose(AXIAL.cropped(size, crop).affine(crop) @ [1, 2, 0, 1], there)
 
 
+@pytest.mark.parametrize("size", [(6, 5), (7, 8), (1, 1)])
+def test_an_affine_has_the_geometry_that_it_came_from(size: tuple[int, int]):
+    a, b = np.cos(0.3), np.sin(0.3)
+    oblique = Geometry((10.0, -20.0, 30.0), (a, b, 0.0), (0.0, 0.0, 1.0), (b, -a, 0.0), (2.0, 0.5, 4.0))
+    for geometry in (AXIAL, oblique):
+        found = Geometry.from_affine(geometry.affine(size), size)
+        for field in ("position", "readout", "phase", "slice", "voxel_size"):
+            assert np.allclose(getattr(found, field), getattr(geometry, field))
+
+
+def test_a_sheared_affine_and_one_without_a_slice_are_refused():
+    sheared = AXIAL.affine((6, 5))
+    sheared[1, 1] += 0.4
+    for affine in (sheared, AXIAL.affine((6, 5)) * [1, 1, 0, 1]):
+        with pytest.raises(InputError, match="perpendicular"):
+            Geometry.from_affine(affine, (6, 5))
+
+
 def test_ras_points_to_the_right_and_front():
     assert np.allclose(to_ras(AXIAL.affine((6, 5))) @ [3, 2, 0, 1], [-10, 20, 30, 1])
     assert np.allclose(to_ras(to_ras(AXIAL.affine((6, 5)))), AXIAL.affine((6, 5)))

@@ -227,7 +227,7 @@ def test_no_constructor_takes_whatever_it_is_given() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["spinwarp", "spinwarp.cli.train", "spinwarp.cli.evaluate", "spinwarp.cli.reconstruct", "spinwarp.cli.convert"],
+    ["spinwarp", *(f"spinwarp.cli.{name}" for name in ("train", "evaluate", "reconstruct", "convert", "serve"))],
 )
 def test_help_need_not_wait_for_torch(module: str) -> None:
     heavy = "{'torch', 'lightning', 'torchmetrics', 'matplotlib', 'scipy', 'h5py'}"

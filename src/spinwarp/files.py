@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import re
+import shutil
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -56,6 +57,23 @@ def atomic_write(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder next to ``path``, which takes its place when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
+    replaced = temporary.with_suffix(".old")
+    try:
+        temporary.mkdir()
+        yield temporary
+        if path.exists():
+            path.replace(replaced)
+        temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
 
 
 @contextmanager

@@ -54,6 +54,25 @@ class Geometry:
         matrix[:3, 3] = self.position - matrix[:3, :2] @ [size[0] // 2, size[1] // 2]
         return matrix
 
+    @staticmethod
+    def from_affine(affine: np.ndarray, size: tuple[int, int]) -> "Geometry":
+        """Return the geometry whose :meth:`affine` for images of ``size`` is ``affine``.
+
+        Raises
+        ------
+        InputError : if its columns are not perpendicular, or one of them is zero.
+        """
+        steps = affine[:3, :3]
+        lengths = np.linalg.norm(steps, axis=0)
+        readout, phase, normal = (steps / np.where(lengths > 0, lengths, 1)).T
+        return Geometry(
+            _triple(affine[:3, 3] + steps[:, :2] @ [size[0] // 2, size[1] // 2]),
+            _triple(readout),
+            _triple(phase),
+            _triple(normal),
+            _triple(lengths),
+        )
+
     def cropped(self, size: tuple[int, int], crop: tuple[int, int]) -> "Geometry":
         """Return the geometry of the central ``crop`` of an image of ``size``: an odd difference moves the centre."""
         moved = [(n - c) // 2 + c // 2 - n // 2 for n, c in zip(size, crop, strict=True)]
@@ -62,8 +81,12 @@ class Geometry:
 
     def moved(self, shift: np.ndarray) -> "Geometry":
         """Return the geometry moved by a vector in mm."""
-        x, y, z = (float(p) for p in np.asarray(self.position) + shift)
-        return replace(self, position=(x, y, z))
+        return replace(self, position=_triple(np.asarray(self.position) + shift))
+
+
+def _triple(values: np.ndarray) -> tuple[float, float, float]:
+    x, y, z = (float(value) for value in values)
+    return x, y, z
 
 
 def to_ras(affine: np.ndarray) -> np.ndarray:

@@ -55,6 +55,10 @@ def _home(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ("+trainer.limit_val_batches=2", "++trainer.limit_val_batches=2"),
         ("++trainer.limit_val_batches=2", "++trainer.limit_val_batches=2"),
         ("+trainers=1", "+trainers=1"),
+        # several formats are one value
+        ("format=h5,nifti", "format=[h5,nifti]"),
+        ("format=h5", "format=h5"),
+        ("data.format=a,b", "data.format=a,b"),
     ],
 )
 def test_the_home_folder_in_an_argument(monkeypatch: pytest.MonkeyPatch, written: str, read: str) -> None:

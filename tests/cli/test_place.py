@@ -1,11 +1,14 @@
 """Where evaluate.py and reconstruct.py leave results, and what is checked before the work and kept when it fails."""
 
 import errno
+import os
 import shutil
 from pathlib import Path
 
 import h5py
+import nibabel
 import numpy as np
+import pydicom
 import pytest
 import torch
 from test_commands import Command, command, environment  # noqa: F401
@@ -25,7 +28,7 @@ EVALUATE = [f"data.source.files.{key}={value}" for key, value in {
 class Failing(Reconstructor):
     """Zero-filled, until its third call."""
 
-    def __init__(self, error: str) -> None:
+    def __init__(self, error: str, pocs: int = 0) -> None:
         self.error = error
         self.calls = 0
 
@@ -272,3 +275,179 @@ def test_an_evaluation_that_fails_keeps_the_slices_before(
     assert command("evaluate", *EVALUATE, "slices=[0,1]", *failing(error), "out=r").code == 1
     (row,) = read_rows(tmp_path / "r" / "results.csv")
     assert row.n_slices == 2  # of the first volume; the first slice of the second failed
+
+
+# ------------------------------------------------------------------------------------------ formats, many files
+
+
+def test_all_formats_are_written_by_one_call_and_other_images_are_not_overwritten(
+    scan: np.ndarray,
+    command: Command,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    call = ["input=scan.npy", "maps=none", "out=r", "format=h5,nifti,dicom,png", "patient.id=x7"]
+    for _ in range(2):
+        done = command("reconstruct", *call)
+        assert done.code == 0, done.err
+    assert "scan does not say where its images lie in the patient: the NIfTI file has no position" in done.out
+    names = ["scan.h5", "scan.nii.gz", "scan.png", "scan_dicom", "scan_png"]
+    assert sorted(path.name for path in (tmp_path / "r").iterdir()) == names
+    truth, _ = images(tmp_path / "r" / "scan.h5")
+    nifti = np.asarray(nibabel.load(tmp_path / "r" / "scan.nii.gz").dataobj).transpose(2, 1, 0)
+    np.testing.assert_array_equal(nifti, truth)
+    file = pydicom.dcmread(tmp_path / "r" / "scan_dicom" / "image_0003.dcm")
+    assert file.PatientID == "x7"
+    assert np.abs(file.pixel_array * float(file.RescaleSlope) - truth[2]).max() < truth.max() / 65535
+    assert len(list((tmp_path / "r" / "scan_png").iterdir())) == 4
+    for name, path in (("nifti", "scan.nii.gz"), ("dicom", "scan_dicom"), ("png", "scan_png")):
+        other = ["input=scan.npy", "maps=none", "out=r", f"format={name}", "mask=random_2x"]
+        assert f"r/{path} holds other images (input " in command("reconstruct", *other).sentence
+        fewer = ["input=scan.npy", "maps=none", "out=r", f"format={name}", "slices=0"]
+        assert f"r/{path} holds other slices too (1, 2, 3)" in command("reconstruct", *fewer).sentence
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["format=jpeg"], "format=jpeg is not"),
+        (["format=h5,jpeg"], "format=['h5', 'jpeg'] is not"),
+        (["format=[]"], "format=[] names no format; give h5, nifti, dicom or png"),
+        (["patient.sex=male"], "patient.sex=male is not M, F or O"),
+        (["patient.birth_date=19800101"], "patient.birth_date=19800101 is not a text or null"),
+        (["patient.age=3"], "patient.age"),
+    ],
+)
+def test_a_format_or_patient_that_cannot_be_is_told_before_the_work(
+    scan: np.ndarray,
+    command: Command,  # noqa: F811
+    tmp_path: Path,
+    overrides: list[str],
+    message: str,
+) -> None:
+    assert message in command("reconstruct", "input=scan.npy", "out=r", *overrides).sentence
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.fixture
+def scans(scan: np.ndarray, tmp_path: Path) -> Path:
+    """A folder of three scans, the second of which cannot be read, and one more in a folder below."""
+    folder = tmp_path / "scans"
+    (folder / "below").mkdir(parents=True)
+    for i, name in enumerate(["a", "c", "below/a"]):
+        np.save(folder / f"{name}.npy", scan * (i + 1))
+    (folder / "b.npy").write_bytes(b"no array")
+    (folder / "notes.txt").write_text("not a scan")
+    return folder
+
+
+def test_a_folder_goes_on_after_a_file_that_fails_and_resumes_where_it_stopped(
+    scans: Path,
+    command: Command,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    call = ["input=scans", "maps=none", "out=r", "format=h5,nifti"]
+    done = command("reconstruct", *call)
+    assert "error: 1 of 3 files failed (scans/b.npy), for the reasons above; the same command with out=r " in done.err
+    assert done.code == 1 and "Traceback" not in done.out + done.err
+    assert "\nscans/b.npy is not a whole .npy file of numbers" in done.out
+    assert "2 files reconstructed, 0 finished before, 1 failed; images in r" in done.out
+    files = {name: tmp_path / "r" / name for name in ("a.h5", "c.h5", "a.nii.gz", "c.nii.gz")}
+    before = {name: path.stat().st_mtime_ns for name, path in files.items()}
+    # the broken one is repaired, and one is half finished
+    shutil.copy(scans / "a.npy", scans / "b.npy")
+    files["c.nii.gz"].unlink()
+    done = command("reconstruct", *call)
+    assert done.code == 0, done.err
+    assert "a.npy is finished: r/a.h5, r/a.nii.gz" in done.out
+    assert "2 files reconstructed, 1 finished before, 0 failed" in done.out
+    after = {name: path.stat().st_mtime_ns for name, path in files.items()}
+    assert {name for name in files if after[name] == before[name]} == {"a.h5", "a.nii.gz"}
+    np.testing.assert_allclose(images(tmp_path / "r" / "c.h5")[0], 2 * images(tmp_path / "r" / "a.h5")[0], rtol=1e-5)
+    # other settings or slices, and a scan that is newer, are not finished
+    assert "3 files reconstructed, 0 finished before" in command("reconstruct", *call, "seed=3").out
+    os.utime(scans / "a.npy")
+    assert "1 files reconstructed, 2 finished before" in command("reconstruct", *call, "seed=3").out
+    done = command("reconstruct", *call, "seed=3", "slices=0")
+    assert "3 of 3 files failed" in done.err and done.out.count("holds other slices too (1, 2, 3)") == 3
+
+
+def test_a_pattern_keeps_the_folders_apart(scans: Path, command: Command, tmp_path: Path) -> None:  # noqa: F811
+    (scans / "b.npy").unlink()
+    done = command("reconstruct", "input=scans/**/*.npy", "maps=none", "out=r")
+    assert done.code == 0, done.err
+    found = sorted(path.relative_to(tmp_path / "r").as_posix() for path in (tmp_path / "r").rglob("*.h5"))
+    assert found == ["a.h5", "below/a.h5", "c.h5"]
+    np.testing.assert_allclose(
+        images(tmp_path / "r" / "below" / "a.h5")[0], 3 * images(tmp_path / "r" / "a.h5")[0], rtol=1e-5
+    )
+
+
+def test_names_that_clash_and_folders_without_a_scan_are_told(
+    scans: Path,
+    command: Command,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    assert "no file matches input=scans/*.h5" in command("reconstruct", "input=scans/*.h5", "out=r").sentence
+    (tmp_path / "empty").mkdir()
+    assert "the folder empty has no file ending in .h5" in command("reconstruct", "input=empty", "out=r").sentence
+    (scans / "a.h5").write_bytes(b"")
+    sentence = command("reconstruct", "input=scans", "out=r").sentence
+    assert "the images of scans/a.h5 and scans/a.npy would have the same name; rename one" in sentence
+    assert not (tmp_path / "r").exists()
+
+
+def test_ctrl_c_in_a_folder_keeps_what_is_finished(scans: Path, command: Command, tmp_path: Path) -> None:  # noqa: F811
+    (scans / "b.npy").unlink()
+    done = command("reconstruct", "input=scans", "maps=none", "out=r", "recon._target_=test_place.Failing",
+                   "+recon.error=interrupt")  # fmt: skip
+    assert done.code == 130
+    assert [path.name for path in (tmp_path / "r").iterdir()] == ["a_unfinished.h5"]
+    assert command("reconstruct", "input=scans", "maps=none", "out=r").code == 0
+    assert sorted(path.name for path in (tmp_path / "r").glob("*.h5")) == ["a.h5", "c.h5"]
+
+
+# ------------------------------------------------------------------------------------------- own maps and masks
+
+
+def test_own_maps_and_an_own_mask_are_what_the_method_gets(command: Command, tmp_path: Path) -> None:  # noqa: F811
+    """Two slices with maps of their own; the answer of CG-SENSE is computed from its operator written out."""
+    rng = np.random.default_rng(3)
+    maps = (rng.normal(size=(2, 3, 16, 12)) + 1j * rng.normal(size=(2, 3, 16, 12))).astype(np.complex64)
+    maps /= np.sqrt((np.abs(maps) ** 2).sum(1, keepdims=True))
+    truth = rng.normal(size=(2, 16, 12)) + 1j * rng.normal(size=(2, 16, 12))
+    shift = lambda function, x: np.fft.fftshift(function(np.fft.ifftshift(x, (-2, -1)), norm="ortho"), (-2, -1))  # noqa: E731
+    mask = np.arange(12) % 2 == 0
+    np.save(tmp_path / "scan.npy", shift(np.fft.fft2, maps * truth[:, None]).astype(np.complex64))
+    np.save(tmp_path / "maps.npy", maps)
+    np.save(tmp_path / "mask.npy", mask)
+    call = ["input=scan.npy", "recon=cg_sense", "recon.weight=0", "mask=file", "mask.path=mask.npy"]
+    done = command("reconstruct", *call, "recon.maps=maps.npy", "out=r")
+    assert done.code == 0, done.err
+    # three coils at twice the speed: the least squares problem has one solution, the truth
+    np.testing.assert_allclose(images(tmp_path / "r" / "scan.h5")[0], np.abs(truth), atol=1e-3)
+    with h5py.File(tmp_path / "r" / "scan.h5") as file:
+        assert file.attrs["mask"] == "file mask.npy"
+    assert (
+        "recon.maps=eslirit is not one of espirit, low_resolution, given, and there is no such file"
+        in command("reconstruct", *call, "recon.maps=eslirit", "out=s").sentence
+    )
+    assert (
+        "maps=no is neither low_resolution nor none, nor a file or folder"
+        in command("reconstruct", *call, "maps=no", "out=s").sentence
+    )
+    assert not (tmp_path / "s").exists()
+
+
+def test_an_evaluation_takes_own_maps_and_an_own_mask_too(command: Command, tmp_path: Path) -> None:  # noqa: F811
+    np.save(tmp_path / "mask.npy", np.arange(48) % 2 == 0)
+    maps = np.ones((2, 64, 48), np.complex64)
+    np.save(tmp_path / "maps.npy", maps)
+    own = ["mask=file", "mask.path=mask.npy", "n_volumes=1", "recon=cg_sense", "recon.weight=0.01"]
+    done = command("evaluate", *EVALUATE[:-2], *own, "recon.maps=maps.npy", "out=r")
+    assert done.code == 0, done.err
+    assert "maps.npy: the squares of its maps do not add up to one" in done.out
+    (row,) = read_rows(tmp_path / "r" / "results.csv")
+    assert row.mask == "file mask.npy" and row.acceleration == pytest.approx(2)
+    np.save(tmp_path / "maps.npy", maps[..., :-1])
+    sentence = command("evaluate", *EVALUATE[:-2], *own, "recon.maps=maps.npy", "out=s").sentence
+    assert "maps.npy holds maps (coil, h, w) of (2, 64, 47); k-space is (2, 64, 48)" in sentence

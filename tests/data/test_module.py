@@ -192,7 +192,7 @@ def test_leaving_out_every_slice_is_refused(edge: int) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"maps": "espirit"}, r"data\.maps='espirit' is not one of low_resolution, none"),
+        ({"maps": "espirit"}, r"data\.maps=espirit is neither low_resolution nor none"),
         ({"batch_size": 0}, r"data\.batch_size is at least 1; got 0"),
         ({"volume_sample_rate": 0.0}, r"data\.volume_sample_rate is a fraction above 0 and up to 1; got 0\.0"),
         ({"slice_sample_rate": 1.5}, r"data\.slice_sample_rate is a fraction above 0 and up to 1; got 1\.5"),

@@ -35,7 +35,7 @@ from spinwarp.operators import sense
 from spinwarp.recon import ZeroFilled
 from spinwarp.training import UNetModule
 
-KINDS = (RandomMask, EquispacedMask, LiteralEquispacedMask, MagicMask, MagicFractionMask)
+TYPES = (RandomMask, EquispacedMask, LiteralEquispacedMask, MagicMask, MagicFractionMask)
 
 
 def full(n_coils: int = 3, height: int = 16, width: int = 48, columns: tuple[int, int] | None = None) -> Example:
@@ -106,7 +106,7 @@ def test_the_input_of_the_unet_is_that_of_the_reference(golden: dict[str, Any], 
 
 
 @given(
-    kind=st.sampled_from(KINDS),
+    kind=st.sampled_from(TYPES),
     columns=st.tuples(st.integers(0, 19), st.integers(29, 48)),
     seed=st.integers(0, 2**32 - 1),
 )
@@ -201,7 +201,7 @@ def test_an_estimator_of_maps_is_given_the_accelerated_data_alone() -> None:
     assert torch.equal(n_acs, acs_columns(result.mask))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TYPES)
 def test_what_the_mask_hides_changes_nothing(kind: type[LineMask]) -> None:
     example = full(columns=(3, 46))
     undersample = Undersample(kind([0.16], [4]), low_resolution_maps)

@@ -17,7 +17,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException, MissingConfigException
 from omegaconf import OmegaConf
 
-from spinwarp.cli import evaluate, messages, reconstruct
+from spinwarp.cli import evaluate, messages, reconstruct, serve
 from spinwarp.cli.app import conf_folder
 from spinwarp.cli.typecheck import check_types
 
@@ -25,8 +25,11 @@ TYPES: dict[str, dict[str, Any]] = {
     "train": {"seed": int, "ckpt_path": str | None},
     "evaluate": evaluate.TYPES,
     "reconstruct": reconstruct.TYPES,
+    "serve": serve.TYPES,
 }
-GROUPS = {"train": ("data", "mask", "model", "trainer"), "evaluate": ("data", "mask", "recon"), "reconstruct": ()}
+GROUPS = {
+    "train": ("data", "mask", "model", "trainer"), "evaluate": ("data", "mask", "recon"), "reconstruct": (), "serve": ()
+}  # fmt: skip
 # arguments whose constructors, other people's or ours, take anything or whose kind no annotation tells
 WRONG: list[Any] = ["word", "", [], ["a", "b"], [1, [2]], {"a": 1}, float("nan"), True, -3, 1.5, None]
 
@@ -59,7 +62,8 @@ def test_every_option_of_every_group_has_the_type_that_its_class_asks_for() -> N
     for command, longest in (("train", "model"), ("evaluate", "mask")):
         for number in range(len(list((conf_folder() / longest).glob("*.yaml")))):
             check_types(composed(command, number), types=TYPES[command])
-    check_types(composed("reconstruct"), types=TYPES["reconstruct"])
+    for command in ("reconstruct", "serve"):
+        check_types(composed(command), types=TYPES[command])
 
 
 def test_every_key_misspelt_is_named_with_its_nearest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

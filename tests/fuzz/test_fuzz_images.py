@@ -44,6 +44,8 @@ def dicom(path: Path) -> None:
     data.Rows, data.Columns, data.SamplesPerPixel, data.PhotometricInterpretation = 8, 9, 1, "MONOCHROME2"
     data.BitsAllocated = data.BitsStored = 16
     data.HighBit, data.PixelRepresentation = 15, 0
+    data.ImageOrientationPatient, data.ImagePositionPatient = [1, 0, 0, 0, 1, 0], [-9.5, 3, 40]
+    data.PixelSpacing, data.SliceThickness = [2, 1.5], 5
     data.PixelData = np.arange(72, dtype=np.uint16).tobytes()
     data.save_as(path, enforce_file_format=True)
 

@@ -19,7 +19,7 @@ from spinwarp.masks import (
 
 FILE = "file1000000.h5"
 # the reference's names
-KINDS: dict[str, type[LineMask]] = {
+TYPES: dict[str, type[LineMask]] = {
     "random": RandomMask,
     "equispaced": LiteralEquispacedMask,
     "equispaced_fraction": EquispacedMask,
@@ -37,7 +37,7 @@ def test_all_golden_masks_of_the_reference_are_drawn_bit_for_bit(shared: Path) -
     for key in keys:
         kind, acceleration, fraction, width, seed = key.split("|")
         generator = RandomState(seed_of(FILE) if seed == "fname" else int(seed))
-        mask, n_center = KINDS[kind]([float(fraction)], [int(acceleration)])((640, int(width)), generator)
+        mask, n_center = TYPES[kind]([float(fraction)], [int(acceleration)])((640, int(width)), generator)
         if not np.array_equal(mask[0].numpy(), golden[key].astype(bool)) or n_center != int(golden[f"{key}|nlow"]):
             wrong.append(key)
     assert not wrong
@@ -57,7 +57,7 @@ def test_all_golden_masks_of_the_reference_are_drawn_bit_for_bit(shared: Path) -
     ],
 )
 def test_masks_have_the_fingerprints_of_the_reference(kind: str, acceleration: int, n_sampled: int, md5: str) -> None:
-    draw = KINDS[kind]([CENTER_FRACTION[acceleration]], [acceleration])
+    draw = TYPES[kind]([CENTER_FRACTION[acceleration]], [acceleration])
     mask, _ = draw((640, 368), RandomState(seed_of(FILE)))
     columns = mask[0].nonzero()[:, 0].tolist()
     assert len(columns) == n_sampled

@@ -33,7 +33,7 @@ pytestmark = [
 ]
 
 SIZE = (32, 40)
-KINDS = ("vae", "gan", "flow")
+TYPES = ("vae", "gan", "flow")
 ADAM = partial(torch.optim.Adam, lr=1e-3)
 VOLUMES = {"train": {"a.h5": (4, (2, *SIZE))}, "val": {"d.h5": (2, (2, *SIZE))}, "test": {"f.h5": (1, (2, *SIZE))}}
 
@@ -82,7 +82,7 @@ def batch() -> Example:
     return first
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TYPES)
 def test_an_epoch_moves_all_weights_and_leaves_a_checkpoint_that_reconstructs(kind: str, tmp_path: Path) -> None:
     module = model(kind)
     before = {name: value.clone() for name, value in module.named_parameters()}
@@ -113,7 +113,7 @@ def test_a_few_steps_on_one_batch_lower_the_loss(kind: str, batch: Example) -> N
     assert losses[-1] < losses[0] - 0.1  # nats a number
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TYPES)
 def test_what_is_drawn_depends_on_the_generator_alone(kind: str) -> None:
     module = model(kind).eval()
     first = module.sample(3, torch.Generator().manual_seed(1))
@@ -124,7 +124,7 @@ def test_what_is_drawn_depends_on_the_generator_alone(kind: str) -> None:
     assert not torch.equal(module.sample(3, torch.Generator().manual_seed(2)), first)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TYPES)
 def test_validating_twice_gives_the_same_numbers(kind: str, batch: Example, tmp_path: Path) -> None:
     module, found = model(kind), []
     for _ in range(2):

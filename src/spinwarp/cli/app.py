@@ -1,4 +1,4 @@
-"""What the three commands share: the configuration folder, the stamp of the run folder, and clear errors.
+"""What the commands share: the configuration folder, the stamp of the run folder, and clear errors.
 
 Only this folder imports Hydra. This file imports nothing heavy, which keeps ``--help`` fast.
 """

@@ -26,7 +26,9 @@ def prepare() -> None:
     for i, argument in enumerate(sys.argv[1:], start=1):
         expanded = _HOME.sub(lambda found: with_home(found[0]), argument)
         # users once had to add trainer keys with +; the configuration holds them now
-        sys.argv[i] = re.sub(r"^\+(?=trainer\.)", "++", expanded)
+        expanded = re.sub(r"^\+(?=trainer\.)", "++", expanded)
+        # Hydra would take several values for a multirun, but one call writes all formats
+        sys.argv[i] = re.sub(r"^format=([a-z0-9]+(?:,[a-z0-9]+)+)$", r"format=[\1]", expanded)
     for name in [name for name in os.environ if name.startswith("SPINWARP_")]:
         os.environ[name] = with_home(os.environ[name])
 

@@ -44,6 +44,7 @@ def evaluate(config: DictConfig) -> float:
     from rich.console import Console
 
     from spinwarp.cli.job import EvaluationJob, check_processes
+    from spinwarp.cli.method import hand_over_maps, named_choices
     from spinwarp.cli.output import check_room
     from spinwarp.evaluation import UNFINISHED
     from spinwarp.figures import draw
@@ -52,7 +53,9 @@ def evaluate(config: DictConfig) -> float:
 
     check_processes(config)
     app.check_device(config.device)
-    choices = {group: HydraConfig.get().runtime.choices[group] for group in ("recon", "mask", "uncertainty")}
+    chosen = {group: HydraConfig.get().runtime.choices[group] for group in ("recon", "mask", "uncertainty")}
+    choices = named_choices(config, chosen)
+    hand_over_maps(config, config.data)
     folder = Path(config.out or HydraConfig.get().runtime.output_dir)
     check_room(folder)
     rows = EvaluationJob(config, choices).run(folder)

@@ -1,16 +1,23 @@
 """The method that a configuration describes, as ``evaluate.py`` and ``reconstruct.py`` run it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from spinwarp.acquisition import Example, center_crop, slice_generator
+from spinwarp.errors import InputError
 from spinwarp.evaluation.conformal import conformal
+from spinwarp.files import user_path
 from spinwarp.masks import Mask
-from spinwarp.recon.base import Reconstructor
+from spinwarp.models.unet import reconstruction_size
+from spinwarp.preparation import MAPS
+from spinwarp.recon.base import Reconstructor, reconstruct_batch
 
 
 @dataclass(frozen=True)
@@ -66,3 +73,63 @@ def build_method(config: DictConfig, choices: dict[str, str], mask: Mask | None 
         reconstructor = instantiate(config.uncertainty)(reconstructor, mask=mask)
         name = f"{name} {choices['uncertainty']}"  # this standard deviation is not the method's own
     return Method(reconstructor, config.get("method") or name, record)
+
+
+def magnitudes(
+    reconstructor: Reconstructor, example: Example, seed: int, device: str, names: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Reconstruct a batch; return its magnitudes and their standard deviations, cropped to the size of the header.
+
+    Parameters
+    ----------
+    reconstructor : on ``device``.
+    example : what was measured, undersampled, with its maps.
+    seed : of random numbers, together with the volume and the slice.
+    names : of the items, for the log.
+
+    Returns
+    -------
+    ``(batch, h, w)`` float32 each; without standard deviations None.
+
+    Raises
+    ------
+    InputError : if the method returns NaN or infinite values.
+    """
+    acquisition = example.acquisition
+    generator = slice_generator(seed, example, device)
+    result = reconstruct_batch(reconstructor, acquisition.to(device), generator, names)
+    size = reconstruction_size(acquisition)
+    parts = [None if part is None else center_crop(part, size) for part in (result.image.abs(), result.std)]
+    for part in parts:
+        if part is not None and not part.isfinite().all():
+            raise InputError(f"the method returned NaN or infinite values for slices {list(example.slice)}")
+    image, std = (None if part is None else part.cpu().numpy() for part in parts)
+    assert image is not None
+    return image, std
+
+
+def hand_over_maps(config: DictConfig, data: DictConfig) -> None:
+    """Let the data bring the coil maps of ``recon.maps=PATH``, in place: only they know the slice of an acquisition.
+
+    Parameters
+    ----------
+    config : of the command; ``recon.maps`` becomes ``given``.
+    data : whose ``maps`` becomes the path.
+
+    Raises
+    ------
+    InputError : if ``recon.maps`` is neither a path nor a way to make maps.
+    """
+    maps = config.recon.get("maps")
+    if maps is None or maps in MAPS:
+        return
+    if not user_path(maps).exists():
+        raise InputError(f"recon.maps={maps} is not one of {', '.join(MAPS)}, and there is no such file or folder")
+    config.recon.maps, data.maps = "given", maps
+
+
+def named_choices(config: DictConfig, choices: Mapping[str, str]) -> dict[str, str]:
+    """Return the chosen options of the groups; a mask from a file has the name of that file, for the results."""
+    mask = config.mask
+    name = f"file {Path(mask.path).name}" if mask and choices["mask"] == "file" else choices["mask"]
+    return {**choices, "mask": name}

@@ -1,18 +1,23 @@
-"""``reconstruct.py``: reconstruct a file of measured k-space, without a reference image."""
+"""``reconstruct.py``: reconstruct files of measured k-space, without reference images."""
 
+import hashlib
+import json
 import logging
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from omegaconf import DictConfig
 
 from spinwarp.cli import app
 
 if TYPE_CHECKING:
-    import numpy as np
+    from spinwarp.cli.method import Method
+    from spinwarp.data.given import GivenMaps
+    from spinwarp.data.undersample import Undersample
 
 log = logging.getLogger("spinwarp")
+_Format = Literal["h5", "nifti", "dicom", "png"]
 TYPES = {
     "input": str | None,
     "variable": str | None,
@@ -21,11 +26,14 @@ TYPES = {
     "batch_size": int,
     "maps": str,
     "out": str | None,
+    "format": list[_Format] | _Format,
+    "patient": dict,
     "conformal": str | None,
     "conformal_level": float,
     "device": str,
     "seed": int,
 }
+_ELSEWHERE = ("input", "out", "slices", "format", "patient", "device")  # keys that do not change the images
 
 
 def main() -> None:
@@ -34,98 +42,181 @@ def main() -> None:
 
 
 def reconstruct(config: DictConfig) -> None:
-    """Reconstruct a file; write ``<name>.h5`` in fastMRI's submission layout and ``<name>.png``.
+    """Reconstruct a file, or each file of a folder or pattern; write the images and a picture ``<name>.png``.
 
-    Both include the standard deviation if the method predicts one; with ``conformal`` the ``.h5`` file also holds the
-    half width of the intervals. A slice of zeros becomes an image of zeros. If the run fails or is interrupted, the
-    finished slices are in ``<name>_unfinished.h5``.
+    The images include the standard deviation if the method predicts one, and with ``conformal`` the half width of the
+    intervals. A slice of zeros becomes an image of zeros. If a file fails or Ctrl-C comes, its finished slices are in
+    ``<name>_unfinished.h5``. Of several files, finished ones are left as they are, and one that fails does not stop the
+    others.
     """
-    import numpy as np
     from hydra.core.hydra_config import HydraConfig
     from hydra.utils import instantiate
-    from numpy.random import RandomState
 
-    from spinwarp.acquisition import acs_columns, center_crop, collate, slice_generator
-    from spinwarp.cli.method import build_method
-    from spinwarp.cli.output import check_room, one_sentence
-    from spinwarp.cli.progress import slices_progress
+    from spinwarp.cli.inputs import measured_files
+    from spinwarp.cli.method import build_method, hand_over_maps, named_choices
+    from spinwarp.cli.output import check_room
     from spinwarp.coils import low_resolution_maps
-    from spinwarp.data.raw import open_measurement
+    from spinwarp.data.given import GivenMaps
     from spinwarp.data.undersample import Undersample
     from spinwarp.errors import InputError
-    from spinwarp.figures import comparison, save
-    from spinwarp.masks import seed_of
-    from spinwarp.models.unet import reconstruction_size
-    from spinwarp.progress import steps
-    from spinwarp.recon.base import reconstruct_batch
-    from spinwarp.uncertainty import gaussian_factor
 
     if config.input is None:
         raise InputError("give the file to reconstruct: reconstruct.py input=FILE recon=METHOD")
     if config.batch_size < 1:
         raise InputError(f"batch_size={config.batch_size} must be at least 1")
-    choices = HydraConfig.get().runtime.choices
+    if not config.format:
+        raise InputError("format=[] names no format; give h5, nifti, dicom or png, or several")
+    choices = named_choices(config, HydraConfig.get().runtime.choices)
+    hand_over_maps(config, config)
+    given = None if config.maps in ("low_resolution", "none") else GivenMaps(config.maps)
     folder = Path(config.out or HydraConfig.get().runtime.output_dir)
     app.check_device(config.device)
     check_room(folder)
-    measurement = open_measurement(config.input, config.variable, config.axes)
-    source = measurement.path.name
-    indices = _indices(config, source, measurement.n_slices)
+    files = measured_files(config.input)
     method = build_method(config, choices)
     # data as measured have a mask without a name
     calibrated = method.calibrated(config, choices["mask"] if config.mask else None)
-    interval = None if config.conformal is None else (gaussian_factor(calibrated.level), calibrated.level)
-    reconstructor = calibrated.reconstructor.to(config.device)
+    calibrated = replace(calibrated, name=method.name)  # the images are those of the method as it is
     undersample = Undersample(
         instantiate(config.mask) if config.mask else None,
         low_resolution_maps if config.maps == "low_resolution" else None,
     )
-    images = _Images(folder, measurement.path, method.name, choices["mask"], interval)
-    images.check(indices)
-    rates: list[float] = []
-    try:
-        with (
-            one_sentence(folder, config.device, "use batch_size=1, or a method that needs less"),
-            slices_progress(len(indices), choices["recon"]) as advance,
-        ):
-            for start in range(0, len(indices), config.batch_size):
-                fulls = measurement.slices(indices[start : start + config.batch_size])
-                example = collate([undersample(full, RandomState(seed_of(source))) for full in fulls])
-                acquisition = example.acquisition
-                size = reconstruction_size(acquisition)
-                if not start:
-                    check_room(folder, 4 * len(indices) * size[0] * size[1])
-                rates += acquisition.acceleration().tolist()
-                generator = slice_generator(config.seed, example, config.device)
-                names = [f"{source}, slice {index}," for index in example.slice]
-                with steps(len(example), advance):
-                    result = reconstruct_batch(reconstructor, acquisition.to(config.device), generator, names)
-                for part in (result.image, result.std):
-                    if part is not None and not part.isfinite().all():
-                        raise InputError(f"the method returned NaN or infinite values for slices {list(example.slice)}")
-                stds = None if result.std is None else center_crop(result.std, size).cpu().numpy()
-                images.add(example.slice, center_crop(result.image.abs(), size).cpu().numpy(), stds)
-            written = images.write()
-    except BaseException as error:  # Ctrl-C too
-        kept = images.write_unfinished()
-        if kept and isinstance(error, InputError):
-            raise InputError(f"{error}; {kept}") from error
-        if kept:
-            log.info(kept)
-        raise
+    one = _OneFile(config, choices, calibrated, undersample, given)
+    if len(files) == 1:
+        one.reconstruct(next(iter(files)), folder)
+        return
+    failed: list[Path] = []
+    n_skipped = 0
+    for number, (path, below) in enumerate(files.items(), start=1):
+        log.info("file %d of %d: %s", number, len(files), path)
+        try:
+            n_skipped += not one.reconstruct(path, folder / below, resume=True)
+        except Exception as error:
+            reason = app.message(error, config)
+            shown = reason if path.name in reason else f"{path}: {reason}"
+            log.error("%s", shown, exc_info=app.input_error(error) is None)
+            failed.append(path)
+    n_new = len(files) - len(failed) - n_skipped
     log.info(
-        "%s: %d coils, realised R %.2f, %d central columns",
-        source,
-        acquisition.kspace.shape[1],
-        np.mean(rates),
-        int(acs_columns(acquisition.mask)[0]),
+        "%d files reconstructed, %d finished before, %d failed; images in %s", n_new, n_skipped, len(failed), folder
     )
-    middle = indices[len(indices) // 2]
-    title = f"{source}, slice {middle}, R {np.mean(rates):.2f}"
-    std = {choices["recon"]: images.stds[middle]} if middle in images.stds else None
-    picture = written.with_suffix(".png")
-    save(comparison(None, {choices["recon"]: images.slices[middle]}, std=std, title=title), picture)
-    log.info("images %s, picture %s", written, picture)
+    if failed:
+        named = ", ".join(map(str, failed[:5])) + (", ..." if len(failed) > 5 else "")
+        raise InputError(
+            f"{len(failed)} of {len(files)} files failed ({named}), for the reasons above; the same command with "
+            f"out={folder} goes on with these"
+        )
+
+
+class _OneFile:
+    """Reconstructs one file after the other by the same method.
+
+    Parameters
+    ----------
+    config : of the command.
+    choices : the chosen option of each group.
+    method, undersample : what makes the images.
+    given : coil maps of the user's own, or None.
+    """
+
+    def __init__(
+        self,
+        config: DictConfig,
+        choices: dict[str, str],
+        method: "Method",
+        undersample: "Undersample",
+        given: "GivenMaps | None",
+    ) -> None:
+        from hydra.utils import instantiate
+
+        from spinwarp.cli.inputs import named_files
+        from spinwarp.uncertainty import gaussian_factor
+
+        self.config = config
+        self.choices = choices
+        self.name = method.name
+        self.reconstructor = method.reconstructor.to(config.device)
+        self.interval = None if config.conformal is None else (gaussian_factor(method.level), method.level)
+        self.undersample = undersample
+        self.given = given
+        self.patient = instantiate(config.patient)
+        self.formats = [config.format] if isinstance(config.format, str) else list(config.format)
+        settings = {key: value for key, value in app.plain(config).items() if key not in _ELSEWHERE}
+        self.settings = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+        self.sources = list(named_files(settings))
+
+    def reconstruct(self, path: Path, folder: Path, resume: bool = False) -> bool:
+        """Reconstruct a file into a folder; return False if ``resume`` and all was there already."""
+        import numpy as np
+        from numpy.random import RandomState
+
+        from spinwarp.acquisition import acs_columns, collate
+        from spinwarp.cli.method import magnitudes
+        from spinwarp.cli.output import check_room, one_sentence
+        from spinwarp.cli.progress import slices_progress
+        from spinwarp.cli.reconstructed import Reconstructed
+        from spinwarp.data.raw import open_measurement
+        from spinwarp.errors import InputError
+        from spinwarp.figures import comparison, save
+        from spinwarp.masks import seed_of
+        from spinwarp.models.unet import reconstruction_size
+        from spinwarp.progress import steps
+        from spinwarp.results.formats import Record
+
+        config = self.config
+        measurement = open_measurement(path, config.variable, config.axes)
+        source = measurement.path.name
+        indices = _indices(config, source, measurement.n_slices)
+        record = Record(self.name, self.choices["mask"], str(measurement.path.resolve()), self.settings, tuple(indices))
+        images = Reconstructed(folder, measurement.path, self.formats, record, self.interval, self.patient)
+        if resume and images.is_finished(self.sources):
+            log.info("%s is finished: %s", source, ", ".join(map(str, images.paths)))
+            return False
+        images.check()
+        rates: list[float] = []
+        shown = self.choices["recon"]
+        try:
+            with (
+                one_sentence(folder, config.device, "use batch_size=1, or a method that needs less"),
+                slices_progress(len(indices), shown) as advance,
+            ):
+                for start in range(0, len(indices), config.batch_size):
+                    fulls = measurement.slices(indices[start : start + config.batch_size])
+                    if self.given is not None:
+                        fulls = map(self.given, fulls)
+                    example = collate([self.undersample(full, RandomState(seed_of(source))) for full in fulls])
+                    acquisition = example.acquisition
+                    size = reconstruction_size(acquisition)
+                    if not start:
+                        check_room(folder, 4 * len(indices) * size[0] * size[1] * len(self.formats))
+                    rates += acquisition.acceleration().tolist()
+                    names = [f"{source}, slice {index}," for index in example.slice]
+                    with steps(len(example), advance):
+                        pixels, stds = magnitudes(self.reconstructor, example, config.seed, config.device, names)
+                    h, w = acquisition.kspace.shape[-2:]
+                    images.add(example.slice, pixels, stds, acquisition.headers, (h, w))
+                written = images.write()
+        except BaseException as error:  # Ctrl-C too
+            kept = images.write_unfinished()
+            if kept and isinstance(error, InputError):
+                raise InputError(f"{error}; {kept}") from error
+            if kept:
+                log.info(kept)
+            raise
+        log.info(
+            "%s: %d coils, realised R %.2f, %d central columns",
+            source,
+            acquisition.kspace.shape[1],
+            np.mean(rates),
+            int(acs_columns(acquisition.mask)[0]),
+        )
+        middle = indices[len(indices) // 2]
+        title = f"{source}, slice {middle}, R {np.mean(rates):.2f}"
+        std = {shown: images.stds[middle]} if middle in images.stds else None
+        picture = folder / f"{images.name}.png"
+        save(comparison(None, {shown: images.images[middle]}, std=std, title=title), picture)
+        log.info("images %s, picture %s", ", ".join(map(str, written)), picture)
+        return True
 
 
 def _indices(config: DictConfig, source: str, n_slices: int) -> list[int]:
@@ -148,90 +239,3 @@ def _indices(config: DictConfig, source: str, n_slices: int) -> list[int]:
     if len(set(indices)) < len(indices):
         raise InputError(f"slices={asked} names a slice twice; name each once")
     return indices
-
-
-class _Images:
-    """The images of one file and the file that they are written to.
-
-    Parameters
-    ----------
-    folder : for the images.
-    source : the measured file.
-    method, mask : names, stored with the images.
-    interval : see :func:`spinwarp.results.write_reconstruction`.
-    """
-
-    def __init__(
-        self, folder: Path, source: Path, method: str, mask: str, interval: tuple[float, float] | None
-    ) -> None:
-        self.folder = folder
-        self.source = source
-        self.origin = {"method": method, "mask": mask, "input": str(source.resolve())}
-        self.interval = interval
-        self.slices: dict[int, np.ndarray] = {}
-        self.stds: dict[int, np.ndarray] = {}
-
-    def check(self, indices: Sequence[int]) -> None:
-        """Check that only images of the same method, mask, measured file and slices would be overwritten.
-
-        Parameters
-        ----------
-        indices : of the slices that are reconstructed.
-
-        Raises
-        ------
-        InputError : if another file is in the way, or it holds more slices.
-        """
-        from spinwarp.errors import InputError
-        from spinwarp.results import read_origin, read_slices
-
-        remedy = "give another folder with out="
-        for path in (self.folder / f"{self.source.stem}.h5", self.folder / f"{self.source.stem}_unfinished.h5"):
-            if path.resolve() == self.source.resolve():
-                raise InputError(f"{path} is the measured file, which the images would overwrite; {remedy}")
-            if path.exists() and (found := read_origin(path)) != self.origin:
-                what = ", ".join(f"{key} {value}" for key, value in found.items()) or "not written by reconstruct.py"
-                raise InputError(f"{path} holds other images ({what}); {remedy}, or remove it")
-            if path.exists() and (lost := sorted(set(read_slices(path)) - set(indices))):
-                named = ", ".join(map(str, lost[:10])) + (", ..." if len(lost) > 10 else "")
-                raise InputError(
-                    f"{path} holds other slices too ({named}), which would be lost; {remedy}, or remove it"
-                )
-
-    def add(self, indices: Sequence[int], images: "np.ndarray", stds: "np.ndarray | None") -> None:
-        """Add a batch ``(batch, h, w)`` of images, and their standard deviations if the method predicts them."""
-        self.slices.update(zip(indices, images, strict=True))
-        if stds is not None:
-            self.stds.update(zip(indices, stds, strict=True))
-
-    def write(self, suffix: str = "") -> Path:
-        """Write the images in the order in which they were added; return the path of the file."""
-        import numpy as np
-
-        from spinwarp.results import write_reconstruction
-
-        # an empty slice has no standard deviation
-        stds = [self.stds.get(index, np.zeros_like(image)) for index, image in self.slices.items()]
-        name = f"{self.source.stem}{suffix}"
-        written = write_reconstruction(
-            self.folder,
-            name,
-            np.stack(list(self.slices.values())),
-            np.stack(stds) if self.stds else None,
-            self.interval,
-            self.origin,
-            list(self.slices),
-        )
-        if not suffix:
-            (self.folder / f"{self.source.stem}_unfinished.h5").unlink(missing_ok=True)  # from an earlier call
-        return written
-
-    def write_unfinished(self) -> str:
-        """Write the finished slices; return a sentence that says which and where, or an empty one if there are none."""
-        if not self.slices:
-            return ""
-        try:
-            path = self.write("_unfinished")
-        except OSError as error:
-            return f"the finished slices could not be written ({error.strerror})"
-        return f"slices {', '.join(map(str, self.slices))} are finished; their images are in {path}"

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from spinwarp.acquisition import Example, collate
 from spinwarp.coils import low_resolution_maps
 from spinwarp.data.batches import Batch, InOrder, Item, ShapeBatchOrder
+from spinwarp.data.given import GivenMaps
 from spinwarp.data.source import DrawingSource, Source, Volume, check_split, random_state
 from spinwarp.data.undersample import Undersample
 from spinwarp.errors import InputError
@@ -39,6 +40,7 @@ class SliceDataset(Dataset[Example]):
     seed : of the training masks, together with epoch, volume and slice. None: the file's name seeds the mask, which is
         the same for all slices of a volume, as in the validation of the fastMRI reference.
     augment : changes the fully sampled example before it is undersampled.
+    given : adds coil maps of the user's own; None: those of the source, if it has any.
     """
 
     source: Source
@@ -47,6 +49,7 @@ class SliceDataset(Dataset[Example]):
     undersample: Undersample
     seed: int | None
     augment: Augmentation | None = None
+    given: GivenMaps | None = None
 
     def __len__(self) -> int:
         return len(self.slices)
@@ -68,6 +71,8 @@ class SliceDataset(Dataset[Example]):
             example = self.source.draw(volume, number, generator)
         else:
             example = self.source.read(volume, number)
+        if self.given is not None:
+            example = self.given(example)
         if self.augment is not None:
             example = self.augment(example, generator)
         return self.undersample(example, generator)
@@ -82,7 +87,7 @@ class FastMRIDataModule(LightningDataModule):
     source : the data set.
     mask : sampling mask of training; None leaves the data as measured.
     eval_mask : of validation and test; ``mask`` if None.
-    maps : ``low_resolution`` (from the ACS of the accelerated data) or ``none``.
+    maps : ``low_resolution`` (from the ACS of the accelerated data), ``none``, or the path of :class:`GivenMaps`.
     batch_size : slices in a batch, all of one shape.
     num_workers : processes that load; with 0 the main process loads.
     volume_sample_rate, slice_sample_rate : fraction of the training volumes, and of the slices of each, that are used.
@@ -99,7 +104,7 @@ class FastMRIDataModule(LightningDataModule):
     source: Source
     mask: Mask | None
     eval_mask: Mask | None = None
-    maps: Literal["low_resolution", "none"] = "low_resolution"
+    maps: str = "low_resolution"
     batch_size: int = 1
     num_workers: int = 0
     volume_sample_rate: float = 1.0
@@ -110,8 +115,7 @@ class FastMRIDataModule(LightningDataModule):
 
     def __post_init__(self) -> None:
         super().__init__()
-        if self.maps not in _MAPS:
-            raise InputError(f"data.maps={self.maps!r} is not one of {', '.join(_MAPS)}")
+        self.given = None if self.maps in _MAPS else GivenMaps(self.maps, "data.maps")
         for name, least in {"batch_size": 1, "num_workers": 0, "edge_slices": 0}.items():
             if getattr(self, name) < least:
                 raise InputError(f"data.{name} is at least {least}; got {getattr(self, name)}")
@@ -148,10 +152,10 @@ class FastMRIDataModule(LightningDataModule):
             slices = [(v, s) for v, s in slices if s in only.get(volumes[v].name, ())]
         if not slices:
             raise InputError(f"the {split} split of {self.source.name} has no slices left")
-        undersample = Undersample(self.mask if training else self.eval_mask, _MAPS[self.maps])
+        undersample = Undersample(self.mask if training else self.eval_mask, _MAPS.get(self.maps))
         if not training:
-            return SliceDataset(self.source, volumes, slices, undersample, seed=None)
-        return SliceDataset(self.source, volumes, slices, undersample, self.seed, self.augment)
+            return SliceDataset(self.source, volumes, slices, undersample, seed=None, given=self.given)
+        return SliceDataset(self.source, volumes, slices, undersample, self.seed, self.augment, self.given)
 
     def loader(
         self,

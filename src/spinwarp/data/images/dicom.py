@@ -14,6 +14,7 @@ from pydicom.pixels import get_decoder, pixel_array  # type: ignore[attr-defined
 
 from spinwarp.errors import InputError
 from spinwarp.files import as_input_error
+from spinwarp.geometry import Geometry
 
 _log = logging.getLogger(__name__)
 _PLANES = ("sagittal", "coronal", "axial")  # by the axis (left, posterior, superior) across the slices
@@ -23,7 +24,7 @@ _GE_TYPE = (0x0043, 0x102F)  # 0 magnitude, 1 phase, 2 real, 3 imaginary
 _DIRECTORY = "1.2.840.10008.1.3.10"  # SOP class of DICOMDIR
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Frame:
     """One slice.
 
@@ -33,12 +34,17 @@ class Frame:
     index : index of the slice in the file; 0 except in multi-frame files.
     number : InstanceNumber.
     along : position along the slice normal in mm; None if the file does not have it.
+    affine : ``(4, 4)`` from (row, column, mm along the normal) to the patient (LPS) in mm; None if the file has no
+        position.
+    gap : distance of the slices in mm, as the file states it; None if it does not.
     """
 
     path: Path
     index: int
     number: int
     along: float | None
+    affine: np.ndarray | None = None
+    gap: float | None = None
 
 
 @dataclass(frozen=True)
@@ -51,10 +57,12 @@ class Stack:
     first : the file with the lowest InstanceNumber; the volume is named after it.
     size, orientation, voxel_size : as in :class:`spinwarp.data.images.formats.ImageVolume`.
     patient : PatientID.
+    places : where each slice lies; empty if unknown.
     """
 
     frames: tuple[Frame, ...]
     first: Path
+    places: tuple[Geometry, ...]
     size: tuple[int, int]
     orientation: str | None
     voxel_size: tuple[float, float, float] | None
@@ -122,7 +130,24 @@ def _volumes(group: list[tuple[Frame, Any]]) -> Iterator[Stack]:
         frames = [frame for frame, _ in entries]
         if placed:
             frames.sort(key=lambda frame: frame.along or 0.0)
-        yield Stack(tuple(frames), first.path, **geometry)
+        yield Stack(tuple(frames), first.path, _places(frames, geometry["size"]), **geometry)
+
+
+def _places(frames: list[Frame], size: tuple[int, int]) -> tuple[Geometry, ...]:
+    """Return where each of the ordered frames of a volume lies: none if a file does not say it, or says nonsense."""
+    along = [frame.along for frame in frames if frame.along is not None]
+    # what the positions say counts: what the file states may be the thickness
+    gap = float(np.diff(along).mean()) if len(along) > 1 else frames[0].gap
+    places = []
+    for frame in frames:
+        if frame.affine is None or not gap:
+            return ()
+        try:
+            places.append(Geometry.from_affine(frame.affine * [1, 1, gap, 1], size))
+        except InputError as error:
+            _log.warning("%s does not say where its slices lie: %s", frame.path, error)
+            return ()
+    return tuple(places)
 
 
 def _frames(path: Path, header: Any) -> Iterator[tuple[tuple[object, ...], Frame, dict[str, Any]]]:
@@ -148,12 +173,19 @@ def _frames(path: Path, header: Any) -> Iterator[tuple[tuple[object, ...], Frame
         directions = _part(header, i, "PlaneOrientationSequence").get("ImageOrientationPatient")
         position = _part(header, i, "PlanePositionSequence").get("ImagePositionPatient")
         measures = _part(header, i, "PixelMeasuresSequence")
-        orientation = along = voxel_size = None
+        orientation = along = voxel_size = affine = gap = None
         if directions:
             row, column = np.array(directions, dtype=float).reshape(2, 3)
             normal = np.cross(row, column)
             orientation = _PLANES[int(np.abs(normal).argmax())]
             along = float(normal @ np.array(position, dtype=float)) if position else None
+            if position and measures.get("PixelSpacing"):
+                down, across = measures.PixelSpacing
+                gap = float(measures.get("SpacingBetweenSlices") or measures.get("SliceThickness") or 0)
+                # files round the directions; the first is the one in which the column index grows (C.7.6.2.1.1)
+                row, column, normal = (v / (np.linalg.norm(v) or 1) for v in (row, column, normal))
+                affine = np.eye(4)
+                affine[:3] = np.array([column * float(down), row * float(across), normal, position], float).T
         if measures.get("PixelSpacing") and measures.get("SliceThickness"):
             down, across = measures.PixelSpacing
             voxel_size = float(down), float(across), float(measures.SliceThickness)
@@ -172,7 +204,7 @@ def _frames(path: Path, header: Any) -> Iterator[tuple[tuple[object, ...], Frame
             size,
         )
         geometry = {"size": size, "orientation": orientation, "voxel_size": voxel_size, "patient": patient}
-        yield key, Frame(path, i, int(header.get("InstanceNumber") or 0), along), geometry
+        yield key, Frame(path, i, int(header.get("InstanceNumber") or 0), along, affine, gap), geometry
 
 
 def _part(header: Any, index: int, name: str) -> Any:

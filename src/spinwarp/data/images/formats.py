@@ -14,7 +14,8 @@ from PIL import Image
 from spinwarp.data.patients import file_numbers, named_patient, patients_in
 from spinwarp.data.source import SPLITS
 from spinwarp.errors import InputError
-from spinwarp.files import LARGEST_RATIO, as_input_error, is_folder, list_files
+from spinwarp.files import LARGEST_RATIO, as_input_error, is_folder, list_files, warn_once
+from spinwarp.geometry import Geometry, to_ras
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 SUFFIXES = (*PICTURES, ".npy", ".nii", ".nii.gz", ".dcm")
@@ -36,6 +37,7 @@ class ImageVolume:
     name : path inside the folder without its suffix, parts joined by ``_``.
     files : one file, or for DICOM one per slice.
     frames : for DICOM, the index of each slice in its file.
+    places : of NIfTI and DICOM, where each slice lies; empty if the file does not state it.
     n_slices : number of slices.
     size : (h, w) in pixels.
     subject : the first sub-folder; empty for files in the folder itself.
@@ -55,6 +57,7 @@ class ImageVolume:
     voxel_size: tuple[float, float, float] | None = None
     patient: str | None = None
     frames: tuple[int, ...] = ()
+    places: tuple[Geometry, ...] = ()
 
     @property
     def stem(self) -> str:
@@ -144,6 +147,7 @@ def _dicom_volumes(folder: Path, paths: list[Path]) -> list[ImageVolume]:
                 orientation=stack.orientation,
                 voxel_size=stack.voxel_size,
                 patient=stack.patient,
+                places=stack.places,
             )
         )
     return volumes
@@ -290,7 +294,29 @@ def _nifti_geometry(path: Path) -> dict[str, Any]:
         "size": (image.shape[row], image.shape[column]),
         "orientation": _PLANES[int(orientation[across, 0])],
         "voxel_size": (float(zooms[row]), float(zooms[column]), float(zooms[across])),
+        "places": _nifti_places(path, image, orientation, (row, column, across)),
     }
+
+
+def _nifti_places(path: Path, image: Any, orientation: np.ndarray, axes: tuple[int, int, int]) -> tuple[Geometry, ...]:
+    """Return where each slice of :func:`_nifti_slice` lies; ``axes`` are the stored ones of row, column and slice."""
+    if not (image.header["qform_code"] or image.header["sform_code"]):
+        return ()
+    affine = to_ras(image.affine)
+    row, column, across = axes
+    turned = np.eye(4)
+    turned[:3, 3] = affine[:3, 3]
+    for to, (axis, sign) in enumerate([(row, -1), (column, 1), (across, 1)]):  # rows run down
+        sign *= int(orientation[axis, 1])
+        turned[:3, to] = sign * affine[:3, axis]
+        if sign < 0:
+            turned[:3, 3] += (image.shape[axis] - 1) * affine[:3, axis]
+    try:
+        first = Geometry.from_affine(turned, (image.shape[row], image.shape[column]))
+    except InputError as error:
+        warn_once(f"{path} does not say where its slices lie: {error}")
+        return ()
+    return tuple(first.moved(i * turned[:3, 2]) for i in range(image.shape[across]))
 
 
 def _nifti_slice(path: Path, index: int) -> np.ndarray:

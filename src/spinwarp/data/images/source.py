@@ -147,6 +147,7 @@ class SimulatedImages:
             source=images.files[0].name,
             orientation=images.orientation,
             voxel_size=images.voxel_size if self.size is None else None,
+            geometry=images.places[slice_index] if self.size is None and images.places else None,
         )
         acquisition = Acquisition(
             kspace=torch.from_numpy(kspace)[None],

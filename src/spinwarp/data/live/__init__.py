@@ -1,0 +1,1 @@
+"""Raw data that arrive over the network while a scanner measures."""
