@@ -1,10 +1,11 @@
+import numpy as np
 import pytest
 import torch
 from skimage.metrics import structural_similarity
 from torch import Tensor, nn
 
 from spinwarp.errors import InputError
-from spinwarp.losses import GaussianNLL, L1Loss, LaplaceNLL, MixedLoss, SSIMLoss
+from spinwarp.losses import ForegroundLoss, GaussianNLL, L1Loss, LaplaceNLL, MixedLoss, SSIMLoss
 
 LOSSES = [L1Loss(), SSIMLoss(), MixedLoss(), MixedLoss(0.0), MixedLoss(1.0)]
 
@@ -39,6 +40,20 @@ def test_the_mixed_loss_weighs_the_two(batch: tuple[Tensor, ...], weight: float)
     torch.testing.assert_close(MixedLoss(weight)(*batch), expected)
 
 
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+def test_the_foreground_loss_has_the_air_in_its_error_only(batch: tuple[Tensor, ...], weight: float) -> None:
+    image, target, data_range = batch
+    target[:, :, :6] = 0.01
+    expected = []
+    for x, t, r in zip(image.double().numpy(), target.double().numpy(), data_range.tolist(), strict=True):
+        _, similar = structural_similarity(t, x, data_range=r, full=True)
+        inside = (t > 0.05 * r)[3:-3, 3:-3]
+        error = np.sqrt(((x - t) ** 2).mean()) / r
+        expected.append(weight * (1 - similar[3:-3, 3:-3][inside].mean()) + (1 - weight) * error)
+    # float32 against double
+    assert float(ForegroundLoss(weight)(image, target, data_range)) == pytest.approx(np.mean(expected), abs=1e-4)
+
+
 @pytest.mark.parametrize("loss", LOSSES, ids=repr)
 def test_a_perfect_image_costs_nothing_and_another_costs_something(loss, batch: tuple[Tensor, ...]) -> None:
     image, target, data_range = batch
@@ -68,7 +83,7 @@ def test_descending_the_gradient_lowers_the_loss(loss, batch: tuple[Tensor, ...]
         assert loss(image - step * gradient, target, data_range) < value
 
 
-@pytest.mark.parametrize("loss", [SSIMLoss(), MixedLoss()], ids=repr)
+@pytest.mark.parametrize("loss", [SSIMLoss(), MixedLoss(), ForegroundLoss()], ids=repr)
 def test_the_gradient_is_finite_where_both_images_are_flat(loss) -> None:
     image = torch.zeros(1, 9, 9, requires_grad=True)
     loss(image, torch.zeros(1, 9, 9), torch.ones(1)).backward()

@@ -14,11 +14,12 @@ from memory import MemorySource
 from PIL import Image
 
 from spinwarp.data.module import FastMRIDataModule
+from spinwarp.errors import InputError
 from spinwarp.losses import L1Loss
 from spinwarp.masks import RandomMask
 from spinwarp.models.unet import MagnitudeUNet
 from spinwarp.training import UNetModule
-from spinwarp.training.callbacks import ExamplePanel, LearningRateWhenLogged
+from spinwarp.training.callbacks import ExamplePanel, LearningRateWhenLogged, WarmStart
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
@@ -112,3 +113,40 @@ def test_the_panel_goes_to_tensorboard(tmp_path: Path) -> None:
     events = EventAccumulator(str(tmp_path), size_guidance={"images": 0})
     events.Reload()
     assert events.Tags()["images"] == ["validation"]
+
+
+def started(path: Path, **options: Any) -> dict[str, torch.Tensor]:
+    """Weights of a network of ``fit`` after a warm start, before any step."""
+
+    class Look(Callback):
+        def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+            self.state = {k: v.clone() for k, v in pl_module.net.state_dict().items()}
+            trainer.should_stop = True
+
+    look = Look()
+    fit([WarmStart(str(path), **options), look])
+    return look.state
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Path:
+    torch.manual_seed(5)
+    net = MagnitudeUNet(channels=2, pools=2)
+    description = {"_target_": "spinwarp.models.unet.MagnitudeUNet", "channels": 2, "pools": 2}
+    state = {f"net.{k}": v for k, v in net.state_dict().items()}
+    torch.save({"state_dict": state, "spinwarp": {"net": description}}, tmp_path / "trained.ckpt")
+    return tmp_path / "trained.ckpt"
+
+
+@pytest.mark.parametrize("part", ["", "unet", "unet.head"])
+def test_a_warm_start_copies_the_part_and_nothing_else(trained: Path, part: str) -> None:
+    theirs = {k[4:]: v for k, v in torch.load(trained)["state_dict"].items()}
+    ours = started(trained, take=part, into=part)
+    same = {name for name in ours if torch.equal(ours[name], theirs[name])}
+    assert same == {name for name in ours if name.startswith(part)}
+
+
+@pytest.mark.parametrize("options", [{"take": "absent"}, {"into": "absent"}, {"take": "unet.head", "into": "unet"}])
+def test_a_warm_start_that_does_not_fit_is_explained(trained: Path, options: dict[str, str]) -> None:
+    with pytest.raises(InputError, match=r"cannot start model\.net"):
+        started(trained, **options)

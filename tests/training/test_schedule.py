@@ -4,7 +4,7 @@ from itertools import pairwise
 import pytest
 
 from spinwarp.errors import InputError
-from spinwarp.training.schedule import Constant, Cosine, Step
+from spinwarp.training.schedule import Constant, Cosine, Step, WarmupDecay
 
 PROGRESS = [i / 200 for i in range(201)]
 
@@ -45,7 +45,9 @@ def test_a_cosine_is_halfway_down_halfway_through() -> None:
     assert Cosine(warmup=0.2, floor=0.1)(0.6) == pytest.approx(0.55)
 
 
-@pytest.mark.parametrize("schedule", [Constant(), Step(), Cosine()], ids=lambda schedule: type(schedule).__name__)
+@pytest.mark.parametrize(
+    "schedule", [Constant(), Step(), Cosine(), WarmupDecay()], ids=lambda schedule: type(schedule).__name__
+)
 def test_training_that_runs_over_stays_at_the_end(schedule) -> None:
     assert schedule(1.2) == pytest.approx(schedule(1.0), abs=1e-12)
 
@@ -54,3 +56,16 @@ def test_training_that_runs_over_stays_at_the_end(schedule) -> None:
 def test_a_warmup_that_is_no_fraction_is_refused(warmup: float) -> None:
     with pytest.raises(InputError, match=r"warmup is a fraction of training in \[0, 1\)"):
         Cosine(warmup=warmup)
+
+
+def test_a_warmup_decay_rises_stays_and_falls_to_zero() -> None:
+    schedule = WarmupDecay(warmup=0.1, decay=0.4)
+    assert [schedule(p) for p in (0.05, 0.1, 0.3, 0.6)] == pytest.approx([0.5, 1.0, 1.0, 1.0])
+    assert [schedule(p) for p in (0.8, 0.9, 1.0)] == pytest.approx([0.5, 0.25, 0.0])
+    assert 0 < schedule(0.0) < 0.01  # an optimizer that starts with a rate of zero wastes its first step
+
+
+@pytest.mark.parametrize(("warmup", "decay"), [(-0.1, 0.2), (0.2, 1.0), (0.6, 0.5), (float("nan"), 0.1)])
+def test_fractions_that_do_not_fit_are_refused(warmup: float, decay: float) -> None:
+    with pytest.raises(InputError, match="warmup and decay are fractions"):
+        WarmupDecay(warmup, decay)

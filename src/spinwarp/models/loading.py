@@ -18,6 +18,7 @@ from spinwarp.errors import InputError
 from spinwarp.files import unreadable
 from spinwarp.models.denoiser import Denoiser
 from spinwarp.models.generator import ImageGenerator
+from spinwarp.models.weights import local_file, read_safetensors
 
 _DEPTH = 32  # nested lists and dictionaries in the description of a network
 _LARGEST = 10_000  # integer in a description, unless a weight has a longer side
@@ -38,7 +39,7 @@ def load_network(path: str, trusted: Sequence[str] = ()) -> tuple[torch.nn.Modul
 
     Parameters
     ----------
-    path : the ``.ckpt`` file.
+    path : the ``.ckpt`` or ``.safetensors`` file, or a name; see :func:`spinwarp.models.weights.local_file`.
     trusted : packages, besides spinwarp, whose classes the file may use.
 
     Raises
@@ -78,18 +79,26 @@ def load_network(path: str, trusted: Sequence[str] = ()) -> tuple[torch.nn.Modul
 def load_plain(path: str) -> dict[str, Any]:
     """Load a file of tensors and plain Python values to the CPU; a file with code is refused, and the code is not run.
 
+    Parameters
+    ----------
+    path : the file, or a name; see :func:`spinwarp.models.weights.local_file`.
+
     Raises
     ------
     InputError : if the file cannot be loaded this way.
     """
-    file = Path(path)
-    if not path or not (file.is_file() or file.is_dir() or file.is_symlink()):
+    if not path:
+        raise InputError("give the weights as recon.path=FILE")
+    file = local_file(path)
+    if not (file.is_file() or file.is_dir() or file.is_symlink()):
         raise InputError(f"there is no file {path!r}; give the weights as recon.path=FILE")
+    if file.suffix == ".safetensors":
+        return read_safetensors(file)
     try:
         # torch.save does not compress: an archive that unpacks to much more than its size is meant to fill the memory
-        if zipfile.is_zipfile(path) and _unpacked_size(path) > 2 * file.stat().st_size:
+        if zipfile.is_zipfile(file) and _unpacked_size(file) > 2 * file.stat().st_size:
             raise InputError(f"{path} is compressed, which torch.save does not do; get the file again")
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(file, map_location="cpu", weights_only=True)
     except InputError:
         raise
     # the unpickler raises different errors, depending on where the damage is
@@ -100,7 +109,7 @@ def load_plain(path: str) -> dict[str, Any]:
     return content
 
 
-def _unpacked_size(path: str) -> int:
+def _unpacked_size(path: Path) -> int:
     with zipfile.ZipFile(path) as archive:
         return sum(member.file_size for member in archive.infolist())
 

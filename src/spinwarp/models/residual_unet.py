@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from spinwarp.channels import to_channels, to_complex
 from spinwarp.errors import InputError
 from spinwarp.models.complex_network import ComplexNetwork
+from spinwarp.models.denoiser import Denoiser
 
 Layer = TypeVar("Layer", nn.Conv2d, nn.ConvTranspose2d)
 
@@ -80,17 +81,34 @@ class ComplexResidualUNet(ComplexNetwork):
     Parameters
     ----------
     widths, blocks : of the :class:`ResidualUNet`.
-    images : number of complex images in the input.
     """
 
-    def __init__(self, widths: Sequence[int] = (32, 64, 128), blocks: int = 1, images: int = 1) -> None:
+    def __init__(self, widths: Sequence[int] = (32, 64, 128), blocks: int = 1) -> None:
         super().__init__()
-        self.unet = ResidualUNet(2 * images + 1, 2, widths, blocks)
+        self.unet = ResidualUNet(3, 2, widths, blocks)
 
     def forward(self, image: Tensor, noise_std: Tensor) -> Tensor:
-        """``(batch, images, h, w)`` complex and ``(batch,)`` to a residual ``(batch, 1, h, w)`` complex."""
+        """``(batch, 1, h, w)`` complex and noise levels ``(batch,)`` to a residual of the same shape."""
         level = noise_std.view(-1, 1, 1, 1).expand(-1, 1, *image.shape[-2:])
         return to_complex(self.unet(torch.cat([to_channels(image), level], dim=1)))
+
+
+class BiasFreeDenoiser(Denoiser):
+    """``D(x, sigma) = x + net(x, sigma)`` with a :class:`ComplexResidualUNet`: a prior of images of any size.
+
+    It needs no preconditioning, because the network commutes with a change of scale.
+
+    Parameters
+    ----------
+    widths, blocks : of the :class:`ResidualUNet`.
+    """
+
+    def __init__(self, widths: Sequence[int] = (32, 64, 128), blocks: int = 1) -> None:
+        super().__init__(ComplexResidualUNet(widths, blocks))
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """Denoise complex images ``(batch, h, w)`` at noise levels ``(batch,)``, or one for all."""
+        return x + self.network(x[:, None], sigma.to(x.real.dtype).expand(len(x)))[:, 0]
 
 
 class _ResidualBlock(nn.Module):

@@ -1,5 +1,7 @@
-"""Callbacks: pictures of the validation set and of samples, and the learning rate."""
+"""Callbacks: pictures of the validation set and of samples, the learning rate, and a start from trained weights."""
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -11,7 +13,11 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from torch import Tensor
 
 from spinwarp.acquisition import Example
+from spinwarp.errors import InputError
 from spinwarp.figures import panel, save
+from spinwarp.models.loading import load_network
+
+log = logging.getLogger("spinwarp")
 
 
 class ExamplePanel(Callback):
@@ -124,3 +130,41 @@ class LearningRateWhenLogged(LearningRateMonitor):
         """Log by epoch."""
         if trainer.loggers:
             super().on_train_epoch_start(trainer, *args, **kwargs)
+
+
+class WarmStart(Callback):
+    """Starts a part of the network from a part of a trained one; does nothing in a run that goes on.
+
+    Parameters
+    ----------
+    path : checkpoint, or name of weights, of the trained network. None: start as initialised.
+    take : name of the part of the trained network, such as ``network``; empty for all of it.
+    into : name of the part of the new network, such as ``regulariser``; empty for all of it.
+    trusted : packages besides spinwarp from which the file may build its network.
+    """
+
+    def __init__(self, path: str | None, take: str = "", into: str = "", trusted: Sequence[str] = ()) -> None:
+        self.path = path
+        self.take = take
+        self.into = into
+        self.trusted = trusted
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+        """Copy the weights before a checkpoint of the run itself is loaded, which replaces them.
+
+        Raises
+        ------
+        InputError : if one of the networks has no such part, or the parts differ.
+        """
+        if self.path is None or stage != "fit":
+            return
+        trained, _ = load_network(self.path, self.trusted)
+        try:
+            part = trained.get_submodule(self.take)
+            pl_module.get_submodule(".".join(filter(None, ("net", self.into)))).load_state_dict(part.state_dict())
+        except (AttributeError, RuntimeError) as error:
+            reason = str(error).splitlines()[-1].strip()
+            raise InputError(
+                f"callbacks.warm_start: {self.path} cannot start model.net.{self.into}: {reason}"
+            ) from error
+        log.info("%s starts from %s", f"net.{self.into}".rstrip("."), self.path)
