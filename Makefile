@@ -27,10 +27,13 @@ demo: setup ## train, compare and draw on embedded data: offline, two CPU cores,
 	$(BIN)/python evaluate.py recon=tv recon.weight=0.003 out=$(DEMO)/tv
 	$(BIN)/python evaluate.py recon=checkpoint recon.path=$(DEMO)/train_unet/checkpoints/best.ckpt out=$(DEMO)/unet
 	$(BIN)/python evaluate.py recon=checkpoint recon.path=$(DEMO)/train_varnet/checkpoints/best.ckpt out=$(DEMO)/varnet
-	$(BIN)/python -m spinwarp.figures $(DEMO)/zero_filled $(DEMO)/tv $(DEMO)/unet $(DEMO)/varnet --out $(DEMO)/comparison
+	$(BIN)/python evaluate.py recon=pretrained out=$(DEMO)/pretrained
+	$(BIN)/python -m spinwarp.figures $(DEMO)/zero_filled $(DEMO)/tv $(DEMO)/unet $(DEMO)/varnet $(DEMO)/pretrained \
+	  --out $(DEMO)/comparison
 	@echo "Total variation learns nothing and has the highest PSNR here: it assumes piecewise constant images, which the phantoms"
 	@echo "nearly are, and the networks trained for minutes only. On raw brains the order differs; see docs/results.md."
-	@echo "The comparison of the four methods: $$(ls $(DEMO)/comparison/phantom_*.png | head -1)"
+	@echo "The network that comes with spinwarp (pretrained) was trained on simulated heads for an hour; see docs/weights.md."
+	@echo "The comparison of the five methods: $$(ls $(DEMO)/comparison/phantom_*.png | head -1)"
 
 test: setup ## run the tests but those of several processes; a worker a core
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not ddp"

@@ -87,10 +87,8 @@ def load_plain(path: str) -> dict[str, Any]:
     ------
     InputError : if the file cannot be loaded this way.
     """
-    if not path:
-        raise InputError("give the weights as recon.path=FILE")
     file = local_file(path)
-    if not (file.is_file() or file.is_dir() or file.is_symlink()):
+    if not path or not (file.is_file() or file.is_dir() or file.is_symlink()):
         raise InputError(f"there is no file {path!r}; give the weights as recon.path=FILE")
     if file.suffix == ".safetensors":
         return read_safetensors(file)
