@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import save_file
 
 from spinwarp.errors import InputError
+from spinwarp.models.export import main
 from spinwarp.models.loading import load_network
 from spinwarp.models.unrolled import UnrolledNet
-from spinwarp.models.weights import local_file, main, write_safetensors
+from spinwarp.models.weights import local_file, write_safetensors
 
 NET = {
     "_target_": "spinwarp.models.unrolled.UnrolledNet",

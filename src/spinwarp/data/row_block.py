@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 from numpy.random import RandomState
 from torch import Tensor
 
@@ -40,7 +41,7 @@ class RowBlock:
             return example
         if target is None or tuple(target.shape[-2:]) != (h, w) or acquisition.mask.shape[-2] != 1:
             raise InputError("blocks of rows need a target of the size of k-space, and a line mask")
-        energy = target[0].square().sum(-1).double().numpy() + 1e-30
+        energy = target[0].square().sum(-1).numpy().astype(np.float64) + 1e-30
         middle = int(generator.choice(h, p=energy / energy.sum()))
         first = min(max(middle - self.rows // 2, 0), h - self.rows)
 

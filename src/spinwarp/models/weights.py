@@ -92,24 +92,3 @@ def write_safetensors(path: Path, state: dict[str, Tensor], record: dict[str, An
 
     with atomic_write(path) as temporary:
         save_file({name: value.contiguous() for name, value in state.items()}, temporary, {_RECORD: json.dumps(record)})
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Turn a checkpoint into a file of safetensors: ``python -m spinwarp.models.weights CHECKPOINT OUT``."""
-    import sys
-
-    from spinwarp.models.loading import load_network, load_plain
-
-    given = sys.argv[1:] if arguments is None else arguments
-    try:
-        if len(given) != 2 or not given[1].endswith(".safetensors"):
-            raise InputError("usage: python -m spinwarp.models.weights CHECKPOINT OUT.safetensors")
-        network, _ = load_network(given[0])
-        record = {key: value for key, value in load_plain(given[0])["spinwarp"].items() if key != "config"}
-        write_safetensors(Path(given[1]), {f"net.{k}": v for k, v in network.state_dict().items()}, record)
-    except InputError as error:
-        sys.exit(f"error: {error}")
-
-
-if __name__ == "__main__":
-    main()
