@@ -18,6 +18,7 @@ TYPES = {
     "slices": list[int] | str | int | None,
     "batch_size": int,
     "maps": str,
+    "report": bool,
     "out": str | None,
     "conformal": str | None,
     "conformal_level": float,
@@ -123,6 +124,10 @@ def reconstruct(config: DictConfig) -> None:
     std = {choices["recon"]: images.stds[middle]} if middle in images.stds else None
     picture = written.with_suffix(".png")
     save(comparison(None, {choices["recon"]: images.slices[middle]}, std=std, title=title), picture)
+    if config.report:
+        from spinwarp.report import write_report
+
+        log.info("report %s", write_report([written], written.with_suffix(".html")))
     log.info("images %s, picture %s", written, picture)
 
 
