@@ -29,8 +29,8 @@ class Encoding:
         return f"8 bits, with loss (WebP, quality {self.quality}): look at the files of the results for exact values"
 
     def text(self, values: np.ndarray, top: float) -> str:
-        """Return ``(h, w)`` values from 0 to ``top`` as a data URI; what is above is stored as ``top``, NaN as 0."""
-        share = np.clip(np.nan_to_num(values / top, nan=0.0, posinf=1.0, neginf=0.0), 0, 1) ** self.gamma
+        """Return ``(h, w)`` values from 0 to ``top`` as a data URI; what is above is stored as ``top``, NaN and infinity as 0."""
+        share = np.clip(np.where(np.isfinite(values), values, 0) / top, 0, 1) ** self.gamma
         return _uri(np.rint(255 * share).astype(np.uint8), self.quality)
 
 

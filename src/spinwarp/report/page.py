@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from spinwarp import __version__
-from spinwarp.errors import InputError
 from spinwarp.figures.comparison import error_factor
 from spinwarp.figures.sheet import grey_top
 from spinwarp.files import atomic_write
@@ -45,7 +44,9 @@ def write_report(results: Sequence[Path], path: Path, megabytes: float = MEGABYT
     folders = [result for result in results if not files_of(result)]
     comparison = compare(folders) if folders else Comparison([], [], [], {}, {})
     sources = evaluated(comparison) + reconstructed(alone)
-    warnings = _warnings(comparison.rows) + comparison.warnings
+    warnings = _warnings(comparison.rows)
+    if blank := len({(str(group_of(row)), row.volume) for row in comparison.rows}) - len(evaluated(comparison)):
+        warnings.append(f"{blank} volumes are in the tables only: their images were not saved")
     encoding, volumes = _encoded(sources, 1e6 * megabytes, warnings)
     head = {
         "title": ", ".join(dict.fromkeys(result.resolve().name for result in results)),
@@ -96,21 +97,23 @@ def _volume(volume: PageVolume, encoding: Encoding, warnings: list[str]) -> tupl
     """Return what the head says of a volume, and its images as JSON."""
     every = [(method, i, picture) for method, of in volume.pictures.items() for i, picture in of.items()]
     broken = sorted({method for method, _, picture in every if not np.isfinite(picture.image).all()})
-    warnings += [f"{method} has values in {volume.name} that are not numbers; they are shown black" for method in broken]
+    absent = [m for m in volume.methods if m not in volume.pictures]
+    warnings += [f"{method} has no images of {volume.name}: they were not saved" for method in absent]
+    warnings += [f"{method} has values in {volume.name} that are not numbers, shown black" for method in broken]
     if len(volume.targets) < len(volume.slices):
         rest = f"{len(volume.slices) - len(volume.targets)} of {len(volume.slices)} slices"
         warnings.append(f"{rest} of {volume.name} show no error, since the results do not hold their targets")
     images = {method: [p.image for p in of.values()] for method, of in volume.pictures.items()}
     if volume.targets:
         grey = grey_top(np.stack(list(volume.targets.values())))
-        top = _HEADROOM * max(float(np.nanmax(list(volume.targets.values()))), grey)
+        top = _HEADROOM * max(_largest(np.stack(list(volume.targets.values()))), grey)
     else:  # the median ignores the scale of a failed method
         grey = float(np.median([grey_top(np.stack(of)) for of in images.values()]))
-        top = max(float(np.median([np.nanmax(np.stack(of)) for of in images.values()])), grey)
+        top = max(float(np.median([_largest(np.stack(of)) for of in images.values()])), grey)
     errors = [picture.error for _, _, picture in every if picture.error is not None]
     scales = errors or [p.half_width for _, _, p in every if p.half_width is not None]
     shown = grey / error_factor(scales, grey)
-    largest = max((float(np.nanmax(scale, initial=0.0)) for scale in scales), default=0.0)
+    largest = max(map(_largest, scales), default=0.0)
     error_top = min(max(largest, shown), top)
     about = {
         "group": volume.group,
@@ -137,6 +140,11 @@ def _volume(volume: PageVolume, encoding: Encoding, warnings: list[str]) -> tupl
     return about, _json(of_slices)
 
 
+def _largest(values: np.ndarray) -> float:
+    """Return the largest finite value, at least 0."""
+    return float(values.max(initial=0.0, where=np.isfinite(values)))
+
+
 def _texts(picture: Picture | None, top: float, error_top: float, encoding: Encoding) -> dict[str, str] | None:
     if picture is None:
         return None
@@ -150,6 +158,8 @@ def _psnr(picture: Picture | None, data_range: float) -> float:
     if picture is None or picture.error is None or not data_range > 0:
         return math.nan
     mse = float(np.mean(np.square(picture.error, dtype=np.float64)))
+    if not math.isfinite(mse):
+        return math.nan
     return 10 * math.log10(data_range**2 / mse) if mse > 0 else math.inf
 
 
@@ -167,7 +177,7 @@ def _warnings(rows: Sequence[Row]) -> list[str]:
     if simulated:
         found.append(f"{simulated} simulated: k-space was made from images, which flatters every method")
     if phantoms := _count(rows, "provenance", "phantom"):
-        found.append(f"{phantoms} computed phantoms, not a person")
+        found.append(f"{phantoms} computed: a phantom, not a person")
     if unknown := _count(rows, "provenance", "unknown"):
         found.append(f"{unknown} of unknown origin: measured or simulated")
     for method in dict.fromkeys(row.method for row in rows):

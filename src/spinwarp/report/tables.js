@@ -44,7 +44,10 @@ function showResults() {
 
 function line(cells, tag = "td") {
   const made = element("tr");
-  for (const [text, className] of cells) made.append(element(tag, text, className ?? ""));
+  for (const [text, className] of cells) {
+    made.append(element(tag, text, className ?? ""));
+    if (className === "text") made.lastChild.title = text; // long names are cut off
+  }
   return made;
 }
 
@@ -131,7 +134,7 @@ function strips(rows, [field, name, places, more]) {
   const [width, step, above, foot] = [420, 34, 18, 22];
   const bottom = above + methods.length * step;
   const picture = svg("svg", { viewBox: `0 0 ${width} ${bottom + foot}`, role: "img" });
-  picture.append(svg("text", { x: 8, y: 12, class: "soft" }, `${name} (${more ? "more" : "less"} is better)`));
+  picture.append(svg("text", { x: 8, y: 12, class: "faint" }, `${name} (${more ? "more" : "less"} is better)`));
   const finite = measured(rows, field).filter(Number.isFinite);
   if (!finite.length) {
     picture.append(svg("text", { x: 8, y: 36 }, "no values"));
@@ -145,7 +148,7 @@ function strips(rows, [field, name, places, more]) {
     picture.append(svg("line", { x1: x, x2: x, y1: above, y2: bottom, class: "grid" }));
     const anchor = share === 0 ? "start" : share === 1 ? "end" : "middle";
     const label = (low + share * (high - low)).toFixed(places);
-    picture.append(svg("text", { x: x + 12 * (share === 1) - 12 * (share === 0), y: bottom + 15, "text-anchor": anchor, class: "soft" }, label));
+    picture.append(svg("text", { x: x + 12 * (share === 1) - 12 * (share === 0), y: bottom + 15, "text-anchor": anchor, class: "faint" }, label));
   }
   methods.forEach((method, i) => {
     const y = above + (i + 0.68) * step;

@@ -2,7 +2,7 @@
 
 const MISS = [255, 48, 32]; // colour of the pixels outside the interval
 const state = {
-  volume: 0, slice: 0, mode: "side", a: -1, b: 0, second: false, hidden: new Set(), overlay: "none", opacity: 0.8,
+  volume: 0, slice: 0, mode: "side", a: -1, b: 0, second: false, hidden: new Set(), overlay: "none", opacity: 1,
   low: 0, high: 1, shown: 1, zoom: 1, x: 0.5, y: 0.5,
 };
 const native = document.createElement("canvas").getContext("2d");

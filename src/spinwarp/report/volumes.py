@@ -49,6 +49,7 @@ class PageVolume:
     ----------
     group : what its methods share, such as data set and mask.
     name : of the volume.
+    methods : all that were evaluated on it.
     slices : indices in the measured volume.
     targets : slice -> ``(h, w)``, for those whose target the results hold.
     foregrounds : slice -> number of pixels, for the same.
@@ -59,6 +60,7 @@ class PageVolume:
 
     group: str
     name: str
+    methods: list[str]
     slices: list[int]
     targets: dict[int, np.ndarray]
     foregrounds: dict[int, int]
@@ -134,7 +136,8 @@ def files_of(path: Path) -> list[Path]:
     if path.is_dir() and not (path / RESULTS).exists():
         found = sorted(p for p in path.glob("*.h5") if not p.stem.endswith("_unfinished"))
         if not found:
-            raise InputError(f"{path} has neither {RESULTS} nor .h5 files; give a folder of evaluate.py or reconstruct.py")
+            remedy = "give a folder of evaluate.py or of reconstruct.py"
+            raise InputError(f"{path} has neither {RESULTS} nor .h5 files; {remedy}")
         return found
     if not path.is_dir() and path.suffix != ".h5":
         what = "is no folder of results and no .h5 file" if path.exists() else "does not exist"
@@ -170,12 +173,11 @@ def read(source: Source) -> PageVolume:
         listed = " and ".join(sorted(f"{h}x{w}" for h, w in shapes))
         raise InputError(f"the images of {source.name} have the sizes {listed}; evaluate its methods again")
     counts = {i: 0 if inside is None else int(inside.sum()) for i, inside in foregrounds.items()}
-    return PageVolume(source.group, source.name, slices, targets, counts, pictures, intervals, data_range)
+    methods = list(source.rows or source.files)
+    return PageVolume(source.group, source.name, methods, slices, targets, counts, pictures, intervals, data_range)
 
 
-def _only_examples(
-    source: Source, found: Mapping[str, ReconstructedVolume]
-) -> Iterator[tuple[str, int, ExampleSlice]]:
+def _only_examples(source: Source, found: Mapping[str, ReconstructedVolume]) -> Iterator[tuple[str, int, ExampleSlice]]:
     """Yield the example slices of methods without a file of reconstructions."""
     for i, methods in source.examples.items():
         yield from ((method, i, example) for method, example in methods.items() if method not in found)

@@ -2,7 +2,8 @@
 
 ``results.csv`` holds one line per volume, ``examples.h5`` a few slices with their targets, ``calibration.json`` how
 well the predicted standard deviations agree with the errors, and ``reconstructions/`` one ``<volume>.h5`` each in
-fastMRI's submission layout. ``targets/`` holds their targets if a report was asked for. Every file is written whole or not at all.
+fastMRI's submission layout. ``targets/`` holds their targets if a report was asked for. Every file is written whole or
+not at all.
 """
 
 from spinwarp.results.calibration import (

@@ -130,14 +130,14 @@ class Browser:
     def middle(self, selector: str) -> tuple[float, float]:
         """Return the middle of an element in the window, into which it is scrolled."""
         box = f"document.querySelector({json.dumps(selector)})"
-        script = f"(e => {{ e.scrollIntoView({{block: 'center'}}); const b = e.getBoundingClientRect();"
+        script = "(e => { e.scrollIntoView({block: 'center'}); const b = e.getBoundingClientRect();"
         x, y = self.run(f"{script} return [b.left + b.width / 2, b.top + b.height / 2]; }})({box})")
         return x, y
 
     def pixel(self, pane: int, x: float, y: float) -> list[int]:
         """Return red, green and blue of a pane's canvas at a fraction of its width and height."""
-        script = "(c => [...c.getContext('2d').getImageData(Math.floor({x} * c.width), Math.floor({y} * c.height), 1, 1)"
-        pixel = f"{script}.data].slice(0, 3))(panes[{pane}].canvas)".replace("{x}", str(x)).replace("{y}", str(y))
+        point = f"Math.floor({x} * c.width), Math.floor({y} * c.height), 1, 1"
+        pixel = f"(c => [...c.getContext('2d').getImageData({point}).data].slice(0, 3))(panes[{pane}].canvas)"
         found: list[int] = self.run(pixel)
         return found
 
