@@ -98,8 +98,8 @@ def test_a_file_of_an_older_version_may_lack_what_came_later(tmp_path: Path) -> 
     lines = (tmp_path / RESULTS).read_text().splitlines()
     names = lines[0].split(",")
     later = names[names.index("version") + 1 :]
-    assert later[:3] == ["coverage", "error_correlation", "coverage_50"] and len(later) == 15
-    (tmp_path / RESULTS).write_text("".join(line.rsplit(",", 15)[0] + "\n" for line in lines))
+    assert later[:3] == ["coverage", "error_correlation", "coverage_50"] and len(later) == 16
+    (tmp_path / RESULTS).write_text("".join(line.rsplit(",", 16)[0] + "\n" for line in lines))
     (row,) = read_rows(tmp_path / RESULTS)
     assert all(math.isnan(getattr(row, name)) for name in NUMBERS) and row.contrast == row.selection == ""
     assert "SSIM fg" not in markdown_table([row])

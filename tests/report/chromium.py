@@ -5,9 +5,17 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+# the browser reads commands from descriptor 3 and writes answers to 4
+_START = """import os, sys
+given = [os.dup(int(text)) for text in sys.argv[1:3]]
+spare = [os.dup2(descriptor, 60 + i) for i, descriptor in enumerate(given)]
+for i, descriptor in enumerate(spare):
+    os.dup2(descriptor, 3 + i)
+os.execv(sys.argv[3], sys.argv[3:])"""
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -22,11 +30,10 @@ class Browser:
     def __init__(self, executable: str, profile: Path) -> None:
         to_read, self._to = os.pipe()
         self._from, to_write = os.pipe()
+        start = [sys.executable, "-c", _START, str(to_read), str(to_write), executable]
         flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-dev-shm-usage --remote-debugging-pipe"
-        # the browser reads commands from descriptor 3 and writes answers to 4
-        command = ["sh", "-c", f'exec "$@" 3<&{to_read} 4>&{to_write}', "sh", executable, *flags.split()]
         self._process = subprocess.Popen(
-            [*command, f"--user-data-dir={profile}", "about:blank"],
+            [*start, *flags.split(), f"--user-data-dir={profile}", "about:blank"],
             pass_fds=(to_read, to_write),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -59,7 +66,7 @@ class Browser:
         while b"\0" not in self._buffer:
             part = os.read(self._from, 1 << 20)
             if not part:
-                raise RuntimeError("the browser ended")
+                raise RuntimeError(f"the browser ended with code {self._process.wait(20)}")
             self._buffer += part
         message, self._buffer = self._buffer.split(b"\0", 1)
         found: dict[str, Any] = json.loads(message)
@@ -136,8 +143,10 @@ class Browser:
 
     def pixel(self, pane: int, x: float, y: float) -> list[int]:
         """Return red, green and blue of a pane's canvas at a fraction of its width and height."""
+        copy = "new OffscreenCanvas(c.width, c.height).getContext('2d', {willReadFrequently: true})"
         point = f"Math.floor({x} * c.width), Math.floor({y} * c.height), 1, 1"
-        pixel = f"(c => [...c.getContext('2d').getImageData({point}).data].slice(0, 3))(panes[{pane}].canvas)"
+        read = f"const k = {copy}; k.drawImage(c, 0, 0); return [...k.getImageData({point}).data].slice(0, 3)"
+        pixel = f"(c => {{ {read}; }})(panes[{pane}].canvas)"
         found: list[int] = self.run(pixel)
         return found
 

@@ -117,7 +117,9 @@ def test_the_interval_of_a_conformal_method_is_its_own(tmp_path: Path) -> None:
     page = Page(write_report([folder], tmp_path / "page.html"))
     (about,) = page.json("head")["volumes"]
     assert about["intervals"] == ["the 90 % interval"] and about["missed"][0] == [0.0] * SLICES
-    np.testing.assert_allclose(values(page.json("volume-0")["methods"][0][0]["half"], about["errorTop"]), 0.2, atol=4e-3)
+    np.testing.assert_allclose(
+        values(page.json("volume-0")["methods"][0][0]["half"], about["errorTop"]), 0.2, atol=4e-3
+    )
 
 
 def test_names_full_of_html_stay_text(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ class Encoding:
         return f"8 bits, with loss (WebP, quality {self.quality}): look at the files of the results for exact values"
 
     def text(self, values: np.ndarray, top: float) -> str:
-        """Return ``(h, w)`` values from 0 to ``top`` as a data URI; what is above is stored as ``top``, NaN and infinity as 0."""
+        """Return ``(h, w)`` values as a data URI: from 0 to ``top``, larger ones as ``top``, NaN and infinity as 0."""
         share = np.clip(np.where(np.isfinite(values), values, 0) / top, 0, 1) ** self.gamma
         return _uri(np.rint(255 * share).astype(np.uint8), self.quality)
 

@@ -11,7 +11,7 @@ const TEXTS = [["volume", "volume"], ["method", "method"], ["contrast", "contras
 const sorting = { field: "", down: false };
 
 const measured = (rows, field) => rows.map((row) => number(row[field])).filter((x) => !Number.isNaN(x));
-const columns = () => METRICS.filter(([field]) => measured(head.rows, field).length);
+const columns = () => METRICS.filter(([field], i) => i < 3 || measured(head.rows, field).length);
 const unique = (values) => [...new Set(values)];
 
 function chosenRows() {

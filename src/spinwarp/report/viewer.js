@@ -53,13 +53,12 @@ function layOut() {
   panes = methods.map((method) => {
     const [figure, canvas, caption] = ["figure", "canvas", "figcaption"].map((tag) => element(tag));
     canvas.style.aspectRatio = `${w} / ${h}`;
-    if (single) canvas.style.height = "78vh";
+    if (single) canvas.style.width = `min(100%, ${(78 * w) / h}vh)`;
     canvas.tabIndex = 0;
     canvas.setAttribute("role", "img");
     figure.append(canvas, caption);
     return { method, figure, canvas, caption };
   });
-  $("panes").className = single ? "single" : "";
   $("panes").replaceChildren(...panes.map((pane) => pane.figure));
   showMethods();
   arrange();
