@@ -271,7 +271,7 @@ def test_images_that_contradict_the_table_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"holds 2 slices, results.csv counts 4; evaluate tv again"):
         write_report([folder], tmp_path / "page.html")
     write_folder(folder, "tv", 0.1, crop="64x48")
-    with pytest.raises(InputError, match="holds images of 32x48, results.csv says 64x48"):
+    with pytest.raises(InputError, match=r"holds images of 32x48, results\.csv says 64x48"):
         write_report([folder], tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
 

@@ -147,9 +147,8 @@ function colored(image, overlay, w, h) {
   if (!overlay) return result;
   const part = state.opacity;
   if (state.overlay === "outside") {
-    for (let i = 0; i < pixels.length; i++) {
-      if (overlay[i] > 127) pixels[i] = packed(...MISS.map((x) => part * x + (1 - part) * greys[image[i]]));
-    }
+    const marked = Uint32Array.from(greys, (grey) => packed(...MISS.map((x) => part * x + (1 - part) * grey)) >>> 0);
+    for (let i = 0; i < pixels.length; i++) if (overlay[i] > 127) pixels[i] = marked[image[i]];
     return result;
   }
   const colors = Array.from(valuesOf(about().errorTop), (x) => inferno(x / state.shown).map((c) => c * part));
