@@ -89,7 +89,7 @@ class CompareResults(Callback):
             if config.report:
                 from spinwarp.report import write_report
 
-                write_report(folders, sweep / "comparison" / "report.html")
+                print(f"report {write_report(folders, sweep / 'comparison' / 'report.html')}")
         except InputError as error:
             print(f"all results were written, but could not be compared: {error}", file=sys.stderr)
 

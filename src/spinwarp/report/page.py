@@ -49,7 +49,9 @@ def write_report(results: Sequence[Path], path: Path, megabytes: float = MEGABYT
         warnings.append(f"{blank} volumes are in the tables only: their images were not saved")
     encoding, volumes = _encoded(sources, 1e6 * megabytes, warnings)
     head = {
-        "title": ", ".join(dict.fromkeys(result.resolve().name for result in results)),
+        "title": "; ".join(
+            dict.fromkeys([*(str(group_of(row)) for row in comparison.rows), *(s.group for s in sources)])
+        ),
         "version": __version__,
         "encoding": str(encoding),
         "gamma": encoding.gamma,
