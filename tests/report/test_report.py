@@ -192,7 +192,7 @@ def test_without_targets_the_example_slice_alone_has_an_error(tmp_path: Path) ->
     images = page.json("volume-0")["methods"][0]
     assert ["error" in image for image in images] == [False, False, True, False]
     assert page.json("head")["warnings"] == [
-        "3 of 4 slices of file0.h5 show no error, since the results do not hold their targets"
+        "3 of 4 slices show no error for want of a target; evaluate.py keeps the targets with report=true"
     ]
 
 
@@ -206,7 +206,18 @@ def test_without_saved_images_the_examples_are_shown(tmp_path: Path) -> None:
     page = Page(write_report([folder], tmp_path / "page.html"))
     (about,) = page.json("head")["volumes"]
     assert about["slices"] == [7] and about["missed"] == [[1.0]] and len(page.json("head")["rows"]) == 2
-    assert "1 volumes are in the tables only: their images were not saved" in page.json("head")["warnings"]
+    assert page.json("head")["warnings"] == [
+        "volumes in the tables only, because their images were not saved: 1",
+        "volumes that show example slices only, because their images were not saved: 1",
+    ]
+
+
+def test_a_method_without_images_is_named(tmp_path: Path) -> None:
+    write_rows(tmp_path / "b" / RESULTS, [row("unet", "file0.h5")])
+    folders = [write_folder(tmp_path / "a", "tv", 0.1), tmp_path / "b"]
+    page = Page(write_report(folders, tmp_path / "page.html"))
+    assert page.json("head")["volumes"][0]["methods"] == ["tv"]
+    assert page.json("head")["warnings"] == ["volumes of which unet has no images: 1"]
 
 
 def test_images_are_cropped_as_they_were_judged(tmp_path: Path) -> None:
@@ -226,7 +237,7 @@ def test_files_of_reconstruct_are_shown_without_a_reference(tmp_path: Path) -> N
         write_reconstruction(tmp_path / method, "scan", target(), origin=origin, slices=[3, 5, 7, 9])
     page = Page(write_report([tmp_path / "tv", tmp_path / "unet" / "scan.h5"], tmp_path / "page.html"))
     (about,) = page.json("head")["volumes"]
-    assert about["methods"] == ["tv", "unet"] and about["slices"] == [3, 5, 7, 9] and not about["hasTarget"]
+    assert about["methods"] == ["tv", "unet"] and about["slices"] == [3, 5, 7, 9] and about["targets"] == 0
     assert page.json("head")["rows"] == [] and "someone" not in page.text
 
 
@@ -260,7 +271,7 @@ def test_pixels_that_are_not_numbers_are_black_and_named(tmp_path: Path) -> None
     images[0, 0, 0], images[0, 0, 1] = np.nan, np.inf
     write_reconstruction(folder / RECONSTRUCTIONS, "file0.h5", images)
     page = Page(write_report([folder], tmp_path / "page.html"))
-    assert page.json("head")["warnings"] == ["tv has values in file0.h5 that are not numbers, shown black"]
+    assert page.json("head")["warnings"] == ["volumes in which tv has pixels that are no numbers, shown black: 1"]
     shown = pixels(page.json("volume-0")["methods"][0][0]["image"])
     assert shown[0, 0] == 0 and shown[0, 1] == 0 and shown[1, 1] > 0
 

@@ -186,6 +186,18 @@ def test_pixels_outside_the_interval_are_red(browser: Browser, page: Path) -> No
     assert_shown(browser, 1, UPPER_RIGHT, grey(0.5 + OFFSET))
 
 
+def test_the_value_under_the_mouse_is_read_out(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    browser.key("e")
+    box = "(b => [b.left, b.top, b.width, b.height])(panes[1].canvas.getBoundingClientRect())"
+    left, top, wide, tall = browser.run(box)
+    browser.mouse("mouseMoved", left + UPPER_RIGHT[0] * wide, top + UPPER_RIGHT[1] * tall)
+    found = browser.run("$('readout').textContent").split(" · ")
+    assert found[0] == "row 6, column 38"  # of 32 and 48
+    for part, word, value in ((found[1], "tv", 50 + 100 * OFFSET), (found[2], "error", 100 * OFFSET)):
+        assert part.startswith(f"{word} ") and float(part.split()[-2]) == pytest.approx(value, abs=0.5), part
+
+
 def column(browser: Browser, n: int) -> list[str]:
     found: list[str] = browser.run(
         f"[...document.querySelectorAll('#rows tbody tr')].map(r => r.cells[{n}].textContent)"

@@ -134,7 +134,7 @@ class EvaluationJob:
                 folder,
                 n_examples=self.config.n_examples,
                 save_reconstructions=self.config.save_reconstructions,
-                save_targets=self.config.report,
+                save_targets=self.config.report and self.config.save_reconstructions,
                 device=device,
                 seed=self.config.seed,
                 advance=advance,

@@ -129,7 +129,9 @@ function readOut(event) {
   const pane = panes.find((p) => p.canvas === event.target);
   const at = (kind, top) => {
     const bytes = codes(state.volume, methodOf(pane), state.slice, kind)?.bytes;
-    return bytes ? percent(valuesOf(top)[bytes[row * w + column]]) : null;
+    if (!bytes) return null;
+    const code = bytes[row * w + column];
+    return (code === 255 ? "at least " : "") + percent(valuesOf(top)[code]); // larger values are stored as the largest
   };
   const parts = [`row ${row}, column ${column}`, `${nameOf(methodOf(pane))} ${at("image", about().top) ?? "–"}`];
   for (const [kind, word] of [["error", "error"], ["half", "half width"]]) {

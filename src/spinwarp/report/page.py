@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -44,18 +45,14 @@ def write_report(results: Sequence[Path], path: Path, megabytes: float = MEGABYT
     folders = [result for result in results if not files_of(result)]
     comparison = compare(folders) if folders else Comparison([], [], [], {}, {})
     sources = evaluated(comparison) + reconstructed(alone)
-    warnings = _warnings(comparison.rows)
-    if blank := len({(str(group_of(row)), row.volume) for row in comparison.rows}) - len(evaluated(comparison)):
-        warnings.append(f"{blank} volumes are in the tables only: their images were not saved")
-    encoding, volumes = _encoded(sources, 1e6 * megabytes, warnings)
+    encoding, volumes = _encoded(sources, 1e6 * megabytes)
+    groups = [*(str(group_of(row)) for row in comparison.rows), *(source.group for source in sources)]
     head = {
-        "title": "; ".join(
-            dict.fromkeys([*(str(group_of(row)) for row in comparison.rows), *(s.group for s in sources)])
-        ),
+        "title": "; ".join(dict.fromkeys(groups)),
         "version": __version__,
         "encoding": str(encoding),
         "gamma": encoding.gamma,
-        "warnings": list(dict.fromkeys(warnings)),
+        "warnings": _warnings(comparison.rows) + _gaps(comparison.rows, sources, [about for about, _ in volumes]),
         "volumes": [about for about, _ in volumes],
         "rows": [{**dataclasses.asdict(row), "group": str(group_of(row))} for row in comparison.rows],
     }
@@ -71,22 +68,18 @@ def write_report(results: Sequence[Path], path: Path, megabytes: float = MEGABYT
     return path
 
 
-def _encoded(
-    sources: Sequence[Source], n_bytes: float, warnings: list[str]
-) -> tuple[Encoding, list[tuple[dict[str, Any], str]]]:
+def _encoded(sources: Sequence[Source], n_bytes: float) -> tuple[Encoding, list[tuple[dict[str, Any], str]]]:
     """Return the first encoding in which all volumes fit, and of each volume what the head says and its images."""
     for encoding in ENCODINGS:
         volumes: list[tuple[dict[str, Any], str]] = []
-        said: list[str] = []
         size = 0
         for n, source in enumerate(sources, start=1):
-            volumes.append(_volume(read(source), encoding, said))
+            volumes.append(_volume(read(source), encoding))
             size += len(volumes[-1][1])
             # the first volumes tell whether the rest will fit
             if max(size, size * len(sources) / n / 1.2) > n_bytes and encoding != ENCODINGS[-1]:
                 break
         else:
-            warnings += said
             if size > n_bytes:
                 log.warning("the page is %.0f MB, more than asked for; give fewer result folders", size / 1e6)
             if encoding.quality is not None:
@@ -95,16 +88,9 @@ def _encoded(
     raise AssertionError("the last encoding takes all")
 
 
-def _volume(volume: PageVolume, encoding: Encoding, warnings: list[str]) -> tuple[dict[str, Any], str]:
+def _volume(volume: PageVolume, encoding: Encoding) -> tuple[dict[str, Any], str]:
     """Return what the head says of a volume, and its images as JSON."""
     every = [(method, i, picture) for method, of in volume.pictures.items() for i, picture in of.items()]
-    broken = sorted({method for method, _, picture in every if not np.isfinite(picture.image).all()})
-    absent = [m for m in volume.methods if m not in volume.pictures]
-    warnings += [f"{method} has no images of {volume.name}: they were not saved" for method in absent]
-    warnings += [f"{method} has values in {volume.name} that are not numbers, shown black" for method in broken]
-    if len(volume.targets) < len(volume.slices):
-        rest = f"{len(volume.slices) - len(volume.targets)} of {len(volume.slices)} slices"
-        warnings.append(f"{rest} of {volume.name} show no error, since the results do not hold their targets")
     images = {method: [p.image for p in of.values()] for method, of in volume.pictures.items()}
     if volume.targets:
         grey = grey_top(np.stack(list(volume.targets.values())))
@@ -113,9 +99,10 @@ def _volume(volume: PageVolume, encoding: Encoding, warnings: list[str]) -> tupl
         grey = float(np.median([grey_top(np.stack(of)) for of in images.values()]))
         top = max(float(np.median([_largest(np.stack(of)) for of in images.values()])), grey)
     errors = [picture.error for _, _, picture in every if picture.error is not None]
-    scales = errors or [p.half_width for _, _, p in every if p.half_width is not None]
-    shown = grey / error_factor(scales, grey)
-    largest = max(map(_largest, scales), default=0.0)
+    halves = [picture.half_width for _, _, picture in every if picture.half_width is not None]
+    # the errors set the first scale: an exaggerated interval then stands out
+    shown = grey / error_factor(errors or halves, grey)
+    largest = max(map(_largest, errors + halves), default=0.0)
     error_top = min(max(largest, shown), top)
     about = {
         "group": volume.group,
@@ -125,7 +112,8 @@ def _volume(volume: PageVolume, encoding: Encoding, warnings: list[str]) -> tupl
         "intervals": [volume.intervals.get(method) for method in volume.pictures],
         "shape": list(every[0][2].image.shape),
         "unit": volume.data_range if volume.targets and volume.data_range > 0 else grey,
-        "hasTarget": bool(volume.targets),
+        "targets": len(volume.targets),
+        "broken": sorted({method for method, _, picture in every if not np.isfinite(picture.image).all()}),
         "top": top,
         "grey": grey,
         "errorTop": error_top,
@@ -190,6 +178,26 @@ def _warnings(rows: Sequence[Row]) -> list[str]:
             found.append(f"{method} has seen other scans of the patients: {seen} a patient of its training set")
         if seen := _count(mine, "split", "train", "belongs", "belong"):
             found.append(f"{method} is judged on training data: {seen} to the split train")
+    return found
+
+
+def _gaps(rows: Sequence[Row], sources: Sequence[Source], volumes: Sequence[dict[str, Any]]) -> list[str]:
+    """Return sentences on what the page does not show."""
+    found = []
+    if blank := len({(group_of(row), row.volume) for row in rows}) - sum(bool(source.rows) for source in sources):
+        found.append(f"volumes in the tables only, because their images were not saved: {blank}")
+    if few := sum(not source.files for source in sources):
+        found.append(f"volumes that show example slices only, because their images were not saved: {few}")
+    judged = [about for source, about in zip(sources, volumes, strict=True) if source.rows]
+    n_slices, n_targets = sum(len(about["slices"]) for about in judged), sum(about["targets"] for about in judged)
+    if n_targets < n_slices:
+        missing = f"{n_slices - n_targets} of {n_slices} slices"
+        found.append(f"{missing} show no error for want of a target; evaluate.py keeps the targets with report=true")
+    absent = Counter(m for s, about in zip(sources, volumes, strict=True) for m in s.rows if m not in about["methods"])
+    found += [f"volumes of which {method} has no images: {n}" for method, n in absent.items()]
+    broken = Counter(method for about in volumes for method in about["broken"])
+    black = "has pixels that are no numbers, shown black"
+    found += [f"volumes in which {method} {black}: {n}" for method, n in broken.items()]
     return found
 
 

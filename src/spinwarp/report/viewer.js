@@ -13,7 +13,7 @@ let playing = 0;
 
 const about = () => head.volumes[state.volume];
 const nameOf = (method) => (method < 0 ? "target" : about().methods[method]);
-const allMethods = () => [...(about().hasTarget ? [-1] : []), ...about().methods.keys()];
+const allMethods = () => [...(about().targets ? [-1] : []), ...about().methods.keys()];
 
 function element(tag, text = "", className = "") {
   const made = document.createElement(tag);
@@ -29,7 +29,7 @@ function openVolume(volume, slice = null) {
   const [hidden, a, b] = [new Set([...state.hidden].map(chosen)), chosen(state.a), chosen(state.b)];
   state.volume = volume;
   const names = about().methods;
-  const again = (name, other) => (name === "" && about().hasTarget ? -1 : Math.max(names.indexOf(name), other));
+  const again = (name, other) => (name === "" && about().targets ? -1 : Math.max(names.indexOf(name), other));
   state.hidden = new Set(allMethods().filter((method) => hidden.has(method < 0 ? "" : names[method])));
   if (state.hidden.size === allMethods().length) state.hidden.clear();
   [state.a, state.b] = [again(a, 0), again(b, 0)];

@@ -49,7 +49,6 @@ class PageVolume:
     ----------
     group : what its methods share, such as data set and mask.
     name : of the volume.
-    methods : all that were evaluated on it.
     slices : indices in the measured volume.
     targets : slice -> ``(h, w)``, for those whose target the results hold.
     foregrounds : slice -> number of pixels, for the same.
@@ -60,7 +59,6 @@ class PageVolume:
 
     group: str
     name: str
-    methods: list[str]
     slices: list[int]
     targets: dict[int, np.ndarray]
     foregrounds: dict[int, int]
@@ -104,7 +102,7 @@ def evaluated(comparison: Comparison) -> list[Source]:
         pictures = [p for p in comparison.pictures if str(p.group) == group and p.volume == volume]
         if files or pictures:
             examples = {p.slice: p.examples for p in pictures}
-            sources.append(Source(group, volume, files, methods, targets[0] if targets else None, examples))
+            sources.append(Source(group, volume, files, methods, targets[0] if files and targets else None, examples))
     return sources
 
 
@@ -173,8 +171,7 @@ def read(source: Source) -> PageVolume:
         listed = " and ".join(sorted(f"{h}x{w}" for h, w in shapes))
         raise InputError(f"the images of {source.name} have the sizes {listed}; evaluate its methods again")
     counts = {i: 0 if inside is None else int(inside.sum()) for i, inside in foregrounds.items()}
-    methods = list(source.rows or source.files)
-    return PageVolume(source.group, source.name, methods, slices, targets, counts, pictures, intervals, data_range)
+    return PageVolume(source.group, source.name, slices, targets, counts, pictures, intervals, data_range)
 
 
 def _only_examples(source: Source, found: Mapping[str, ReconstructedVolume]) -> Iterator[tuple[str, int, ExampleSlice]]:
