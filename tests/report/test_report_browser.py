@@ -281,6 +281,16 @@ def test_a_reconstruction_without_reference_has_its_images_alone(browser: Browse
     assert_shown(browser, 0, UPPER_RIGHT, color, near=14)
 
 
+def test_images_stored_with_loss_look_the_same(browser: Browser, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "a", "tv", OFFSET, STD)
+    browser.open(write_report([folder], tmp_path / "page.html", megabytes=0.001))
+    assert "quality 50" in browser.run("$('encoding').textContent")
+    # WebP of constant quarters is off by a few of 255 codes, which stand for 125 % of the range
+    assert_shown(browser, 1, UPPER_RIGHT, grey(0.5 + OFFSET), near=8)
+    browser.key("x")
+    assert_shown(browser, 1, UPPER_RIGHT, [255, 48, 32], near=0)  # this map has no loss
+
+
 def test_results_without_images_leave_the_tables(browser: Browser, tmp_path: Path) -> None:
     write_rows(tmp_path / "a" / RESULTS, [row("tv", "file0.h5")])
     folder = tmp_path / "a"
