@@ -225,12 +225,21 @@ def test_filters_change_table_means_and_distribution(browser: Browser, page: Pat
     browser.run(f"{choose}(document.querySelector('[data-filter=contrast]'))")
     assert len(column(browser, 0)) == 4 and "file2.h5" not in column(browser, 0)
     means = browser.run("[...$('means').tBodies[0].rows].map(r => [...r.cells].map(c => c.textContent))")
+    assert (
+        browser.run("[...$('means').querySelectorAll('.best')].map(c => c.textContent)")
+        == ["∞"] + ["0.9000"] * 2 + ["0.1000 ± 0.0000"] * 2
+    )
     # 31 and 29 dB: their standard error is 1; the SSIM is of one volume
     assert means[0][:4] == ["tv", "2", "30.00 ± 1.00", "0.9000"]
     assert browser.run("document.querySelectorAll('#distribution svg:first-of-type circle').length") == 3  # not ∞
     browser.run("$('find').value = 'FILE1'; $('find').dispatchEvent(new Event('input'))")
     assert column(browser, 0) == ["file1.h5"] * 2
     browser.click("#rows tbody tr")
+    assert browser.run("about().name") == "file1.h5"
+    browser.key("b")
+    assert browser.run("about().name") == "file0.h5"
+    browser.run("$('rows').tBodies[0].rows[1].focus()")
+    browser.key("Enter")
     assert browser.run("about().name") == "file1.h5"
     browser.key("n")
     assert browser.run("about().name") == "file2.h5"

@@ -176,8 +176,9 @@ function listenToKeys() {
     if (event.key === "t") return changeTheme();
     if (event.key === "?") return $("keys").showModal();
     if (!head.volumes.length || !Object.hasOwn(KEYS, event.key)) return;
-    // arrows scroll the page unless the images are in sight
-    if (event.key.startsWith("Arrow") && $("panes").getBoundingClientRect().bottom < 0) return;
+    const { top, bottom } = $("panes").getBoundingClientRect();
+    const inSight = bottom > 0 && top < innerHeight;
+    if (!inSight && /^Arrow|^Home$|^End$|^ $/.test(event.key)) return; // these keys then scroll the page
     event.preventDefault();
     KEYS[event.key]();
   });

@@ -111,6 +111,8 @@ function showRows(rows) {
     const made = line(all.map(([field, , kind]) =>
       kind === "text" ? [row[field], "text"] : [digits(number(row[field]), kind)]));
     made.addEventListener("click", () => show(row));
+    made.tabIndex = 0;
+    made.addEventListener("keydown", (event) => { if (event.key === "Enter") show(row); });
     return made;
   }));
 }
