@@ -239,6 +239,8 @@ def test_files_of_reconstruct_are_shown_without_a_reference(tmp_path: Path) -> N
     (about,) = page.json("head")["volumes"]
     assert about["methods"] == ["tv", "unet"] and about["slices"] == [3, 5, 7, 9] and about["targets"] == 0
     assert page.json("head")["rows"] == [] and "someone" not in page.text
+    assert page.json("head")["title"] == "scan, mask none"
+    assert page.json("head")["warnings"] == ["volumes without a reference image, whose errors are unknown: 1"]
 
 
 def test_a_page_that_is_too_large_is_stored_with_loss_and_says_so(tmp_path: Path) -> None:

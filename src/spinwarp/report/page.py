@@ -46,7 +46,10 @@ def write_report(results: Sequence[Path], path: Path, megabytes: float = MEGABYT
     comparison = compare(folders) if folders else Comparison([], [], [], {}, {})
     sources = evaluated(comparison) + reconstructed(alone)
     encoding, volumes = _encoded(sources, 1e6 * megabytes)
-    groups = [*(str(group_of(row)) for row in comparison.rows), *(source.group for source in sources)]
+    groups = [
+        *(str(group_of(row)) for row in comparison.rows),
+        *(f"{s.name}, {s.group}" for s in sources if not s.rows),
+    ]
     head = {
         "title": "; ".join(dict.fromkeys(groups)),
         "version": __version__,
@@ -188,6 +191,8 @@ def _gaps(rows: Sequence[Row], sources: Sequence[Source], volumes: Sequence[dict
         found.append(f"volumes in the tables only, because their images were not saved: {blank}")
     if few := sum(not source.files for source in sources):
         found.append(f"volumes that show example slices only, because their images were not saved: {few}")
+    if alone := sum(not source.rows for source in sources):
+        found.append(f"volumes without a reference image, whose errors are unknown: {alone}")
     judged = [about for source, about in zip(sources, volumes, strict=True) if source.rows]
     n_slices, n_targets = sum(len(about["slices"]) for about in judged), sum(about["targets"] for about in judged)
     if n_targets < n_slices:

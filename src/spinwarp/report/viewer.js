@@ -124,7 +124,7 @@ function paint(pane, [image, overlay], method) {
   if (native.canvas.width !== w || native.canvas.height !== h) [native.canvas.width, native.canvas.height] = [w, h];
   native.putImageData(colored(image, overlay, w, h), 0, 0);
   const { scale, left, top } = placement(canvas);
-  context.imageSmoothingEnabled = scale < 4; // single pixels are seen as such
+  context.imageSmoothingEnabled = scale < 8; // single pixels are seen as such
   context.imageSmoothingQuality = "high";
   context.drawImage(native.canvas, left, top, w * scale, h * scale);
   canvas.setAttribute("aria-label", `${nameOf(method)}, slice ${about().slices[state.slice]}`);
