@@ -207,8 +207,8 @@ def test_without_saved_images_the_examples_are_shown(tmp_path: Path) -> None:
     (about,) = page.json("head")["volumes"]
     assert about["slices"] == [7] and about["missed"] == [[1.0]] and len(page.json("head")["rows"]) == 2
     assert page.json("head")["warnings"] == [
-        "volumes in the tables only, because their images were not saved: 1",
         "volumes that show example slices only, because their images were not saved: 1",
+        "volumes in the tables only, because their images were not saved: 1",
     ]
 
 
@@ -259,6 +259,19 @@ def test_a_page_that_is_too_large_is_stored_with_loss_and_says_so(tmp_path: Path
     found = about["top"] * pixels(small.json("volume-0")["target"][0])[..., 0] / 255.0
     # WebP at 90 leaves about two codes of 255 in noise
     assert np.sqrt(np.mean((found - noise[0]) ** 2)) < 4 * about["top"] / 255
+
+
+def test_where_no_loss_suffices_fewer_volumes_are_shown_and_all_are_in_the_tables(tmp_path: Path) -> None:
+    names = tuple(f"file{i}.h5" for i in range(8))
+    folder = write_folder(tmp_path / "a", "tv", 0.1, volumes=names)
+    all_lossy = Page(write_report([folder], tmp_path / "all.html", 0.001 * 8))
+    assert len(all_lossy.json("head")["rows"]) == 8
+    one = len(all_lossy.scripts["volume-0"])
+    page = Page(write_report([folder], tmp_path / "few.html", 3.5 * one / 1e6))
+    head = page.json("head")
+    assert [volume["name"] for volume in head["volumes"]] == ["file0.h5", "file2.h5", "file5.h5"]
+    assert len(head["rows"]) == 8 and sum(name.startswith("volume-") for name in page.scripts) == 3
+    assert head["warnings"] == ["the images of 3 of 8 volumes are shown, for the size of the page"]
 
 
 def test_every_encoding_is_smaller_than_the_one_before() -> None:

@@ -25,6 +25,7 @@ log = logging.getLogger("spinwarp")
 #: size of the page above which images are stored with loss
 MEGABYTES = 60.0
 _HEADROOM = 1.25  # of the grey scale above the target's maximum
+_Volume = tuple[dict[str, Any], str]  # what the head says of a volume, and its images as JSON
 _PARTS = ("style.css", "images.js", "viewer.js", "controls.js", "tables.js", "page.js")
 
 
@@ -45,17 +46,21 @@ def write_report(results: Sequence[Path], path: Path, megabytes: float = MEGABYT
     folders = [result for result in results if not files_of(result)]
     comparison = compare(folders) if folders else Comparison([], [], [], {}, {})
     sources = evaluated(comparison) + reconstructed(alone)
-    encoding, volumes = _encoded(sources, 1e6 * megabytes)
-    groups = [
-        *(str(group_of(row)) for row in comparison.rows),
-        *(f"{s.name}, {s.group}" for s in sources if not s.rows),
-    ]
+    encoding, shown, volumes = _encoded(sources, 1e6 * megabytes)
+    gaps = _gaps(shown, [about for about, _ in volumes])
+    n_judged = len({(group_of(row), row.volume) for row in comparison.rows})
+    if blank := n_judged - sum(bool(source.rows) for source in sources):
+        gaps.append(f"volumes in the tables only, because their images were not saved: {blank}")
+    if len(shown) < len(sources):
+        gaps.append(f"the images of {len(shown)} of {len(sources)} volumes are shown, for the size of the page")
+    titles = [str(group_of(row)) for row in comparison.rows]
+    titles += [f"{source.name}, {source.group}" for source in sources if not source.rows]
     head = {
-        "title": "; ".join(dict.fromkeys(groups)),
+        "title": "; ".join(dict.fromkeys(titles)),
         "version": __version__,
         "encoding": str(encoding),
         "gamma": encoding.gamma,
-        "warnings": _warnings(comparison.rows) + _gaps(comparison.rows, sources, [about for about, _ in volumes]),
+        "warnings": _warnings(comparison.rows) + gaps,
         "volumes": [about for about, _ in volumes],
         "rows": [{**dataclasses.asdict(row), "group": str(group_of(row))} for row in comparison.rows],
     }
@@ -71,27 +76,34 @@ def write_report(results: Sequence[Path], path: Path, megabytes: float = MEGABYT
     return path
 
 
-def _encoded(sources: Sequence[Source], n_bytes: float) -> tuple[Encoding, list[tuple[dict[str, Any], str]]]:
-    """Return the first encoding in which all volumes fit, and of each volume what the head says and its images."""
+def _encoded(sources: Sequence[Source], n_bytes: float) -> tuple[Encoding, Sequence[Source], list[_Volume]]:
+    """Return the first encoding in which all volumes fit, or the last and as many as fit; and these volumes."""
     for encoding in ENCODINGS:
-        volumes: list[tuple[dict[str, Any], str]] = []
-        size = 0
-        for n, source in enumerate(sources, start=1):
-            volumes.append(_volume(read(source), encoding))
-            size += len(volumes[-1][1])
-            # the first volumes tell whether the rest will fit
-            if max(size, size * len(sources) / n / 1.2) > n_bytes and encoding != ENCODINGS[-1]:
-                break
-        else:
-            if size > n_bytes:
-                log.warning("the page is %.0f MB, more than asked for; give fewer result folders", size / 1e6)
-            if encoding.quality is not None:
-                log.info("the images are stored with loss (WebP, quality %d), for the page's size", encoding.quality)
-            return encoding, volumes
-    raise AssertionError("the last encoding takes all")
+        volumes = _fitting(sources, n_bytes, encoding)
+        if volumes is not None:
+            break
+    else:
+        n = max(int(n_bytes / len(_volume(read(sources[0]), encoding)[1])), 1)
+        sources = [sources[i * len(sources) // n] for i in range(n)] if n < len(sources) else sources
+        volumes = [_volume(read(source), encoding) for source in sources]
+    if encoding.quality is not None:
+        log.info("the report stores %d volumes with loss (WebP, quality %d)", len(sources), encoding.quality)
+    return encoding, sources, volumes
 
 
-def _volume(volume: PageVolume, encoding: Encoding) -> tuple[dict[str, Any], str]:
+def _fitting(sources: Sequence[Source], n_bytes: float, encoding: Encoding) -> list[_Volume] | None:
+    """Return all volumes; None as soon as it is likely that they do not fit."""
+    volumes: list[_Volume] = []
+    size = 0
+    for n, source in enumerate(sources, start=1):
+        volumes.append(_volume(read(source), encoding))
+        size += len(volumes[-1][1])
+        if max(size, size * len(sources) / n / 1.2) > n_bytes:
+            return None
+    return volumes
+
+
+def _volume(volume: PageVolume, encoding: Encoding) -> _Volume:
     """Return what the head says of a volume, and its images as JSON."""
     every = [(method, i, picture) for method, of in volume.pictures.items() for i, picture in of.items()]
     images = {method: [p.image for p in of.values()] for method, of in volume.pictures.items()}
@@ -184,11 +196,9 @@ def _warnings(rows: Sequence[Row]) -> list[str]:
     return found
 
 
-def _gaps(rows: Sequence[Row], sources: Sequence[Source], volumes: Sequence[dict[str, Any]]) -> list[str]:
+def _gaps(sources: Sequence[Source], volumes: Sequence[dict[str, Any]]) -> list[str]:
     """Return sentences on what the page does not show."""
     found = []
-    if blank := len({(group_of(row), row.volume) for row in rows}) - sum(bool(source.rows) for source in sources):
-        found.append(f"volumes in the tables only, because their images were not saved: {blank}")
     if few := sum(not source.files for source in sources):
         found.append(f"volumes that show example slices only, because their images were not saved: {few}")
     if alone := sum(not source.rows for source in sources):
