@@ -127,6 +127,14 @@ class Browser:
         self.mouse("mouseReleased", x + by[0], y + by[1], button="left", clickCount=1, **more)
         self.settle()
 
+    def touch(self, *steps: list[tuple[float, float]]) -> None:
+        """Put fingers down at the first points, move them to the next ones, and lift them."""
+        for step, points in enumerate(steps):
+            fingers = [{"x": x, "y": y, "id": i} for i, (x, y) in enumerate(points)]
+            self.send("Input.dispatchTouchEvent", type="touchMove" if step else "touchStart", touchPoints=fingers)
+        self.send("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+        self.settle()
+
     def click(self, selector: str) -> None:
         """Click the middle of an element, scrolled into sight."""
         x, y = self.middle(selector)

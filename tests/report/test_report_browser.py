@@ -156,6 +156,19 @@ def test_zooming_and_moving_are_linked(browser: Browser, page: Path) -> None:
     assert browser.run("state.zoom") == 1.25
 
 
+def test_one_finger_changes_the_window_and_two_zoom(browser: Browser, page: Path) -> None:
+    browser.open(page, 360, 800)
+    x, y = browser.middle("#panes canvas")
+    browser.touch([(x, y)], [(x + 20, y)], [(x + 40, y)])
+    width = browser.run("state.high - state.low")
+    assert width == pytest.approx(math.exp(40 / 150), rel=1e-3) and browser.run("state.zoom") == 1
+    browser.key("0")
+    browser.touch([(x - 20, y), (x + 20, y)], [(x - 30, y), (x + 30, y)], [(x - 40, y), (x + 40, y)])
+    assert browser.run("state.zoom") == pytest.approx(2, rel=0.02)  # fingers twice as far apart
+    assert browser.run("state.high - state.low") == pytest.approx(1, rel=0.01)
+    assert browser.run("fingers.size") == 0
+
+
 def test_errors_of_all_methods_have_one_colour_scale(browser: Browser, page: Path) -> None:
     browser.open(page)
     browser.key("e")
