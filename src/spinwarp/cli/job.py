@@ -32,7 +32,7 @@ from spinwarp.errors import InputError
 from spinwarp.evaluation import UNFINISHED, Protocol, evaluate
 from spinwarp.parallel import pool, processes
 from spinwarp.parallel.pool import Advance
-from spinwarp.results import RECONSTRUCTIONS, RESULTS, Row, group_of, read_origin, read_rows
+from spinwarp.results import RECONSTRUCTIONS, RESULTS, TARGETS, Row, group_of, read_origin, read_rows
 from spinwarp.results.merge import merge
 
 log = logging.getLogger("spinwarp")
@@ -120,7 +120,8 @@ class EvaluationJob:
                     raise InputError(f"{part} holds results of {theirs}, not of {mine}; {remedy}")
         if self.config.save_reconstructions:
             n_pixels = sum(len(self.slices.get(v.name, ())) * math.prod(v.shape[-2:]) for v in self.volumes)
-            replaced = sum(path.stat().st_size for path in (folder / RECONSTRUCTIONS).rglob("*.h5"))
+            written = [path for kind in (RECONSTRUCTIONS, TARGETS) for path in (folder / kind).rglob("*.h5")]
+            replaced = sum(path.stat().st_size for path in written)
             n_copies = 2 if self.config.report else 1  # the targets too
             check_room(folder, 4 * n_copies * n_pixels - replaced, ", or save_reconstructions=false")
 
