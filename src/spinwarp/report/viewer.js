@@ -23,7 +23,7 @@ function element(tag, text = "", className = "") {
 }
 
 // Go to a volume; window, zoom and colour scale start anew, for their units are its own.
-function openVolume(volume, slice = null) {
+function openVolume(volume) {
   const before = head.volumes[state.volume].methods;
   const chosen = (method) => (method < 0 ? "" : before[method]);
   const [hidden, a, b] = [new Set([...state.hidden].map(chosen)), chosen(state.a), chosen(state.b)];
@@ -34,8 +34,8 @@ function openVolume(volume, slice = null) {
   if (state.hidden.size === allMethods().length) state.hidden.clear();
   [state.a, state.b] = [again(a, 0), again(b, 0)];
   if (state.a === state.b) [state.a, state.b] = [allMethods()[0], allMethods().at(-1)];
-  const middle = Math.floor(about().slices.length / 2);
-  state.slice = Math.min(slice ?? middle, about().slices.length - 1);
+  if (allMethods().length < 2) state.mode = "side";
+  state.slice = Math.floor(about().slices.length / 2);
   resetView();
   state.shown = about().errorShown;
   layOut();
