@@ -16,6 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     {"cli"},
     {"training", "data.module", "evaluation"},
+    {"report"},
     {"figures"},
     {"results", "data"},
     {"recon"},
@@ -34,6 +35,7 @@ ONLY = {
     "data": {"acquisition", "geometry", "fourier", "masks", "coils", "errors", "files", "renamed"},
     "results": {"geometry", "errors", "files"},
     "figures": {"results", "errors", "files"},
+    "report": {"figures", "results", "errors", "files"},
 }
 # a library and the places that may import it
 ROOMS = {

@@ -20,12 +20,15 @@ from spinwarp.results import (
     group_of,
     markdown_table,
     read_examples,
+    read_reconstruction,
     read_rows,
+    read_target,
     summarise,
     table,
     write_examples,
     write_reconstruction,
     write_rows,
+    write_target,
 )
 
 ROW = Row(
@@ -98,8 +101,8 @@ def test_a_file_of_an_older_version_may_lack_what_came_later(tmp_path: Path) -> 
     lines = (tmp_path / RESULTS).read_text().splitlines()
     names = lines[0].split(",")
     later = names[names.index("version") + 1 :]
-    assert later[:3] == ["coverage", "error_correlation", "coverage_50"] and len(later) == 15
-    (tmp_path / RESULTS).write_text("".join(line.rsplit(",", 15)[0] + "\n" for line in lines))
+    assert later[:3] == ["coverage", "error_correlation", "coverage_50"] and len(later) == 16
+    (tmp_path / RESULTS).write_text("".join(line.rsplit(",", 16)[0] + "\n" for line in lines))
     (row,) = read_rows(tmp_path / RESULTS)
     assert all(math.isnan(getattr(row, name)) for name in NUMBERS) and row.contrast == row.selection == ""
     assert "SSIM fg" not in markdown_table([row])
@@ -191,6 +194,46 @@ def test_the_deviation_stands_beside_the_images_and_fits_them(tmp_path: Path) ->
         ):
             write_reconstruction(tmp_path, "b", images, bad)
     assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]
+
+
+def test_a_reconstruction_comes_back_with_the_half_width_of_its_interval(tmp_path: Path) -> None:
+    images = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    found = read_reconstruction(write_reconstruction(tmp_path, "plain", images, slices=[4, 7]))
+    np.testing.assert_array_equal(found.images, images)
+    assert found.slices == [4, 7] and found.half_width is None and found.interval == ""
+    found = read_reconstruction(write_reconstruction(tmp_path, "std", images, images / 8))
+    np.testing.assert_array_equal(found.half_width, images / 4)  # type: ignore[arg-type]
+    assert found.slices == [0, 1] and found.interval == "2 std"
+    found = read_reconstruction(write_reconstruction(tmp_path, "conformal", images, images / 8, (1.5, 0.9)))
+    np.testing.assert_allclose(found.half_width, 1.5 * images / 8)  # type: ignore[arg-type]
+    assert found.interval == "the 90 % interval"
+
+
+def test_targets_come_back_as_they_were(tmp_path: Path) -> None:
+    images = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    write_target(tmp_path, "a", images, images > 5)
+    target, foreground = read_target(tmp_path / "a.h5")
+    np.testing.assert_array_equal(target, images)
+    np.testing.assert_array_equal(foreground, images > 5)
+    with pytest.raises(InputError, match="names a file outside"):
+        write_target(tmp_path, "../a", images, images > 5)
+
+
+@pytest.mark.parametrize("name", ["reconstruction", "target"])
+def test_files_of_images_that_are_missing_or_broken_are_input_errors(tmp_path: Path, name: str) -> None:
+    read = {"reconstruction": read_reconstruction, "target": read_target}[name]
+    with pytest.raises(InputError, match=r"there is no file .*a\.h5"):
+        read(tmp_path / "a.h5")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file[name] = np.zeros((2, 3, 4), np.float32)
+        file["foreground"] = file["std"] = np.zeros((1, 3, 4), np.float32)
+    with pytest.raises(InputError, match="differ in"):
+        read(tmp_path / "a.h5")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file[name] = np.zeros((3, 4), np.float32)
+        file["foreground"] = np.zeros((3, 4), bool)
+    with pytest.raises(InputError, match=r"of shape \(3, 4\)"):
+        read(tmp_path / "a.h5")
 
 
 def test_examples_come_back_as_they_were_in_the_order_of_slices(tmp_path: Path) -> None:

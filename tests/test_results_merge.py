@@ -21,6 +21,7 @@ from spinwarp.results import (
     write_examples,
     write_reconstruction,
     write_rows,
+    write_target,
 )
 from spinwarp.results.merge import merge
 
@@ -48,6 +49,7 @@ def row(volume: str) -> Row:
 def write_part(folder: Path, volumes: list[str], unfinished: str | None = None) -> Path:
     for volume in volumes:
         write_reconstruction(folder / "reconstructions", volume, IMAGE[None])
+        write_target(folder / "targets", volume, IMAGE[None], IMAGE[None] > 0)
     if unfinished is not None:
         write_reconstruction(folder / "reconstructions", unfinished, IMAGE[None])
     examples = [ExampleSlice(v, 0, "m", IMAGE, IMAGE, 1.0, 0.1, 30.0, 0.9, "phantom", 4.0) for v in volumes]
@@ -75,8 +77,9 @@ def test_parts_become_one_folder_in_the_order_of_one_process(tmp_path: Path) -> 
     assert curves == read_calibration(tmp_path / "expected" / CALIBRATION)
     found = [e.volume for e in read_examples(tmp_path / "all" / EXAMPLES)]
     assert found == [e.volume for e in read_examples(tmp_path / "expected" / EXAMPLES)] == ["a.h5", "b", "c.h5"]
-    names = sorted(path.name for path in (tmp_path / "all" / "reconstructions").iterdir())
-    assert names == ["a.h5", "b.h5", "c.h5"]
+    for kind in ("reconstructions", "targets"):
+        assert sorted(path.name for path in (tmp_path / "all" / kind).iterdir()) == ["a.h5", "b.h5", "c.h5"]
+        assert not (tmp_path / "0" / kind).exists()
 
 
 def test_images_of_a_volume_without_a_row_were_not_finished_and_stay_out(tmp_path: Path) -> None:

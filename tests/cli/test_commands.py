@@ -278,6 +278,33 @@ def test_a_file_is_reconstructed_after_further_undersampling(measured: Path, com
         assert file["reconstruction"].shape == (1, 64, 64)
 
 
+def report_of(path: Path) -> Any:
+    """The head of a report page."""
+    return json.loads(path.read_text().partition('id="head">')[2].partition("</script>")[0])
+
+
+def test_the_report_of_an_evaluation_has_all_slices_with_their_errors(command: Command, tmp_path: Path) -> None:
+    done = command("evaluate", *TINY, "report=true", "out=results")
+    assert done.code == 0, done.err
+    head = report_of(tmp_path / "results" / "report.html")
+    assert [volume["slices"] for volume in head["volumes"]] == [[0, 1], [0, 1]]
+    rows = read_rows(tmp_path / "results" / "results.csv")
+    for volume, row in zip(head["volumes"], rows, strict=True):
+        # slices of one size: the mean squared error of the volume is the mean of theirs
+        errors = [10 ** (-psnr / 10) for psnr in volume["psnr"][0]]
+        assert -10 * np.log10(np.mean(errors)) == pytest.approx(row.psnr, abs=1e-4)
+    assert head["warnings"] == ["2 of 2 volumes are computed: a phantom, not a person"]
+
+
+def test_the_report_of_a_file_without_reference_has_its_images(
+    measured: Path, command: Command, tmp_path: Path
+) -> None:
+    done = command("reconstruct", f"input={measured}", "report=true", "out=scan")
+    assert done.code == 0, done.err
+    head = report_of(tmp_path / "scan" / "phantom_test_0000.html")
+    assert head["rows"] == [] and head["volumes"][0]["methods"] == ["zero_filled"]
+
+
 def test_the_reconstruction_of_full_data_is_the_target(measured: Path, command: Command, tmp_path: Path) -> None:
     assert command("reconstruct", f"input={measured}", "out=result").code == 0
     with h5py.File(tmp_path / "result" / "phantom_test_0000.h5") as file, h5py.File(measured) as source:

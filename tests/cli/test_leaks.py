@@ -17,12 +17,15 @@ def job(trained_on: dict[str, Any]) -> Any:
         split: [Volume(name, name, 1, (1, 8, 8, 8, 8), patient) for name, patient in files.items()]  # type: ignore[arg-type]
         for split, files in volumes.items()
     }
-    return SimpleNamespace(
+    result = SimpleNamespace(
+        volumes=listed["test"],
+        slices={v.name: [0] for v in listed["test"]},
         method=SimpleNamespace(record={"trained_on": trained_on}),
-        config=SimpleNamespace(split="test"),
-        protocol=SimpleNamespace(n_slices={v.name: 1 for v in listed["test"]}),
         data=SimpleNamespace(source=SimpleNamespace(name="set", volumes=listed.__getitem__)),
     )
+    trained = EvaluationJob.trained_on(result)  # type: ignore[arg-type]
+    result.protocol = SimpleNamespace(n_slices={v.name: 1 for v in listed["test"]}, trained_on=trained)
+    return result
 
 
 @pytest.mark.parametrize(
@@ -41,3 +44,9 @@ def test_patients_that_a_checkpoint_has_seen_are_named(
         EvaluationJob.warn_of_leaks(job(trained_on))
     assert len(caplog.records) == bool(words)
     assert words in caplog.text
+
+
+def test_the_rows_of_the_results_say_what_a_checkpoint_was_trained_on() -> None:
+    patients = [digest("set", "two"), digest("set", "three")]
+    trained = job({"dataset": "set", "volumes": ["b.h5"], "patients": patients}).protocol.trained_on
+    assert trained == {"b.h5": "volume", "c.h5": "patient"}

@@ -28,7 +28,18 @@ from spinwarp.models.conv_decoder import ConvDecoder
 from spinwarp.recon import Reconstructor, ZeroFilled
 from spinwarp.recon.conformal import Conformal
 from spinwarp.recon.untrained import UntrainedNetwork
-from spinwarp.results import CALIBRATION, EXAMPLES, RESULTS, Row, read_calibration, read_examples, read_rows
+from spinwarp.results import (
+    CALIBRATION,
+    EXAMPLES,
+    RECONSTRUCTIONS,
+    RESULTS,
+    TARGETS,
+    Row,
+    read_calibration,
+    read_examples,
+    read_rows,
+    read_target,
+)
 from spinwarp.uncertainty import conformal_factor
 
 CROP = (24, 20)
@@ -414,6 +425,34 @@ def test_an_example_knows_its_foreground_and_the_level_of_its_interval(tmp_path:
     for example in read_examples(tmp_path / EXAMPLES):
         assert example.level == 0.9 and example.foreground is not None
         np.testing.assert_array_equal(example.foreground, example.target > 0.05 * np.float32(example.data_range))
+
+
+def test_the_images_of_a_conformal_method_hold_the_half_width_of_its_interval(tmp_path: Path) -> None:
+    evaluate(WithStd(), batches(), replace(PROTOCOL, level=0.9), tmp_path)
+    with h5py.File(tmp_path / RECONSTRUCTIONS / "f.h5") as file:
+        assert file["half_width"].attrs["level"] == 0.9
+        # 90 % of a Gaussian lie within 1.6449 standard deviations
+        np.testing.assert_allclose(file["half_width"][()], 1.6448536 * file["std"][()], rtol=1e-5)
+
+
+def test_the_targets_are_kept_for_a_report_as_they_were_judged(tmp_path: Path) -> None:
+    rows = evaluate(ZeroFilled(), batches(), replace(PROTOCOL, crop="fastmri"), tmp_path, save_targets=True)
+    for row in rows:
+        target, foreground = read_target(tmp_path / TARGETS / row.volume)
+        assert f"{target.shape[1]}x{target.shape[2]}" == row.crop == "20x20"
+        whole = np.concatenate(
+            [e.target.numpy() for e in batches() if e.volume == (row.volume,) and e.target is not None]
+        )
+        np.testing.assert_array_equal(target, whole[:, 2:22])
+        np.testing.assert_array_equal(foreground, target > 0.05 * target.max())
+    evaluate(ZeroFilled(), batches(), PROTOCOL, tmp_path / "plain")
+    assert not (tmp_path / "plain" / TARGETS).exists()
+
+
+def test_a_row_says_if_the_method_was_trained_on_its_volume(tmp_path: Path) -> None:
+    protocol = replace(PROTOCOL, trained_on={"g.h5": "patient"})
+    rows = by_volume(evaluate(ZeroFilled(), batches(), protocol, tmp_path))
+    assert {name: row.trained_on for name, row in rows.items()} == {"f.h5": "", "g.h5": "patient"}
 
 
 def test_conformal_deviations_cover_the_volumes_that_they_were_calibrated_on(tmp_path: Path) -> None:

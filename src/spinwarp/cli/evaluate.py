@@ -26,6 +26,7 @@ TYPES = {
     "conformal_level": float,
     "n_examples": int,
     "save_reconstructions": bool,
+    "report": bool,
     "device": str,
     "processes": int,
     "seed": int,
@@ -65,6 +66,10 @@ def evaluate(config: DictConfig) -> float:
     Console().print(table(rows, config.by))
     for path in draw(compare([folder]), folder / "figures"):
         log.info("figure %s", path)
+    if config.report:
+        from spinwarp.report import write_report
+
+        log.info("report %s", write_report([folder], folder / "report.html"))
     log.info("results %s", folder / "results.csv")
     return float(np.mean([row.ssim for row in rows if not np.isnan(row.ssim)] or [np.nan]))
 
@@ -84,6 +89,10 @@ class CompareResults(Callback):
             return
         try:
             write_comparison(folders, sweep / "comparison", by=config.by)
+            if config.report:
+                from spinwarp.report import write_report
+
+                print(f"report {write_report(folders, sweep / 'comparison' / 'report.html')}")
         except InputError as error:
             print(f"all results were written, but could not be compared: {error}", file=sys.stderr)
 

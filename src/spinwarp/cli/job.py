@@ -32,7 +32,7 @@ from spinwarp.errors import InputError
 from spinwarp.evaluation import UNFINISHED, Protocol, evaluate
 from spinwarp.parallel import pool, processes
 from spinwarp.parallel.pool import Advance
-from spinwarp.results import RECONSTRUCTIONS, RESULTS, Row, group_of, read_origin, read_rows
+from spinwarp.results import RECONSTRUCTIONS, RESULTS, TARGETS, Row, group_of, read_origin, read_rows
 from spinwarp.results.merge import merge
 
 log = logging.getLogger("spinwarp")
@@ -81,6 +81,7 @@ class EvaluationJob:
             level=self.method.level,
             crop=config.crop,
             selection=selection,
+            trained_on=self.trained_on(),
         )
 
     def run(self, folder: Path) -> list[Row] | None:
@@ -119,8 +120,10 @@ class EvaluationJob:
                     raise InputError(f"{part} holds results of {theirs}, not of {mine}; {remedy}")
         if self.config.save_reconstructions:
             n_pixels = sum(len(self.slices.get(v.name, ())) * math.prod(v.shape[-2:]) for v in self.volumes)
-            replaced = sum(path.stat().st_size for path in (folder / RECONSTRUCTIONS).rglob("*.h5"))
-            check_room(folder, 4 * n_pixels - replaced, ", or save_reconstructions=false")
+            written = [path for kind in (RECONSTRUCTIONS, TARGETS) for path in (folder / kind).rglob("*.h5")]
+            replaced = sum(path.stat().st_size for path in written)
+            n_copies = 2 if self.config.report else 1  # the targets too
+            check_room(folder, 4 * n_copies * n_pixels - replaced, ", or save_reconstructions=false")
 
     def evaluate(self, batches: Sequence[Batch] | None, folder: Path, device: str, advance: Advance) -> list[Row]:
         """Evaluate the given batches, or all if None, into a folder."""
@@ -132,6 +135,7 @@ class EvaluationJob:
                 folder,
                 n_examples=self.config.n_examples,
                 save_reconstructions=self.config.save_reconstructions,
+                save_targets=self.config.report and self.config.save_reconstructions,
                 device=device,
                 seed=self.config.seed,
                 advance=advance,
@@ -222,27 +226,32 @@ class EvaluationJob:
         """Warn if the method was trained on the evaluated volumes or patients, or a patient is in several splits."""
         # the checkpoint knows its patients: listing the training volumes of a large set takes long
         warn_of_shared_patients(self.data.source, ("val", "test"))
-        trained_on, volumes = self.method.record.get("trained_on"), self.protocol.n_slices
-        if isinstance(trained_on, dict) and trained_on.get("dataset") == self.data.source.name:
-            seen = sorted(set(volumes) & set(trained_on.get("volumes", [])))
-            if seen:
-                log.warning(
-                    "this checkpoint was trained on %d of the %d volumes that it is evaluated on (%s, ...): these "
-                    "figures say nothing about new data",
-                    len(seen),
-                    len(volumes),
-                    seen[0],
-                )
-            others = self.data.source.volumes(self.config.split)
-            patients = {v.patient for v in others if v.patient and v.name not in seen}
-            trained = set(trained_on.get("patients", []))
-            if known := sorted(p for p in patients if digest(self.data.source.name, p) in trained):
-                log.warning(
-                    "this checkpoint was trained on other scans of %d patients that it is evaluated on (%s, ...): "
-                    "these figures do not hold for new patients",
-                    len(known),
-                    known[0],
-                )
+        seen = self.protocol.trained_on
+        if volumes := sorted(name for name, kind in seen.items() if kind == "volume"):
+            log.warning(
+                "this checkpoint was trained on %d of the %d volumes that it is evaluated on (%s, ...): these "
+                "figures say nothing about new data",
+                len(volumes),
+                len(self.protocol.n_slices),
+                volumes[0],
+            )
+        if known := sorted({v.patient for v in self.volumes if v.patient and seen.get(v.name) == "patient"}):
+            log.warning(
+                "this checkpoint was trained on other scans of %d patients that it is evaluated on (%s, ...): "
+                "these figures do not hold for new patients",
+                len(known),
+                known[0],
+            )
+
+    def trained_on(self) -> dict[str, str]:
+        """Return the evaluated volumes that the method was trained on, or whose patient, see :class:`Row`."""
+        record = self.method.record.get("trained_on")
+        if not isinstance(record, dict) or record.get("dataset") != self.data.source.name:
+            return {}
+        names, patients = set(record.get("volumes", [])), set(record.get("patients", []))
+        evaluated = [v for v in self.volumes if v.name in self.slices]
+        by_patient = [v.name for v in evaluated if v.patient and digest(self.data.source.name, v.patient) in patients]
+        return dict.fromkeys(by_patient, "patient") | {v.name: "volume" for v in evaluated if v.name in names}
 
 
 @dataclass(frozen=True)

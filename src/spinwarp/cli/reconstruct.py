@@ -27,13 +27,14 @@ TYPES = {
     "maps": str,
     "out": str | None,
     "format": list[_Format] | _Format,
+    "report": bool,
     "patient": dict,
     "conformal": str | None,
     "conformal_level": float,
     "device": str,
     "seed": int,
 }
-_ELSEWHERE = ("input", "out", "slices", "format", "patient", "device")  # keys that do not change the images
+_ELSEWHERE = ("input", "out", "slices", "format", "report", "patient", "device")  # keys that do not change the images
 
 
 def main() -> None:
@@ -66,6 +67,8 @@ def reconstruct(config: DictConfig) -> None:
         raise InputError(f"batch_size={config.batch_size} must be at least 1")
     if not config.format:
         raise InputError("format=[] names no format; give h5, nifti, dicom or png, or several")
+    if config.report and "h5" not in config.format:
+        raise InputError("report=true reads the images from their .h5 file; add h5 to format, such as format=h5,nifti")
     choices = named_choices(config, HydraConfig.get().runtime.choices)
     hand_over_maps(config, config)
     given = None if config.maps in ("low_resolution", "none") else GivenMaps(config.maps)
@@ -215,6 +218,10 @@ class _OneFile:
         std = {shown: images.stds[middle]} if middle in images.stds else None
         picture = folder / f"{images.name}.png"
         save(comparison(None, {shown: images.images[middle]}, std=std, title=title), picture)
+        if config.report:
+            from spinwarp.report import write_report
+
+            log.info("report %s", write_report([folder / f"{images.name}.h5"], folder / f"{images.name}.html"))
         log.info("images %s, picture %s", ", ".join(map(str, written)), picture)
         return True
 

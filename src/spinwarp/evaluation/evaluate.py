@@ -34,6 +34,7 @@ def evaluate(
     *,
     n_examples: int = 3,
     save_reconstructions: bool = True,
+    save_targets: bool = False,
     device: str = "cpu",
     seed: int = 0,
     advance: Callable[[float], None] = lambda _: None,
@@ -53,6 +54,7 @@ def evaluate(
     folder : the result folder.
     n_examples : volumes whose middle slice is kept with its target for the figures.
     save_reconstructions : write the images of each volume, with standard deviations, in fastMRI's submission layout.
+    save_targets : write the targets of each volume too, from which a report takes the errors of all slices.
     device : where the method computes.
     seed : of the method's random numbers, together with the volume and the slice.
     advance : called with the slices done since the last call, fractions if the method reports them.
@@ -73,12 +75,12 @@ def evaluate(
                 volume = under_way.setdefault(name, VolumeAccumulator(protocol, name in chosen))
                 volume.add(item(example, i), measured, i)
                 if volume.is_complete:
-                    volume.write(folder, so_far, save_reconstructions)
+                    volume.write(folder, so_far, save_reconstructions, save_targets)
                     del under_way[name]
     except BaseException:  # Ctrl-C too
         parts = Results()
         for volume in under_way.values():
-            volume.write(folder / UNFINISHED, parts, save_reconstructions)
+            volume.write(folder / UNFINISHED, parts, save_reconstructions, save_targets)
         if so_far.rows or parts.rows:
             n_slices = sum(row.n_slices for row in parts.rows)
             log.info("kept %d volumes in %s, and %d slices in its %s", len(so_far.rows), folder, n_slices, UNFINISHED)

@@ -12,7 +12,7 @@ validation loop does, and ours in training.
 import hashlib
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +29,7 @@ from spinwarp.results import (
     EXAMPLES,
     RECONSTRUCTIONS,
     RESULTS,
+    TARGETS,
     CalibrationCurves,
     ExampleSlice,
     Group,
@@ -39,8 +40,9 @@ from spinwarp.results import (
     write_examples,
     write_reconstruction,
     write_rows,
+    write_target,
 )
-from spinwarp.uncertainty import CURVE_LEVELS, FACTORS, FRACTIONS, Calibration, Ranks, ranks_of
+from spinwarp.uncertainty import CURVE_LEVELS, FACTORS, FRACTIONS, Calibration, Ranks, gaussian_factor, ranks_of
 
 log = logging.getLogger("spinwarp")
 _TARGET_TYPES = {True: "rss", False: "esc"}
@@ -64,6 +66,7 @@ class Protocol:
     level : coverage that a conformal method promises for its Gaussian interval; NaN for other methods.
     crop : ``fastmri`` judges squares, ``none`` whole targets.
     selection : the evaluated volumes and slices of the split; empty for all.
+    trained_on : volume -> ``volume`` or ``patient``, see :class:`spinwarp.results.Row`; others are left out.
     """
 
     method: str
@@ -75,6 +78,7 @@ class Protocol:
     level: float = math.nan
     crop: Crop = "fastmri"
     selection: str = ""
+    trained_on: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def group(self) -> Group:
@@ -187,7 +191,7 @@ class VolumeAccumulator:
         self._seconds += measured.seconds / len(measured.magnitude)
         self._digest.update(one.acquisition.kspace.numpy().tobytes())
 
-    def write(self, folder: Path, so_far: Results, save_reconstructions: bool) -> None:
+    def write(self, folder: Path, so_far: Results, save_reconstructions: bool, save_targets: bool) -> None:
         """Append the row, example and curves of this volume to those so far, and write the files of the folder."""
         data_range = torch.stack([one.target.max() for one in self._slices.values()]).max()[None]
         if not data_range:
@@ -201,6 +205,7 @@ class VolumeAccumulator:
         has_std = any(one.std is not None for one in self._slices.values())
         if save_reconstructions:
             slices = [one for _, one in sorted(self._slices.items())]
+            level = self.protocol.level
             # an empty slice has no standard deviation
             stds = [torch.zeros_like(one.image) if one.std is None else one.std for one in slices]
             write_reconstruction(
@@ -208,9 +213,14 @@ class VolumeAccumulator:
                 self._volume,
                 torch.stack([one.image for one in slices]).numpy(),
                 torch.stack(stds).numpy() if has_std else None,
+                None if math.isnan(level) else (gaussian_factor(level), level),
                 origin=self.protocol.origin,
                 slices=sorted(self._slices) if self.protocol.selection else None,
             )
+        if save_targets:
+            targets = torch.stack([one.target for _, one in sorted(self._slices.items())])
+            inside = foreground(targets, data_range.expand(len(targets)))
+            write_target(folder / TARGETS, self._volume, targets.numpy(), inside.numpy())
         if self.keep:
             so_far.examples.append(self._example(data_range))
             write_examples(folder / EXAMPLES, so_far.examples)
@@ -258,6 +268,7 @@ class VolumeAccumulator:
             dataset=self.protocol.dataset,
             split=self.protocol.split,
             selection=self.protocol.selection,
+            trained_on=self.protocol.trained_on.get(self._volume, ""),
             provenance=self._header.provenance,
             contrast=self._header.contrast or "",
             mask=self.protocol.mask,

@@ -2,7 +2,8 @@
 
 ``results.csv`` holds one line per volume, ``examples.h5`` a few slices with their targets, ``calibration.json`` how
 well the predicted standard deviations agree with the errors, and ``reconstructions/`` one ``<volume>.h5`` each in
-fastMRI's submission layout. Every file is written whole or not at all.
+fastMRI's submission layout. ``targets/`` holds their targets if a report was asked for. Every file is written whole or
+not at all.
 """
 
 from spinwarp.results.calibration import (
@@ -15,12 +16,17 @@ from spinwarp.results.calibration import (
 from spinwarp.results.images import (
     EXAMPLES,
     RECONSTRUCTIONS,
+    TARGETS,
     ExampleSlice,
+    ReconstructedVolume,
     read_examples,
     read_origin,
+    read_reconstruction,
     read_slices,
+    read_target,
     write_examples,
     write_reconstruction,
+    write_target,
 )
 from spinwarp.results.rows import RESULTS, Row, read_rows, write_rows
 from spinwarp.results.table import By, Estimate, Group, Summary, group_of, markdown_table, split_of, summarise, table
@@ -31,12 +37,14 @@ __all__ = [
     "EXAMPLES",
     "RECONSTRUCTIONS",
     "RESULTS",
+    "TARGETS",
     "TRACE",
     "By",
     "CalibrationCurves",
     "Estimate",
     "ExampleSlice",
     "Group",
+    "ReconstructedVolume",
     "Row",
     "Summary",
     "TraceRow",
@@ -46,8 +54,10 @@ __all__ = [
     "read_calibration",
     "read_examples",
     "read_origin",
+    "read_reconstruction",
     "read_rows",
     "read_slices",
+    "read_target",
     "read_trace",
     "split_of",
     "summarise",
@@ -56,5 +66,6 @@ __all__ = [
     "write_examples",
     "write_reconstruction",
     "write_rows",
+    "write_target",
     "write_trace",
 ]

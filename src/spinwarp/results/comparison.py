@@ -37,16 +37,19 @@ class Comparison:
     pictures : the slices that all methods of a group have, sorted by group, volume and slice.
     warnings : sentences for the reader.
     calibrations : group -> method -> calibration of its standard deviation, for methods that predict one.
+    folders : (group, method) -> result folder.
     """
 
     rows: list[Row]
     pictures: list[Picture]
     warnings: list[str]
     calibrations: dict[Group, dict[str, CalibrationCurves]]
+    folders: dict[tuple[Group, str], Path]
 
 
 @dataclass(frozen=True)
 class _Folder:
+    path: Path
     name: str
     rows: list[Row]
     examples: list[ExampleSlice]
@@ -79,7 +82,8 @@ def compare(folders: Sequence[Path]) -> Comparison:
     if len(loaded) > 1 and all(len(methods) == 1 for methods in groups.values()):
         listed = "; ".join(map(str, groups))
         warnings.append(f"no two folders share data set, split and mask, so nothing is compared ({listed})")
-    return Comparison(rows, _pictures(loaded, warnings), warnings, _calibrations(loaded))
+    paths = {(group_of(row), row.method): folder.path for folder in loaded for row in folder.rows}
+    return Comparison(rows, _pictures(loaded, warnings), warnings, _calibrations(loaded), paths)
 
 
 def _short_names(folders: Sequence[Path]) -> dict[Path, str]:
@@ -104,9 +108,9 @@ def _load(folder: Path, name: str, warnings: list[str]) -> _Folder:
     path = folder / EXAMPLES
     calibration = read_calibration(folder / CALIBRATION) if (folder / CALIBRATION).exists() else None
     if path.exists():
-        return _Folder(name, rows, read_examples(path), calibration)
+        return _Folder(folder, name, rows, read_examples(path), calibration)
     warnings.append(f"{path} does not exist, so {name} is in the table but in no picture")
-    return _Folder(name, rows, [], calibration)
+    return _Folder(folder, name, rows, [], calibration)
 
 
 def _unique_methods(folders: Sequence[_Folder]) -> list[_Folder]:
@@ -124,7 +128,7 @@ def _unique_methods(folders: Sequence[_Folder]) -> list[_Folder]:
         curves = folder.calibration
         if curves is not None:
             curves = dataclasses.replace(curves, method=names.get(curves.method, curves.method))
-        renamed.append(_Folder(folder.name, rows, examples, curves))
+        renamed.append(_Folder(folder.path, folder.name, rows, examples, curves))
     return renamed
 
 

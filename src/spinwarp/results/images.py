@@ -52,8 +52,27 @@ class ExampleSlice:
     level: float = math.nan
 
 
+@dataclass(frozen=True, eq=False)
+class ReconstructedVolume:
+    """The images of one volume by one method.
+
+    Parameters
+    ----------
+    images : ``(slice, h, w)`` float32 magnitudes.
+    slices : their indices in the measured volume.
+    half_width : ``(slice, h, w)`` half width of the predicted interval, or None.
+    interval : what the half width is, such as ``2 std``; empty without one.
+    """
+
+    images: np.ndarray
+    slices: list[int]
+    half_width: np.ndarray | None = None
+    interval: str = ""
+
+
 EXAMPLES = "examples.h5"
 RECONSTRUCTIONS = "reconstructions"  # the folder of whole volumes
+TARGETS = "targets"  # the folder of their targets
 _EXAMPLE_ATTRIBUTES = ("method", "data_range", "nmse", "psnr", "ssim", "provenance", "acceleration")
 
 
@@ -84,7 +103,7 @@ def write_reconstruction(
     ------
     InputError : if shapes or types are wrong, or the name leads out of the folder.
     """
-    name = Path(volume_name if volume_name.endswith(".h5") else f"{volume_name}.h5")
+    path = _inside(folder, volume_name)
     if images.ndim != 3 or np.iscomplexobj(images):
         found = f"{images.dtype} of shape {images.shape}"
         raise InputError(f"the reconstruction of {volume_name} is {found}; expected magnitudes (slice, h, w)")
@@ -93,9 +112,7 @@ def write_reconstruction(
         raise InputError(
             f"the standard deviation of {volume_name} is {found}; expected real numbers of shape {images.shape}"
         )
-    if name.is_absolute() or ".." in name.parts:
-        raise InputError(f"volume {volume_name} names a file outside {folder}; rename it to a plain name")
-    with _new_file(folder / name) as file:
+    with _new_file(path) as file:
         file["reconstruction"] = images.astype(np.float32, copy=False)
         if slices is not None:
             file["reconstruction"].attrs["slices"] = list(slices)
@@ -106,6 +123,14 @@ def write_reconstruction(
             factor, level = interval
             file["half_width"] = (factor * std).astype(np.float32, copy=False)
             file["half_width"].attrs["level"] = level
+    return path
+
+
+def _inside(folder: Path, volume_name: str) -> Path:
+    """Return the path of a volume's file; an InputError if the name leads out of the folder."""
+    name = Path(volume_name if volume_name.endswith(".h5") else f"{volume_name}.h5")
+    if name.is_absolute() or ".." in name.parts:
+        raise InputError(f"volume {volume_name} names a file outside {folder}; rename it to a plain name")
     return folder / name
 
 
@@ -135,6 +160,58 @@ def read_slices(path: Path) -> list[int]:
             return [int(index) for index in file["reconstruction"].attrs.get("slices", [])]
     except (OSError, KeyError):
         return []
+
+
+def read_reconstruction(path: Path) -> ReconstructedVolume:
+    """Read a file of :func:`write_reconstruction`.
+
+    The half width is that of the file, or else two standard deviations.
+
+    Raises
+    ------
+    InputError : if the file is missing, is not HDF5, or its parts differ in shape.
+    """
+    with as_input_error(path, "file of reconstructions", "reconstruct again"), h5py.File(path, "r") as file:
+        images = _stack(file["reconstruction"])
+        slices = [int(index) for index in file["reconstruction"].attrs.get("slices", range(len(images)))]
+        half_width, interval = None, ""
+        if "half_width" in file:
+            half_width = _stack(file["half_width"])
+            interval = f"the {100 * float(file['half_width'].attrs['level']):g} % interval"
+        elif "std" in file:
+            half_width, interval = 2 * _stack(file["std"]), "2 std"
+        if len(slices) != len(images) or (half_width is not None and half_width.shape != images.shape):
+            raise ValueError("its images, indices and standard deviations differ in number")
+    return ReconstructedVolume(images, slices, half_width, interval)
+
+
+def write_target(folder: Path, volume_name: str, target: np.ndarray, foreground: np.ndarray) -> None:
+    """Write the targets of one volume to ``<volume>.h5``.
+
+    Parameters
+    ----------
+    folder : where the file goes.
+    volume_name : with or without ``.h5``.
+    target : ``(slice, h, w)`` magnitudes, cropped for the metrics; in the order of the reconstruction's slices.
+    foreground : ``(slice, h, w)`` bool, where errors are compared with a predicted standard deviation.
+    """
+    with _new_file(_inside(folder, volume_name)) as file:
+        file.create_dataset("target", data=target.astype(np.float32, copy=False), compression="gzip")
+        file.create_dataset("foreground", data=foreground, compression="gzip")
+
+
+def read_target(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return target and foreground ``(slice, h, w)`` of a file of :func:`write_target`.
+
+    Raises
+    ------
+    InputError : if the file is missing, is not HDF5, or its parts differ in shape.
+    """
+    with as_input_error(path, "file of targets", "evaluate again"), h5py.File(path, "r") as file:
+        target, foreground = _stack(file["target"]), _stack(file["foreground"])
+        if target.shape != foreground.shape:
+            raise ValueError("target and foreground differ in shape")
+    return target, foreground
 
 
 def write_examples(path: Path, examples: Sequence[ExampleSlice]) -> None:
@@ -188,7 +265,15 @@ def _read_example(group: h5py.Group) -> ExampleSlice:
 
 
 def _plane(dataset: h5py.Dataset) -> np.ndarray:
+    return _array(dataset, 2)
+
+
+def _stack(dataset: h5py.Dataset) -> np.ndarray:
+    return _array(dataset, 3)
+
+
+def _array(dataset: h5py.Dataset, n_dimensions: int) -> np.ndarray:
     largest = LARGEST_RATIO * dataset.id.get_storage_size()  # more was never written
-    if dataset.ndim != 2 or dataset.dtype.kind not in "bf" or dataset.nbytes > largest:
+    if dataset.ndim != n_dimensions or dataset.dtype.kind not in "bf" or dataset.nbytes > largest:
         raise ValueError(f"{dataset.name} is {dataset.dtype} of shape {dataset.shape}")
     return np.asarray(dataset[()])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from spinwarp.files import atomic_write
 from spinwarp.results.calibration import CALIBRATION, read_calibration, write_calibration
-from spinwarp.results.images import EXAMPLES, RECONSTRUCTIONS, read_examples, write_examples
+from spinwarp.results.images import EXAMPLES, RECONSTRUCTIONS, TARGETS, read_examples, write_examples
 from spinwarp.results.rows import RESULTS, Row, read_rows, write_rows
 
 _FILES = (RESULTS, EXAMPLES, CALIBRATION)
@@ -37,17 +37,19 @@ def merge(parts: Sequence[Path], folder: Path, order: Sequence[str]) -> list[Row
         for row in read_rows(part / RESULTS):
             rows[row.volume] = row
             name = row.volume if row.volume.endswith(".h5") else f"{row.volume}.h5"
-            images = part / RECONSTRUCTIONS / name
-            if images.exists():
-                with atomic_write(folder / RECONSTRUCTIONS / name) as temporary:
-                    images.replace(temporary)
+            for kind in (RECONSTRUCTIONS, TARGETS):
+                images = part / kind / name
+                if images.exists():
+                    with atomic_write(folder / kind / name) as temporary:
+                        images.replace(temporary)
         if (part / EXAMPLES).exists():
             examples += read_examples(part / EXAMPLES)
         if (part / CALIBRATION).exists():
             curves.append(read_calibration(part / CALIBRATION))
         for path in _FILES:
             (part / path).unlink(missing_ok=True)
-        shutil.rmtree(part / RECONSTRUCTIONS, ignore_errors=True)
+        for kind in (RECONSTRUCTIONS, TARGETS):
+            shutil.rmtree(part / kind, ignore_errors=True)
     place = {name: i for i, name in enumerate(order)}
     merged = sorted(rows.values(), key=lambda row: place[row.volume])
     if examples:

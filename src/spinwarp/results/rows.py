@@ -45,6 +45,8 @@ class Row:
         NaN if there are none, or in a file of an older version.
     contrast : the sequence as the source names it, such as ``AXFLAIR``; empty if unknown.
     selection : the evaluated volumes and slices of the split, such as ``2 of 10 volumes``; empty for all.
+    trained_on : ``volume`` if the method was trained on this volume, ``patient`` if on another scan of its patient;
+        empty if on neither as far as its checkpoint says, or in a file of an older version.
     """
 
     method: str
@@ -79,6 +81,7 @@ class Row:
     ssim_foreground: float = math.nan
     contrast: str = ""
     selection: str = ""
+    trained_on: str = ""
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:

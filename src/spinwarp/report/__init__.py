@@ -1,0 +1,8 @@
+"""A page to look at results: one HTML file with all slices and tables, which opens without a network.
+
+``python -m spinwarp.report DIR DIR ... --out report.html`` puts result folders side by side.
+"""
+
+from spinwarp.report.page import write_report
+
+__all__ = ["write_report"]
