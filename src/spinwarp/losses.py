@@ -1,10 +1,12 @@
 """Training losses on magnitude images: ``loss(image, target, data_range)`` returns a scalar.
 
-The likelihoods take the standard deviation of each pixel instead of the data range.
+The likelihoods take the standard deviation of each pixel instead of the data range. The losses on k-space take complex
+``(batch, coil, h, w)`` and the strongest measured sample of each slice ``(batch,)``.
 """
 
 import math
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -130,6 +132,39 @@ class LaplaceNLL(nn.Module):
         scale = std / math.sqrt(2)
         nll = (2 * scale).log() + (image - target).abs() / scale
         return (nll * scale.detach() ** self.beta).mean() if self.training else nll.mean()
+
+
+class NormalisedL1L2(nn.Module):
+    """``|k - y|_2 / (2 |y|_2) + |k - y|_1 / (2 |y|_1)`` of k-space, mean over slices: the loss of SSDU.
+
+    References
+    ----------
+    Yaman et al., "Self-supervised learning of physics-guided reconstruction neural networks without fully sampled
+    reference data", MRM 2020, eq. 10.
+    """
+
+    def forward(self, kspace: Tensor, measured: Tensor, peak: Tensor) -> Tensor:
+        """Return the loss of k-space ``(batch, coil, h, w)`` against what was measured; 0 for a slice of zeros."""
+        error, energy = (kspace - measured).flatten(1), measured.flatten(1)
+        tiny = torch.finfo(error.real.dtype).tiny
+        parts = [
+            torch.linalg.vector_norm(error, order, 1) / torch.linalg.vector_norm(energy, order, 1).clamp_min(tiny)
+            for order in (2, 1)
+        ]
+        return (0.5 * sum(parts, torch.zeros_like(peak))).mean()
+
+
+class SquaredError(nn.Module):
+    """``|k - y|_2^2 / peak^2`` of k-space, mean over slices.
+
+    The unit depends on no mask: the strongest sample lies in the centre, which masks and splits keep. Weighted sums of
+    squares have the expectation that their weights promise only if nothing else in them is random.
+    """
+
+    def forward(self, kspace: Tensor, measured: Tensor, peak: Tensor) -> Tensor:
+        """Return the loss of k-space ``(batch, coil, h, w)`` against what was measured; ``peak`` is ``(batch,)``."""
+        unit = peak.clamp_min(torch.finfo(peak.dtype).tiny).view(-1, 1, 1, 1)
+        return ((kspace - measured) / unit).abs().square().flatten(1).sum(1).mean()
 
 
 def _fraction(value: float, name: str) -> float:

@@ -60,6 +60,16 @@ def train(config: DictConfig) -> float | None:
             f"model={HydraConfig.get().runtime.choices['model']} learns from whole images, without a mask; "
             f"leave mask= out, and give it when you reconstruct"
         )
+    if not module.whole_images and module.without_references != (data.supervision != "full"):
+        needed = (
+            "from measured lines alone; set data.supervision=split"
+            if module.without_references
+            else ("from references; set data.supervision=full, or take model=varnet_ssdu")
+        )
+        raise InputError(
+            f"model={HydraConfig.get().runtime.choices['model']} learns {needed} (not "
+            f"data.supervision={data.supervision})"
+        )
     checkpoint = resume.checkpoint_of(config.ckpt_path, folder)
     going_on, used = ([], app.plain(config)) if checkpoint is None else resume.check(checkpoint, module, config)
     if config.ckpt_path == "last":
