@@ -18,7 +18,7 @@ class SelfSupervisedModule(SupervisedModule):
     """Trains any network that returns a complex image on the split of each example (:mod:`spinwarp.data.split`).
 
     ``loss(kspace, measured, peak)`` compares weighted k-space ``(batch, coil, h, w)``; ``peak`` is the strongest
-    measured sample of each slice. Validation logs the same loss as ``val/loss``, by which the best checkpoint is chosen.
+    measured sample of each slice. Validation logs the same loss as ``val/loss``, which chooses the best checkpoint.
     Metrics against references, where there are any, are those of images from all that was measured. They decide
     nothing.
     """
