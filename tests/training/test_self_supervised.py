@@ -16,6 +16,7 @@ from memory import MemorySource
 from torch import nn
 
 from spinwarp.acquisition import Acquisition, Example, Split
+from spinwarp.cli.train import check_fit
 from spinwarp.data.augment import FlipsAndPhase
 from spinwarp.data.module import FastMRIDataModule
 from spinwarp.data.source import Volume
@@ -29,7 +30,8 @@ from spinwarp.models.norm_unet import NormUNet
 from spinwarp.models.unet import MagnitudeUNet
 from spinwarp.models.varnet import VarNet
 from spinwarp.recon.checkpoint import Checkpoint
-from spinwarp.training import SelfSupervisedModule
+from spinwarp.training import SelfSupervisedModule, VarNetModule
+from spinwarp.training.base import NetworkModule
 from spinwarp.training.self_supervised import given_and_compared
 
 pytestmark = [
@@ -213,6 +215,24 @@ def test_scans_without_any_reference_train_and_validate(tmp_path: Path) -> None:
 def test_examples_without_a_split_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"is not split.*set data\.supervision=split"):
         fit(tmp_path, model(), data(supervision="full"))
+
+
+@pytest.mark.parametrize(
+    ("module", "supervision", "message"),
+    [
+        (model(), "full", r"model=net learns from held-out lines; set data\.supervision=split or noisy"),
+        (
+            VarNetModule(nn.Identity(), NormalisedL1L2(), torch.optim.Adam),
+            "noisy",
+            r"model=net does not learn from held-out lines \(data\.supervision=noisy\)",
+        ),
+    ],
+)
+def test_a_model_and_data_that_do_not_fit_each_other_are_refused(
+    module: NetworkModule, supervision: str, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        check_fit("net", module, data(supervision=supervision))
 
 
 def test_several_coils_without_maps_are_refused(tmp_path: Path) -> None:
