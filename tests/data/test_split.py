@@ -39,13 +39,12 @@ def test_every_measured_sample_is_either_input_or_held_out(mask: Mask) -> None:
     for split in ("train", "val"):
         for batch in module(mask, batch_size=2).loader(split):
             assert batch.split is not None
-            held = batch.split.weight > 0
-            assert torch.equal(batch.split.mask ^ held, batch.acquisition.mask)
-            assert not (batch.split.mask & held).any()
+            held = batch.acquisition.mask & ~batch.split.mask
+            assert torch.equal(batch.split.mask | held, batch.acquisition.mask) and held.any()
             h, w = held.shape[-2:]
             rows = slice(None) if h == 1 else slice((h - 3) // 2, (h - 3) // 2 + 4)
             assert not held[..., rows, (w - 3) // 2 : (w - 3) // 2 + 4].any()
-            assert set(batch.split.weight.unique().tolist()) == {0.0, 1.0}
+            assert torch.equal(batch.split.weight, batch.acquisition.mask.float())  # the loss sees both
 
 
 def test_points_are_held_out_one_by_one_and_lines_as_a_whole_where_rows_are_missing() -> None:
@@ -84,7 +83,7 @@ def test_the_mean_chance_is_the_ratio_and_its_odds_follow_the_density(density: s
 def test_lines_are_held_out_as_often_as_their_chance_says() -> None:
     mask = torch.ones(1, 16, dtype=torch.bool)
     splitter, generator, n = Splitter(center=2), RandomState(0), 4000
-    held = sum((splitter(example(mask), generator).split.weight[0, 0] > 0).double() for _ in range(n)) / n  # type: ignore[union-attr]
+    held = sum((~splitter(example(mask), generator).split.mask[0, 0]).double() for _ in range(n)) / n  # type: ignore[union-attr]
     # a frequency over 4000 draws: five standard errors of at most 0.008
     assert torch.allclose(held, torch.from_numpy(splitter.chance(mask, 0.4)), atol=0.04)
 
@@ -92,7 +91,7 @@ def test_lines_are_held_out_as_often_as_their_chance_says() -> None:
 def test_a_range_of_ratios_is_drawn_from() -> None:
     splitter, generator = Splitter(ratio=[0.2, 0.8], density="uniform"), RandomState(0)
     mask = torch.ones(1, 400, dtype=torch.bool)
-    shares = [float(splitter(example(mask), generator).split.weight.mean()) for _ in range(60)]  # type: ignore[union-attr]
+    shares = [float((~splitter(example(mask), generator).split.mask).float().mean()) for _ in range(60)]  # type: ignore[union-attr]
     # of 396 lines a share varies by 0.025 around its ratio
     assert 0.1 < min(shares) < 0.3 and 0.7 < max(shares) < 0.9 and np.std(shares) > 0.1
 
@@ -118,7 +117,7 @@ def test_columns_that_were_never_acquired_count_as_known_zeros() -> None:
     assert split is not None
     assert split.weight[0, 0, 0, :3].tolist() == [1] * 3 and split.weight[0, 0, 0, 18:].tolist() == [1] * 2
     assert not split.mask[0, 0, 0, :3].any()
-    assert torch.equal((split.weight > 0)[..., 3:18] | split.mask[..., 3:18], mask[None, None][..., 3:18])
+    assert torch.equal((split.weight > 0)[..., 3:18], mask[None, None][..., 3:18])
 
 
 def test_the_added_noise_is_white_of_the_level_of_the_scan_and_only_on_the_input() -> None:

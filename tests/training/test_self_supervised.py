@@ -145,7 +145,7 @@ def test_the_loss_is_that_of_the_formula(loss: nn.Module, supervision: str) -> N
 
 
 @pytest.mark.parametrize("loss", [NormalisedL1L2(), SquaredError()])
-def test_a_slice_of_which_nothing_is_held_out_teaches_nothing(loss: nn.Module) -> None:
+def test_a_slice_of_which_the_loss_sees_nothing_teaches_nothing(loss: nn.Module) -> None:
     batch = next(iter(data().train_dataloader()))
     assert batch.split is not None
     nothing = Split(batch.acquisition.mask, torch.zeros_like(batch.split.weight))
@@ -274,7 +274,7 @@ def cases(splitter: Splitter, noise: float, alpha: float | None) -> dict[str, np
     mask, held = torch.tensor(masks), torch.tensor(helds)
     sampling = p.float() if splitter.weighted else None
     weight = torch.stack([
-        splitter.weight(m[None], h[None], chance, sampling, alpha is not None) for m, h in zip(mask, held, strict=True)
+        splitter.weight(m[None], h[None], chance, sampling) for m, h in zip(mask, held, strict=True)
     ])  # fmt: skip
     # root of W in one line at a time, of both signs: mean zero, covariance one
     vectors = W**0.5 * torch.cat([torch.eye(W), -torch.eye(W)]).to(torch.complex128)

@@ -7,7 +7,7 @@ input with 1 - p (1 - c). A held-out line weighted by
     sqrt((1 - p (1 - c)) / (p c))
 
 therefore stands for all cases in which the line is missing, and the expected squared error is that of training with the
-whole scan (Millard and Chiew, "A theoretical framework for self-supervised MR image reconstruction using sub-sampling
+whole scan; lines of the input have a weight of 1 (Millard and Chiew, "A theoretical framework for self-supervised MR image reconstruction using sub-sampling
 via variable density Noisier2Noise", IEEE TCI 2023).
 
 With noise, the input is y + alpha e and its lines are compared with y - e / alpha, where e is drawn anew and as strong
@@ -50,7 +50,7 @@ class Splitter:
     density : ``gaussian``: lines near the centre are held out more often, as in SSDU; ``uniform``: all alike.
     std : standard deviation of the Gaussian, as a fraction of half the width. SSDU has a quarter of the width.
     center : this many central lines (of a plane mask, a square of this side) always stay in the input.
-    weighted : weight the held-out lines by their probabilities, and have the loss see the input too.
+    weighted : weight the held-out lines by their probabilities; else their weight is 1.
     alpha : strength of the added noise in units of that of the scan; only used with ``data.supervision=noisy``.
     n_splits : fixed splits of each slice, taken in turn epoch by epoch; None: a new split in each epoch.
 
@@ -116,7 +116,7 @@ class Splitter:
                 f"out; lower data.split.center or take data.supervision=full"
             )
         held = torch.from_numpy(generator.uniform(size=chance.shape) < chance)
-        weight = self.weight(mask, mask & held, chance, sampling, noisy)
+        weight = self.weight(mask, mask & held, chance, sampling)
         header = acquisition.headers[0] if acquisition.headers else None
         if header is not None and header.acquired_columns is not None:
             # there the whole scan is known to be zero; a loss that did not say so would leave these columns to chance
@@ -156,16 +156,17 @@ class Splitter:
         chance[inside] = scaled / (1 + scaled)
         return chance
 
-    def weight(
-        self, mask: Tensor, held: Tensor, chance: np.ndarray, sampling: Tensor | None = None, noisy: bool = False
-    ) -> Tensor:
-        """Return the weights ``(1 or h, w)`` of the residual, float32.
+    def weight(self, mask: Tensor, held: Tensor, chance: np.ndarray, sampling: Tensor | None = None) -> Tensor:
+        """Return the weights ``(1 or h, w)`` of the residual, float32: 1 on the input.
+
+        A network that returns the given lines as they are, as that of SSDU does, loses nothing there. Nothing else would
+        tell other networks to keep them.
 
         Parameters
         ----------
         mask, held : ``(1 or h, w)`` bool, what was measured, and the part of it that is held out.
         chance : ``(1 or h, w)`` of :meth:`chance`.
-        sampling, noisy : as in a call.
+        sampling : as in a call.
         """
         factor = np.ones_like(chance)
         if self.weighted:
@@ -174,9 +175,7 @@ class Splitter:
             p = sampling.numpy().astype(float)
             np.divide(1 - p * (1 - chance), p * chance, out=factor, where=chance > 0)
         weight = held * torch.from_numpy(np.sqrt(factor).astype(np.float32))
-        if self.weighted or noisy:
-            weight = torch.where(mask & ~held, 1.0, weight)
-        return weight
+        return torch.where(mask & ~held, 1.0, weight)
 
     def _with_noise(self, example: Example, split: Split, generator: RandomState) -> Split:
         """Draw the noise; its level is that of the acquisition, or else it comes from the corners of k-space."""
