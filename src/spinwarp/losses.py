@@ -146,11 +146,8 @@ class NormalisedL1L2(nn.Module):
     def forward(self, kspace: Tensor, measured: Tensor, peak: Tensor) -> Tensor:
         """Return the loss of k-space ``(batch, coil, h, w)`` against what was measured; 0 for a slice of zeros."""
         error, energy = (kspace - measured).flatten(1), measured.flatten(1)
-        tiny = torch.finfo(error.real.dtype).tiny
-        parts = [
-            torch.linalg.vector_norm(error, order, 1) / torch.linalg.vector_norm(energy, order, 1).clamp_min(tiny)
-            for order in (2, 1)
-        ]
+        norm = torch.linalg.vector_norm
+        parts = [norm(error, order, 1) / _or_endless(norm(energy, order, 1)) for order in (2, 1)]
         return (0.5 * sum(parts, torch.zeros_like(peak))).mean()
 
 
@@ -162,9 +159,14 @@ class SquaredError(nn.Module):
     """
 
     def forward(self, kspace: Tensor, measured: Tensor, peak: Tensor) -> Tensor:
-        """Return the loss of k-space ``(batch, coil, h, w)`` against what was measured; ``peak`` is ``(batch,)``."""
-        unit = peak.clamp_min(torch.finfo(peak.dtype).tiny).view(-1, 1, 1, 1)
+        """Return the loss of k-space ``(batch, coil, h, w)`` against what was measured; 0 for a slice of zeros."""
+        unit = _or_endless(peak).view(-1, 1, 1, 1)
         return ((kspace - measured) / unit).abs().square().flatten(1).sum(1).mean()
+
+
+def _or_endless(unit: Tensor) -> Tensor:
+    """Replace a unit of zero by infinity: an empty slice adds nothing to a loss."""
+    return torch.where(unit > 0, unit, torch.inf)
 
 
 def _fraction(value: float, name: str) -> float:

@@ -231,3 +231,10 @@ def test_data_without_noise_are_refused_where_its_level_is_needed() -> None:
     silent = example(torch.ones(1, 30, dtype=torch.bool), 0.0)
     with pytest.raises(InputError, match=r"has no noise.*take data\.supervision=split"):
         Splitter()(silent, RandomState(0), noisy=True)
+
+
+def test_an_empty_slice_passes_without_noise() -> None:
+    empty = example(torch.ones(1, 30, dtype=torch.bool))
+    empty.acquisition.kspace.zero_()
+    split = Splitter()(empty, RandomState(0), noisy=True).split
+    assert split is not None and split.noise is not None and not split.noise.any()

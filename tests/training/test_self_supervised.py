@@ -154,6 +154,18 @@ def test_a_slice_of_which_the_loss_sees_nothing_teaches_nothing(loss: nn.Module)
     assert all(p.grad is not None and not p.grad.any() for p in module.parameters())
 
 
+@pytest.mark.parametrize("loss", [NormalisedL1L2(), SquaredError()])
+def test_an_empty_slice_adds_nothing_to_the_loss_of_the_others(loss: nn.Module) -> None:
+    kspace, measured = torch.randn(2, 2, 3, 8, 8, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
+    measured[1] = 0
+    kspace.requires_grad_()
+    found = loss(kspace, measured, measured.abs().flatten(1).amax(1))
+    alone = loss(kspace[:1], measured[:1], measured[:1].abs().amax((1, 2, 3)))
+    assert float(found.detach()) == pytest.approx(float(alone.detach()) / 2, rel=1e-6)
+    found.backward()
+    assert kspace.grad is not None and kspace.grad[0].any() and not kspace.grad[1].any()
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("supervision", ["split", "noisy"])
 def test_every_weight_of_every_network_learns(name: str, supervision: str, tmp_path: Path) -> None:

@@ -6,9 +6,9 @@ input with 1 - p (1 - c). A held-out line weighted by
 
     sqrt((1 - p (1 - c)) / (p c))
 
-therefore stands for all cases in which the line is missing, and the expected squared error is that of training with the
-whole scan; lines of the input have a weight of 1 (Millard and Chiew, "A theoretical framework for self-supervised MR image reconstruction using sub-sampling
-via variable density Noisier2Noise", IEEE TCI 2023).
+therefore stands for all cases in which the line is missing. Lines of the input have a weight of 1. The expected squared
+error is then that of training with the whole scan (Millard and Chiew, "A theoretical framework for self-supervised MR
+image reconstruction using sub-sampling via variable density Noisier2Noise", IEEE TCI 2023).
 
 With noise, the input is y + alpha e and its lines are compared with y - e / alpha, where e is drawn anew and as strong
 as the noise n of the scan. The two errors, n + alpha e and n - e / alpha, are Gaussian and uncorrelated, so they are
@@ -159,8 +159,8 @@ class Splitter:
     def weight(self, mask: Tensor, held: Tensor, chance: np.ndarray, sampling: Tensor | None = None) -> Tensor:
         """Return the weights ``(1 or h, w)`` of the residual, float32: 1 on the input.
 
-        A network that returns the given lines as they are, as that of SSDU does, loses nothing there. Nothing else would
-        tell other networks to keep them.
+        A network that returns the given lines as they are, as that of SSDU does, loses nothing there. Other networks
+        would have no reason to keep them.
 
         Parameters
         ----------
@@ -191,7 +191,7 @@ class Splitter:
                     "the strongest sample in the first slice)",
                     float(level) / float(kspace.abs().max().clamp_min(torch.finfo(torch.float32).tiny)),
                 )
-        if not level > 0:
+        if not level > 0 and kspace.any():  # an empty slice has nothing to learn from, nor to complain of
             raise InputError(
                 f"{example.volume[0]} has no noise in the corners of its k-space, and data.supervision=noisy has to "
                 f"know how strong it is; take data.supervision=split"
