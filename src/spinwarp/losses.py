@@ -140,7 +140,7 @@ class NormalisedL1L2(nn.Module):
     References
     ----------
     Yaman et al., "Self-supervised learning of physics-guided reconstruction neural networks without fully sampled
-    reference data", MRM 2020, eq. 10.
+    reference data", MRM 2020.
     """
 
     def forward(self, kspace: Tensor, measured: Tensor, peak: Tensor) -> Tensor:
