@@ -89,7 +89,7 @@ def test_lines_are_held_out_as_often_as_their_chance_says() -> None:
 
 
 def test_a_range_of_ratios_is_drawn_from() -> None:
-    splitter, generator = Splitter(ratio=[0.2, 0.8], density="uniform"), RandomState(0)
+    splitter, generator = Splitter(ratio=(0.2, 0.8), density="uniform"), RandomState(0)
     mask = torch.ones(1, 400, dtype=torch.bool)
     shares = [float((~splitter(example(mask), generator).split.mask).float().mean()) for _ in range(60)]  # type: ignore[union-attr]
     # of 396 lines a share varies by 0.025 around its ratio

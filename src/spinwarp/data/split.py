@@ -20,7 +20,6 @@ itself returns the corrected image, and nothing has to be done when it is used.
 """
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -59,7 +58,7 @@ class Splitter:
     InputError : if an option is out of range.
     """
 
-    ratio: float | Sequence[float] = 0.4
+    ratio: float | tuple[float, float] = 0.4
     density: str = "gaussian"
     std: float = 0.5
     center: int = 4
