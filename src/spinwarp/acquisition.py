@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -106,6 +106,26 @@ class Acquisition(_Movable):
 
 
 @dataclass(frozen=True)
+class Split(_Movable):
+    """Which measured samples a network is given and which its loss sees, to train it without a reference.
+
+    Parameters
+    ----------
+    mask : ``(batch, 1, 1 or h, w)`` bool, True at the measured samples that are the input.
+    weight : ``(batch, 1, 1 or h, w)`` float32 factor on the residual of each sample; 0 where the loss does not look.
+    noise : ``(batch, coil, h, w)`` complex64 white noise as strong as that of the scan, at the samples of the input.
+        ``alpha * noise`` is added to the input, and ``noise / alpha`` is taken from the samples that the loss compares
+        it with. None: no noise.
+    alpha : ``(batch,)``, given with ``noise``.
+    """
+
+    mask: Tensor
+    weight: Tensor
+    noise: Tensor | None = None
+    alpha: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Example(_Movable):
     """An acquisition with its reference, for training and evaluation only. Its length is the batch size.
 
@@ -118,6 +138,7 @@ class Example(_Movable):
     slice : index of each item in its volume.
     target_type : ``rss`` or ``esc`` (the magnitude of one coil) for each item, as fastMRI names its references; empty
         if unknown.
+    split : of the measured samples, for training without references; None: there is none.
     """
 
     acquisition: Acquisition
@@ -126,6 +147,7 @@ class Example(_Movable):
     volume: tuple[str, ...]
     slice: tuple[int, ...]
     target_type: tuple[str, ...] = ()
+    split: Split | None = None
 
     def __len__(self) -> int:
         return len(self.volume)
@@ -147,6 +169,9 @@ class Reconstruction(_Movable):
     samples: Tensor | None = None
 
 
+_Batch = TypeVar("_Batch", Acquisition, Split)
+
+
 def collate(examples: Sequence[Example]) -> Example:
     """Collate examples to one batch along the first dimension.
 
@@ -165,15 +190,32 @@ def collate(examples: Sequence[Example]) -> Example:
         volume=tuple(v for e in examples for v in e.volume),
         slice=tuple(s for e in examples for s in e.slice),
         target_type=tuple(t for e in examples for t in e.target_type),
+        split=_collate_splits([e.split for e in examples if e.split is not None]),
     )
+
+
+def _collate_splits(splits: Sequence[Split]) -> Split | None:
+    if not splits:
+        return None
+    return Split(
+        mask=_cat_masks([s.mask for s in splits]),
+        weight=_cat_masks([s.weight for s in splits]),
+        noise=_cat([s.noise for s in splits]),
+        alpha=_cat([s.alpha for s in splits]),
+    )
+
+
+def _cat_masks(masks: Sequence[Tensor]) -> Tensor:
+    """Concatenate masks of lines ``(batch, 1, 1, w)`` and of points ``(batch, 1, h, w)``."""
+    rows = max(mask.shape[-2] for mask in masks)
+    return torch.cat([mask.expand(-1, -1, rows, -1) for mask in masks])
 
 
 def collate_acquisitions(acquisitions: Sequence[Acquisition]) -> Acquisition:
     """Collate acquisitions of one shape to one batch along the first dimension."""
-    full_mask = [a.mask.expand(-1, -1, max(b.mask.shape[-2] for b in acquisitions), -1) for a in acquisitions]
     return Acquisition(
         kspace=torch.cat([a.kspace for a in acquisitions]),
-        mask=torch.cat(full_mask),
+        mask=_cat_masks([a.mask for a in acquisitions]),
         maps=_cat([a.maps for a in acquisitions]),
         noise_std=_cat([a.noise_std for a in acquisitions]),
         n_acs=_cat([a.n_acs for a in acquisitions]),
@@ -185,13 +227,18 @@ def item(example: Example, index: int) -> Example:
     """Return item ``index`` of a batch as a batch of one: the inverse of :func:`collate`."""
     fields = {f.name: getattr(example, f.name) for f in dataclasses.fields(example)}
     picked: dict[str, Any] = {k: v[index : index + 1] for k, v in fields.items() if isinstance(v, Tensor | tuple)}
-    return dataclasses.replace(example, acquisition=item_acquisition(example.acquisition, index), **picked)
+    split = example.split if example.split is None else _item(example.split, index)
+    return dataclasses.replace(example, acquisition=_item(example.acquisition, index), split=split, **picked)
 
 
 def item_acquisition(acquisition: Acquisition, index: int) -> Acquisition:
     """Return item ``index`` of a batched acquisition as a batch of one."""
-    fields = {f.name: getattr(acquisition, f.name) for f in dataclasses.fields(acquisition)}
-    return dataclasses.replace(acquisition, **{k: v[index : index + 1] for k, v in fields.items() if v is not None})
+    return _item(acquisition, index)
+
+
+def _item(batch: _Batch, index: int) -> _Batch:
+    fields = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
+    return dataclasses.replace(batch, **{k: v[index : index + 1] for k, v in fields.items() if v is not None})
 
 
 def acs_columns(mask: Tensor) -> Tensor:

@@ -1,10 +1,12 @@
 """Training losses on magnitude images: ``loss(image, target, data_range)`` returns a scalar.
 
-The likelihoods take the standard deviation of each pixel instead of the data range.
+The likelihoods take the standard deviation of each pixel instead of the data range. The losses on k-space take complex
+``(batch, coil, h, w)`` and the strongest measured sample of each slice ``(batch,)``.
 """
 
 import math
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -130,6 +132,41 @@ class LaplaceNLL(nn.Module):
         scale = std / math.sqrt(2)
         nll = (2 * scale).log() + (image - target).abs() / scale
         return (nll * scale.detach() ** self.beta).mean() if self.training else nll.mean()
+
+
+class NormalisedL1L2(nn.Module):
+    """``|k - y|_2 / (2 |y|_2) + |k - y|_1 / (2 |y|_1)`` of k-space, mean over slices: the loss of SSDU.
+
+    References
+    ----------
+    Yaman et al., "Self-supervised learning of physics-guided reconstruction neural networks without fully sampled
+    reference data", MRM 2020.
+    """
+
+    def forward(self, kspace: Tensor, measured: Tensor, peak: Tensor) -> Tensor:
+        """Return the loss of k-space ``(batch, coil, h, w)`` against what was measured; 0 for a slice of zeros."""
+        error, energy = (kspace - measured).flatten(1), measured.flatten(1)
+        norm = torch.linalg.vector_norm
+        parts = [norm(error, order, 1) / _or_endless(norm(energy, order, 1)) for order in (2, 1)]
+        return (0.5 * sum(parts, torch.zeros_like(peak))).mean()
+
+
+class SquaredError(nn.Module):
+    """``|k - y|_2^2 / peak^2`` of k-space, mean over slices.
+
+    The unit depends on no mask: the strongest sample lies in the centre, which masks and splits keep. Weighted sums of
+    squares have the expectation that their weights promise only if nothing else in them is random.
+    """
+
+    def forward(self, kspace: Tensor, measured: Tensor, peak: Tensor) -> Tensor:
+        """Return the loss of k-space ``(batch, coil, h, w)`` against what was measured; 0 for a slice of zeros."""
+        unit = _or_endless(peak).view(-1, 1, 1, 1)
+        return ((kspace - measured) / unit).abs().square().flatten(1).sum(1).mean()
+
+
+def _or_endless(unit: Tensor) -> Tensor:
+    """Replace a unit of zero by infinity: an empty slice adds nothing to a loss."""
+    return torch.where(unit > 0, unit, torch.inf)
 
 
 def _fraction(value: float, name: str) -> float:

@@ -70,7 +70,19 @@ def test_the_gradient_of_the_magnitude_of_the_combination_is_that_of_the_root_su
     (direct,) = torch.autograd.grad(root_sum_of_squares(coils).square().sum(), coils)
     through = torch.autograd.grad(combine(coils, maps).abs().square().sum(), (coils, maps), allow_unused=True)
     torch.testing.assert_close(through[0], direct, rtol=1e-4, atol=1e-5)
-    assert through[1] is None  # the phase has no gradient
+    assert through[1] is None  # the maps have no gradient
+
+
+def test_the_combination_turns_with_the_phase_of_the_coils_and_so_does_its_gradient() -> None:
+    maps = torch.tensor([0.6, 0.8j]).view(1, 2, 1, 1).expand(1, 2, 1, 2)
+    # the first pixel is one that the maps explain, the second is orthogonal to them
+    coils = torch.stack([maps[0, :, 0, 0] * (2 - 1j), torch.tensor([0.8, -0.6j])], -1).view(1, 2, 1, 2)
+    angle = torch.zeros(2, requires_grad=True)
+    image = combine(coils * torch.polar(torch.ones(2), angle), maps)[0, 0]
+    torch.testing.assert_close(image[0].detach(), torch.tensor(2 - 1j))
+    (turned,) = torch.autograd.grad(image.imag.sum(), angle, retain_graph=True)
+    # of the first, d Im(exp(ia) z) / da = Re z; the second has no phase to speak of
+    torch.testing.assert_close(turned, torch.tensor([2.0, 0.0]), rtol=1e-5, atol=1e-5)
 
 
 def test_with_phase_of_keeps_the_sign_of_a_negative_magnitude() -> None:

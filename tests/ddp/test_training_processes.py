@@ -13,12 +13,12 @@ from lightning.pytorch.callbacks import Callback
 from memory import MemorySource
 
 from spinwarp.data.module import FastMRIDataModule
-from spinwarp.losses import L1Loss
+from spinwarp.losses import L1Loss, NormalisedL1L2
 from spinwarp.masks import RandomMask
 from spinwarp.models.denoiser import Denoiser
 from spinwarp.models.score_unet import ScoreUNet
 from spinwarp.models.unet import MagnitudeUNet
-from spinwarp.training import ScoreModule, UNetModule
+from spinwarp.training import ScoreModule, SelfSupervisedModule, UNetModule
 from spinwarp.training.ddp import WatchedDDP
 
 pytestmark = [
@@ -61,8 +61,13 @@ def score() -> ScoreModule:
     return ScoreModule(Denoiser(ScoreUNet(2, widths=(8, 16)), "complex"), partial(torch.optim.SGD, lr=0.1))
 
 
+def ssdu() -> SelfSupervisedModule:
+    torch.manual_seed(0)
+    return SelfSupervisedModule(MagnitudeUNet(channels=4, pools=2), NormalisedL1L2(), partial(torch.optim.SGD, lr=0.1))
+
+
 def train(folder: Path, n_processes: int, n_accumulated: int = 1) -> dict[str, Any]:
-    """Validate two kinds of models as they begin, and take the first step of one."""
+    """Validate three kinds of models as they begin, and take the first step of two."""
 
     def trainer(**settings: Any) -> Trainer:
         return Trainer(
@@ -81,16 +86,19 @@ def train(folder: Path, n_processes: int, n_accumulated: int = 1) -> dict[str, A
     seed_everything(1, verbose=False)
     mask = RandomMask([0.2], [3])
     found: dict[str, Any] = {}
-    for name, module, used in (("unet", unet(), mask), ("score", score(), None)):
-        data = FastMRIDataModule(MemorySource(crop=(24, 32)), used, batch_size=2)
+    kinds = (("unet", unet(), mask, "full"), ("score", score(), None, "full"), ("ssdu", ssdu(), mask, "noisy"))
+    for name, module, used, supervision in kinds:
+        source = MemorySource(crop=(24, 32))
         validation = trainer()
+        data = FastMRIDataModule(source, used, batch_size=2, supervision=supervision)
         validation.validate(module, datamodule=data, verbose=False)
         found[name] = {key: float(value) for key, value in validation.callback_metrics.items()}
-    first = FirstGradients()
-    data = FastMRIDataModule(MemorySource(crop=(24, 32)), mask, batch_size=1)
-    step = trainer(max_steps=1, limit_val_batches=0, callbacks=[first], accumulate_grad_batches=n_accumulated)
-    step.fit(unet(), datamodule=data)
-    return {**found, "gradients": first.gradients, "slices": first.slices, "noise": first.noise}
+        if name != "score":
+            first = FirstGradients()
+            step = trainer(max_steps=1, limit_val_batches=0, callbacks=[first], accumulate_grad_batches=n_accumulated)
+            step.fit(module, datamodule=FastMRIDataModule(source, used, supervision=supervision))
+            found[f"step of {name}"] = {key: getattr(first, key) for key in ("gradients", "slices", "noise")}
+    return found
 
 
 def one_of_several(rank: int, folder: str, port: int) -> None:
@@ -122,7 +130,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return train(tmp_path_factory.mktemp("alone"), 1, n_accumulated=WORLD)
 
 
-@pytest.mark.parametrize("name", ["unet", "score"])
+@pytest.mark.parametrize("name", ["unet", "score", "ssdu"])
 def test_loss_and_metrics_of_validation_are_those_of_one_process(
     name: str, alone: dict[str, Any], several: list[dict[str, Any]]
 ) -> None:
@@ -132,18 +140,20 @@ def test_loss_and_metrics_of_validation_are_those_of_one_process(
         assert found[name] == pytest.approx(alone[name], rel=1e-6)
 
 
+@pytest.mark.parametrize("name", ["unet", "ssdu"])
 def test_the_first_step_has_the_gradients_of_one_process_that_accumulates(
-    alone: dict[str, Any], several: list[dict[str, Any]]
+    name: str, alone: dict[str, Any], several: list[dict[str, Any]]
 ) -> None:
-    assert len(alone["slices"]) == WORLD
-    assert [found["slices"][0] for found in several] == alone["slices"]
-    size = max(float(g.abs().max()) for g in alone["gradients"])
+    one, steps = alone[f"step of {name}"], [found[f"step of {name}"] for found in several]
+    assert len(one["slices"]) == WORLD
+    assert [step["slices"][0] for step in steps] == one["slices"]
+    size = max(float(g.abs().max()) for g in one["gradients"])
     assert size > 0
-    for found in several:
-        assert len(found["gradients"]) == len(alone["gradients"])
-        for ours, theirs in zip(found["gradients"], alone["gradients"], strict=True):
+    for step in steps:
+        assert len(step["gradients"]) == len(one["gradients"])
+        for ours, theirs in zip(step["gradients"], one["gradients"], strict=True):
             assert float((ours - theirs).abs().max()) < 1e-5 * size
 
 
-def test_each_process_has_random_numbers_of_its_own(alone: dict[str, Any], several: list[dict[str, Any]]) -> None:
-    assert len({found["noise"][0] for found in several}) == WORLD
+def test_each_process_has_random_numbers_of_its_own(several: list[dict[str, Any]]) -> None:
+    assert len({found["step of unet"]["noise"][0] for found in several}) == WORLD

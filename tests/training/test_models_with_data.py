@@ -163,7 +163,8 @@ def composed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str
     def compose_both(model: str, entry: str) -> Any:
         config, (data, size) = deepcopy(of_model(model)), of_data(entry)
         shrink(config["model"], size)
-        return OmegaConf.create({**config, "data": data})
+        chosen = {key: config["data"][key] for key in ("supervision", "split")}  # by the model
+        return OmegaConf.create({**config, "data": {**data, **chosen}})
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPINWARP_CACHE", str(tmp_path_factory.mktemp("cache")))

@@ -55,11 +55,7 @@ def train(config: DictConfig) -> float | None:
     data = build_data(config)
     precision = training_precision(config)
     module = build_module(config)
-    if module.whole_images and data.mask is not None:
-        raise InputError(
-            f"model={HydraConfig.get().runtime.choices['model']} learns from whole images, without a mask; "
-            f"leave mask= out, and give it when you reconstruct"
-        )
+    check_fit(HydraConfig.get().runtime.choices["model"], module, data)
     checkpoint = resume.checkpoint_of(config.ckpt_path, folder)
     going_on, used = ([], app.plain(config)) if checkpoint is None else resume.check(checkpoint, module, config)
     if config.ckpt_path == "last":
@@ -277,6 +273,26 @@ def build_module(config: DictConfig) -> "NetworkModule":
     if config.get("compile"):
         module.net.compile()
     return module
+
+
+def check_fit(model: str, module: "NetworkModule", data: "FastMRIDataModule") -> None:
+    """Check that the data have what a model learns from.
+
+    Raises
+    ------
+    InputError : if a prior gets a mask, or held-out lines meet a model that does not learn from them, or the reverse.
+    """
+    if module.whole_images and data.mask is not None:
+        raise InputError(
+            f"model={model} learns from whole images, without a mask; leave mask= out, and give it when you reconstruct"
+        )
+    if module.without_references and data.supervision == "full":
+        raise InputError(f"model={model} learns from held-out lines; set data.supervision=split or noisy")
+    if not module.without_references and data.supervision != "full":
+        raise InputError(
+            f"model={model} does not learn from held-out lines (data.supervision={data.supervision}); set "
+            f"data.supervision=full, or take model=varnet_ssdu"
+        )
 
 
 def build_data(config: DictConfig) -> "FastMRIDataModule":

@@ -3,7 +3,7 @@
 import signal
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -18,13 +18,15 @@ from spinwarp.coils import low_resolution_maps
 from spinwarp.data.batches import Batch, InOrder, Item, ShapeBatchOrder
 from spinwarp.data.given import GivenMaps
 from spinwarp.data.source import DrawingSource, Source, Volume, check_split, random_state
+from spinwarp.data.split import Splitter
 from spinwarp.data.undersample import Undersample
 from spinwarp.errors import InputError
 from spinwarp.lightning_internals import next_batch
-from spinwarp.masks.base import Mask, seed_of
+from spinwarp.masks import IndependentMask, Mask, RandomMask, seed_of
 
 Augmentation = Callable[[Example, RandomState], Example]
 _MAPS = {"low_resolution": low_resolution_maps, "none": None}
+SUPERVISION = ("full", "split", "noisy")
 
 
 @dataclass(eq=False)
@@ -41,6 +43,9 @@ class SliceDataset(Dataset[Example]):
         the same for all slices of a volume, as in the validation of the fastMRI reference.
     augment : changes the fully sampled example before it is undersampled.
     given : adds coil maps of the user's own; None: those of the source, if it has any.
+    splitter : splits what was measured. A scan is then measured once: its mask is seeded by its name in training too,
+        it is augmented after undersampling, and training gets no target. None: no split.
+    noisy : whether the splitter adds noise.
     """
 
     source: Source
@@ -50,6 +55,8 @@ class SliceDataset(Dataset[Example]):
     seed: int | None
     augment: Augmentation | None = None
     given: GivenMaps | None = None
+    splitter: Splitter | None = None
+    noisy: bool = False
 
     def __len__(self) -> int:
         return len(self.slices)
@@ -66,16 +73,35 @@ class SliceDataset(Dataset[Example]):
         volume = self.volumes[self.slices[index][0]]
         number = self.slices[index][1]
         draws = self.seed is not None
-        generator = random_state(self.seed, epoch, volume.name, number) if draws else RandomState(seed_of(volume.name))
+        of_scan = RandomState(seed_of(volume.name))
+        generator = random_state(self.seed, epoch, volume.name, number) if draws else of_scan
         if draws and isinstance(self.source, DrawingSource):
             example = self.source.draw(volume, number, generator)
+            of_scan = generator  # every draw is another scan
         else:
             example = self.source.read(volume, number)
         if self.given is not None:
             example = self.given(example)
+        if self.splitter is not None:
+            example = self._measured_once(replace(example, target=None) if draws else example, of_scan, generator)
+            turn = epoch % (self.splitter.n_splits or epoch + 1) if draws else 0
+            return self._split(example, random_state(self.seed, turn, volume.name, number, "split"))
         if self.augment is not None:
             example = self.augment(example, generator)
         return self.undersample(example, generator)
+
+    def _measured_once(self, example: Example, of_scan: RandomState, generator: RandomState) -> Example:
+        """Undersample, then augment: a scan mirrored before would show lines that were not measured."""
+        if self.augment is None:
+            return self.undersample(example, of_scan)
+        measured = self.augment(Undersample(self.undersample.mask)(example, of_scan), generator)
+        return Undersample(None, self.undersample.maps)(measured, generator)
+
+    def _split(self, example: Example, generator: RandomState) -> Example:
+        assert self.splitter is not None
+        mask, h, w = self.undersample.mask, *example.acquisition.kspace.shape[-2:]
+        sampling = mask.density((h, w)) if self.splitter.weighted and isinstance(mask, IndependentMask) else None
+        return self.splitter(example, generator, sampling, self.noisy)
 
 
 @dataclass(eq=False, repr=False)
@@ -94,7 +120,11 @@ class FastMRIDataModule(LightningDataModule):
         The choice depends on the seed, so all processes agree on it.
     augment : changes fully sampled training examples, such as :class:`spinwarp.data.augment.FlipsAndPhase`.
     edge_slices : slices left out at either end of each training volume.
-    seed : of order, masks and sample rates in training.
+    supervision : ``full``: training compares with the target. ``split``: with measured lines that are held out of the
+        input, and there is no target in training; ``noisy``: the same, with noise added to the input. Validation has
+        the target too, if there is one.
+    split : draws the held-out lines; None: with its defaults.
+    seed : of order, masks, splits and sample rates in training.
 
     Raises
     ------
@@ -111,6 +141,8 @@ class FastMRIDataModule(LightningDataModule):
     slice_sample_rate: float = 1.0
     augment: Augmentation | None = None
     edge_slices: int = 0
+    supervision: Literal["full", "split", "noisy"] = "full"
+    split: Splitter | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -122,8 +154,13 @@ class FastMRIDataModule(LightningDataModule):
         for name in ("volume_sample_rate", "slice_sample_rate"):
             if not 0 < getattr(self, name) <= 1:
                 raise InputError(f"data.{name} is a fraction above 0 and up to 1; got {getattr(self, name)}")
+        if self.supervision not in SUPERVISION:
+            raise InputError(f"data.supervision={self.supervision!r} is not one of {', '.join(SUPERVISION)}")
         if self.eval_mask is None:
             self.eval_mask = self.mask
+        self.split = self.split or Splitter()
+        if self.supervision != "full" and self.split.weighted:
+            self._check_weighted()
         self._start = (0, 0)
 
     def prepare_data(self) -> None:
@@ -153,9 +190,10 @@ class FastMRIDataModule(LightningDataModule):
         if not slices:
             raise InputError(f"the {split} split of {self.source.name} has no slices left")
         undersample = Undersample(self.mask if training else self.eval_mask, _MAPS.get(self.maps))
-        if not training:
-            return SliceDataset(self.source, volumes, slices, undersample, seed=None, given=self.given)
-        return SliceDataset(self.source, volumes, slices, undersample, self.seed, self.augment, self.given)
+        splits = self.supervision != "full" and (training or (split == "val" and not evaluate))
+        splitter, noisy = self.split if splits else None, self.supervision == "noisy"
+        seed, augment = (self.seed, self.augment) if training else (None, None)
+        return SliceDataset(self.source, volumes, slices, undersample, seed, augment, self.given, splitter, noisy)
 
     def loader(
         self,
@@ -217,6 +255,22 @@ class FastMRIDataModule(LightningDataModule):
         """Begin at the first epoch; a checkpoint that is loaded later may change that."""
         if stage == "fit":
             self._start = (0, 0)
+
+    def _check_weighted(self) -> None:
+        for mask in (self.mask, self.eval_mask):
+            if not isinstance(mask, IndependentMask):
+                raise InputError(
+                    "data.split.weighted=true needs a mask that says with which probability it samples each line, "
+                    "independently of the others: mask=random_4x or another random mask of one acceleration. With "
+                    "other masks, or data that are undersampled already, set data.split.weighted=false"
+                )
+            if isinstance(mask, RandomMask):
+                mask.check_one_pair()
+        if self.augment is not None:
+            raise InputError(
+                "data.split.weighted=true needs data.augment=null: a mirrored scan no longer has the probabilities of "
+                "its mask"
+            )
 
     def _sampled(self, volumes: Sequence[Volume]) -> list[tuple[int, int]]:
         choose = partial(_choose, generator=np.random.default_rng(self.seed))

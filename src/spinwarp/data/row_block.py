@@ -39,16 +39,17 @@ class RowBlock:
         h, w = acquisition.kspace.shape[-2:]
         if h <= self.rows:
             return example
-        if target is None or tuple(target.shape[-2:]) != (h, w) or acquisition.mask.shape[-2] != 1:
-            raise InputError("blocks of rows need a target of the size of k-space, and a line mask")
-        energy = target[0].square().sum(-1).numpy().astype(np.float64) + 1e-30
+        if acquisition.mask.shape[-2] != 1 or (target is not None and tuple(target.shape[-2:]) != (h, w)):
+            raise InputError("blocks of rows need a line mask, and a target of the size of k-space")
+        rows = ifftc(acquisition.kspace, (-2,))
+        energy = rows.abs().square().sum((0, 1, 3)).numpy().astype(np.float64) + 1e-30
         middle = int(generator.choice(h, p=energy / energy.sum()))
         first = min(max(middle - self.rows // 2, 0), h - self.rows)
 
         def block(image: Tensor) -> Tensor:
             return image[..., first : first + self.rows, :]
 
-        kspace = fftc(block(ifftc(acquisition.kspace, (-2,))), (-2,)) * acquisition.mask
+        kspace = fftc(block(rows), (-2,)) * acquisition.mask
         maps = None if acquisition.maps is None else block(acquisition.maps)
         noise_std = acquisition.noise_std
         if noise_std is None:
@@ -56,5 +57,5 @@ class RowBlock:
         return replace(
             example,
             acquisition=replace(acquisition, kspace=kspace, maps=maps, noise_std=noise_std),
-            target=block(target),
+            target=None if target is None else block(target),
         )

@@ -32,10 +32,8 @@ def hold_out(acquisition: Acquisition, holdout_every: int = 5) -> Tensor:
     for item, mask, n in zip(held, acquisition.mask, n_acs.tolist(), strict=True):
         # of a long calibration block, as in full sampling, only the middle is never held out
         center = min(n, max(8, columns // 10))
-        lines = mask[0].any(0, keepdim=True)
-        # rows may be missing from a line mask, as with asymmetric echoes
-        whole = torch.equal(mask[0], lines & mask[0].any(1, keepdim=True))
-        outside = (lines if whole else mask[0]).clone()
+        lines = whole_lines(mask[0])
+        outside = (mask[0] if lines is None else lines).clone()
         top = max((len(outside) - center + 1) // 2, 0)
         first = (columns - center + 1) // 2
         outside[top : top + center, first : first + center] = False
@@ -49,3 +47,12 @@ def hold_out(acquisition: Acquisition, holdout_every: int = 5) -> Tensor:
         chosen[positions[:, 0], positions[:, 1]] = True
         item[0] = chosen & mask[0]
     return held
+
+
+def whole_lines(mask: Tensor) -> Tensor | None:
+    """Return the lines ``(1, w)`` of a mask ``(1 or h, w)`` of whole lines, or None if it samples single points.
+
+    Rows may be missing from a line mask, as with asymmetric echoes.
+    """
+    lines = mask.any(0, keepdim=True)
+    return lines if torch.equal(mask, lines & mask.any(1, keepdim=True)) else None

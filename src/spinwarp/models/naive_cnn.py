@@ -40,4 +40,4 @@ class NaiveCNN(ComplexNetwork):
         scale = root_sum_of_squares(kspace.flatten(1), dim=1) / (h * w) ** 0.5
         scale = scale.clamp_min(torch.finfo(torch.float32).tiny).view(b, 1, 1, 1)
         features = self.layers(to_channels((kspace / scale).reshape(b * c, 1, h, w)))
-        return combine(to_complex(features).reshape(b, c, h, w) * scale, None)
+        return combine(to_complex(features).reshape(b, c, h, w) * scale, acquisition.maps)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from spinwarp.acquisition import Acquisition
+from spinwarp.acquisition import Acquisition, acs_columns
 from spinwarp.channels import root_sum_of_squares
 from spinwarp.coils import combine, espirit_maps, noise_level
 from spinwarp.errors import InputError
@@ -31,8 +31,8 @@ class UnrolledNet(ComplexNetwork):
     factors on all ``tau``, the ``w`` and the ``m`` are learned.
 
     The network commutes with a change of scale, and the noise level is that of the acquisition, or measured in the
-    corners of its k-space. Coil maps are those of ESPIRiT, whatever maps come with the data. They are zero in the air,
-    which undoes much of the aliasing.
+    corners of its k-space. Coil maps are those of ESPIRiT, whatever maps come with the data: they are zero in the air,
+    which undoes much of the aliasing. Without central lines they are those of the data.
 
     Parameters
     ----------
@@ -71,11 +71,13 @@ class UnrolledNet(ComplexNetwork):
 
         Raises
         ------
-        InputError : if several coils come without central lines.
+        InputError : if several coils come without central lines and without maps.
         """
         kspace, mask = acquisition.kspace, acquisition.mask
         noise_std = acquisition.noise_std if acquisition.noise_std is not None else noise_level(kspace, mask)
-        maps, _ = espirit_maps(kspace, mask)
+        maps = acquisition.maps
+        if maps is None or bool(acs_columns(mask).all()):
+            maps, _ = espirit_maps(kspace, mask)
         support = (maps != 0).any(1)
         operator = sense(replace(acquisition, maps=maps))
         rhs = operator.adjoint(kspace)

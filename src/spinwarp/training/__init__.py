@@ -3,6 +3,7 @@
 from spinwarp.training.gan import GANModule
 from spinwarp.training.generator import FlowModule, GeneratorModule, VAEModule
 from spinwarp.training.score import ScoreModule
+from spinwarp.training.self_supervised import SelfSupervisedModule
 from spinwarp.training.supervised import HeteroscedasticModule, SupervisedModule, UNetModule, VarNetModule
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "GeneratorModule",
     "HeteroscedasticModule",
     "ScoreModule",
+    "SelfSupervisedModule",
     "SupervisedModule",
     "UNetModule",
     "VAEModule",

@@ -49,6 +49,8 @@ class NetworkModule(LightningModule):
 
     #: whether it learns from fully sampled images, and takes no mask
     whole_images: ClassVar[bool] = False
+    #: whether it learns from the split of what was measured, and from no reference
+    without_references: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -111,6 +111,6 @@ def target_of(example: Example) -> Tensor:
     if example.target is None:
         raise InputError(
             f"{example.volume[0]} has no reference image (reconstruction_rss or reconstruction_esc); training and "
-            f"evaluation need one, reconstruct.py works without"
+            f"evaluation need one, reconstruct.py works without; model=varnet_ssdu learns without references"
         )
     return example.target
