@@ -1,7 +1,7 @@
 """The picture of the README: ``python benchmarks/readme_picture.py CHENG docs/figures/methods.png``.
 
 ``CHENG`` is a folder of slices of Cheng, "brain tumor dataset", figshare 1512427, 2017 (CC BY 4.0). One slice that no
-weights were trained on, with 8 simulated coils, is undersampled four times and reconstructed by four methods.
+weights were trained on, with 8 simulated coils, is undersampled eight times and reconstructed by four methods.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def main() -> None:
             [
                 "data=simulated_heads", f"data.source.path={arguments.cheng}", "data.source.coils=[8]",
                 "data.source.matrices=[[192,192]]", "data.source.snr=[40,40]", "data.source.n_test=1000",
-                "mask=equispaced_4x",
+                "mask=equispaced_8x",
             ],
         )  # fmt: skip
         methods = {name: instantiate(compose("evaluate", options).recon) for name, options in METHODS.items()}
@@ -49,16 +49,18 @@ def main() -> None:
     example = Undersample(instantiate(data.mask, _convert_="all"))(whole, RandomState(0))
     assert whole.target is not None
     target, limit = whole.target, whole.data_range
-    images = {"fully sampled": target[0], "zero-filled, R = 4": zero_filled(example.acquisition.kspace)}
+    images = {"fully sampled": target[0], "zero-filled, R = 8": zero_filled(example.acquisition.kspace)}
     std = None
     for name, method in methods.items():
         result = method(example.acquisition, generator=torch.Generator().manual_seed(0))
         images[name] = result.image.abs()[0]
         std = result.std if result.std is not None else std
     assert std is not None
-    figure, axes = plt.subplots(1, 6, figsize=(12, 2.35), facecolor="black")
+    head = (target[0] > 0.05 * limit).nonzero()
+    (top, left), (bottom, right) = (head.amin(0) - 4).clamp_min(0).tolist(), (head.amax(0) + 5).tolist()
+    figure, axes = plt.subplots(1, 6, figsize=(12, 2.6), facecolor="black")
     for axis, (name, image) in zip(axes, [*images.items(), ("its std, x 10", 10 * std[0])], strict=True):
-        axis.imshow(np.asarray(image), cmap="gray", vmin=0, vmax=0.85 * float(limit))
+        axis.imshow(np.asarray(image)[top:bottom, left:right], cmap="gray", vmin=0, vmax=0.85 * float(limit))
         compared = name in images and name != "fully sampled"
         score = f"\n{float(psnr(image[None], target, limit)):.1f} dB" if compared else "\n"
         axis.set_title(name + score, color="white", fontsize=9)
