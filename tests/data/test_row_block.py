@@ -11,9 +11,10 @@ from spinwarp.data.row_block import RowBlock
 from spinwarp.errors import InputError
 
 
-def example(h: int = 40, w: int = 24, coils: int = 2) -> Example:
+def example(h: int = 40, w: int = 24, coils: int = 2, empty: int = 0) -> Example:
     rng = np.random.RandomState(0)
     images = rng.randn(1, coils, h, w) + 1j * rng.randn(1, coils, h, w)
+    images[:, :, :empty] = 0
     shifted = np.fft.ifftshift(images, (-2, -1))
     kspace = np.fft.fftshift(np.fft.fft2(shifted, norm="ortho"), (-2, -1))
     mask = torch.ones(1, 1, 1, w, dtype=torch.bool)
@@ -45,9 +46,7 @@ def test_the_noise_level_is_that_of_the_whole() -> None:
 
 
 def test_blocks_lie_where_the_signal_is() -> None:
-    whole = example()
-    assert whole.target is not None
-    whole.target[:, :30] = 0
+    whole = example(empty=30)
     blocks = [RowBlock(8)(whole, RandomState(seed)) for seed in range(10)]
     assert all(block.target is not None and block.target.any() for block in blocks)
 
@@ -68,3 +67,10 @@ def test_a_point_mask_is_refused() -> None:
     acquisition = Acquisition(kspace=whole.acquisition.kspace, mask=mask)
     with pytest.raises(InputError, match="line mask"):
         RowBlock(16)(Example(acquisition, whole.target, whole.data_range, ("v",), (0,)), RandomState(0))
+
+
+def test_a_scan_without_a_target_is_cut_too() -> None:
+    whole = example()
+    block = RowBlock(16)(Example(whole.acquisition, None, whole.data_range, ("v",), (0,)), RandomState(0))
+    assert block.target is None
+    assert block.acquisition.kspace.shape[-2] == 16
