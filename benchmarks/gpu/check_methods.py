@@ -62,7 +62,7 @@ def method(setting: Setting, entry: str) -> Values:
         config.paths = [checkpoint(setting, kind, seed) for seed, kind in enumerate(FILES[entry])]
     elif entry == "fastmri_weights":
         config.path = fastmri_unet(setting)
-    elif "path" in config:
+    elif "path" in config and entry != "pretrained":  # its weights come with the package
         kinds = ["score"] if "sampler" in config else FILES.get(entry, [])
         if not kinds:
             raise FailedError(f"recon={entry} reads a file: add it to FILES in {__file__}")

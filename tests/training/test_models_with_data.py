@@ -31,7 +31,7 @@ pytestmark = [
 
 #: what makes a network small, by the name of its option, wherever in the network it stands
 SMALL = {
-    "pools": 2, "n_cascades": 1, "n_unrolls": 1, "cg_iterations": 2, "n_layers": 2, "kernel_size": 3, "depth": 1,
+    "pools": 2, "n_cascades": 1, "n_unrolls": 2, "cg_iterations": 2, "n_layers": 2, "kernel_size": 3, "depth": 1,
     "levels": 2, "max_channels": 8, "latent_channels": 2, "n_latents": 3, "widths": [8, 8], "width": 32,
     "multipliers": [1, 1, 1], "steps": 2,
 }  # fmt: skip
@@ -90,6 +90,13 @@ def fastmri(folder: Path, kind: str, n_coils: int, size: tuple[int, int], crop: 
     return [f"data.source.files.root={folder}"], size
 
 
+def converted(folder: Path) -> Any:
+    """Files of the fastMRI layout in sub-folders of their own."""
+    for split in ("train", "val"):
+        write_fastmri(folder / split / "scan.h5", 2, (40, 37), (40, 37), 0)
+    return [f"data.source.path={folder}"], (40, 37)
+
+
 def phantoms(folder: Path) -> Any:
     files = {"n_train": 1, "n_val": 1, "n_test": 1, "n_slices": 2, "height": 40, "width": 36, "n_coils": 2}
     return [f"data.source.files.root={folder}", *(f"data.source.files.{k}={v}" for k, v in files.items())], (40, 36)
@@ -136,6 +143,7 @@ SETS: dict[str, Callable[[Path], Any]] = {
     # odd on every side
     "fastmri_knee_multicoil": lambda folder: fastmri(folder, "multicoil", 2, (45, 37), (27, 31), 0),
     "fastmri_knee_singlecoil": lambda folder: fastmri(folder, "singlecoil", 1, (48, 36), (24, 24), 0),
+    "folder": converted,
     "images": pictures,
     "phantom": phantoms,
     "simulated_heads": heads,
