@@ -3,5 +3,8 @@
 from spinwarp.renamed import old_names
 
 __getattr__ = old_names(
-    __name__, **{name: f"spinwarp.data.fastmri.index.{name}" for name in ("Entry", "index", "open_volume", "scan")}
+    __name__,
+    **{
+        name: f"spinwarp.data.fastmri.index.{name}" for name in ("Entry", "_cache_path", "index", "open_volume", "scan")
+    },
 )
