@@ -101,7 +101,10 @@ def streamed(server: Server, *messages: bytes, header: str | None = None) -> tup
 def test_a_phantom_is_streamed_to_a_process_and_is_what_reconstruct_py_makes_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Any
 ) -> None:
-    """Four slices, two and two interleaved, lines in any order. Ctrl-C ends the server in good order."""
+    """Four slices, two and two interleaved, lines in any order.
+
+    SIGINT ends the server in good order, also where a shell started it in the background and therefore ignored SIGINT.
+    """
     kspace = drawn(4, COILS, 32, 28)
     header = Header("phantom", "scan.h5", None, None, (2.0, 2.0, 4.0))
     write_volume(tmp_path / "scan.h5", kspace, header)
@@ -114,7 +117,11 @@ def test_a_phantom_is_streamed_to_a_process_and_is_what_reconstruct_py_makes_of_
     command = [sys.executable, "-u", "-c", "from spinwarp.cli.serve import main; main()", *recon, "port=0"]
     environment = {**os.environ, "SPINWARP_RUNS": str(tmp_path / "runs")}
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    process = subprocess.Popen(command, env=environment, cwd=tmp_path, **pipes)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the child inherits it
+    try:
+        process = subprocess.Popen(command, env=environment, cwd=tmp_path, **pipes)
+    finally:
+        signal.signal(signal.SIGINT, before)
     try:
         assert process.stdout is not None
         found = next(filter(None, (re.search(r"cg_sense listens on ([\d.]+):(\d+)", line) for line in process.stdout)))

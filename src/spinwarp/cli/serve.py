@@ -53,13 +53,15 @@ def serve(config: DictConfig) -> None:
     if config.host not in _LOOPBACK:
         log.warning("whoever reaches %s can send raw data and read images: the protocol has no password", server.host)
     log.info("%s listens on %s:%d", method.name, server.host, server.port)
-    before = signal.signal(signal.SIGTERM, _interrupt)  # of a container that is stopped
+    # SIGTERM stops a container; a shell starts what runs in the background with SIGINT ignored
+    before = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         server.run()
     except KeyboardInterrupt:
         log.info("stopped; the images under way are sent")
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _interrupt(number: int, frame: Any) -> NoReturn:  # noqa: ARG001
