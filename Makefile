@@ -30,9 +30,9 @@ demo: setup ## train, compare and draw on embedded data: offline, two CPU cores,
 	$(BIN)/python evaluate.py recon=pretrained out=$(DEMO)/pretrained
 	$(BIN)/python -m spinwarp.figures $(DEMO)/zero_filled $(DEMO)/tv $(DEMO)/unet $(DEMO)/varnet $(DEMO)/pretrained \
 	  --out $(DEMO)/comparison
-	@echo "Total variation learns nothing and has the highest PSNR here: it assumes piecewise constant images, which the phantoms"
-	@echo "nearly are, and the networks trained for minutes only. On raw brains the order differs; see docs/results.md."
-	@echo "The network that comes with spinwarp (pretrained) was trained on simulated heads for an hour; see docs/weights.md."
+	@echo "The network that comes with spinwarp (pretrained) has the highest PSNR; it was trained on simulated heads for an hour."
+	@echo "Total variation learns nothing and beats the two networks that trained for minutes: it assumes piecewise constant"
+	@echo "images, which the phantoms nearly are. See docs/weights.md and docs/results.md."
 	@echo "The comparison of the five methods: $$(ls $(DEMO)/comparison/phantom_*.png | head -1)"
 
 test: setup ## run the tests but those of several processes; a worker a core
