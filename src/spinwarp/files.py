@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
+
 from spinwarp.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -99,6 +101,27 @@ def as_input_error(path: Path, expected: str, remedy: str = "repair or remove it
         raise
     except Exception as error:
         raise unreadable(path, error, f"is not a whole {expected} ({{reason}}); {remedy}") from error
+
+
+def open_npy(path: Path) -> np.ndarray:
+    """Return the array of a ``.npy`` file, memory-mapped.
+
+    numpy takes a file that is none of its own for pickled objects, and its message then explains how to load them
+    unsafely. No user of ours should.
+
+    Raises
+    ------
+    InputError : if the file is damaged, holds objects, or is something else.
+    """
+    with as_input_error(path, ".npy file of numbers"):
+        with path.open("rb") as file:
+            start = file.read(6)
+        if start.startswith(b"PK"):
+            raise InputError(f"{path} is an archive (.npz); save the one array that is meant as .npy")
+        if start != b"\x93NUMPY":
+            raise ValueError("its first bytes are not those of the format")
+        array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+        return array
 
 
 def unreadable(path: Path, error: BaseException, damaged: str) -> InputError:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from spinwarp.acquisition import Example, acs_columns
 from spinwarp.errors import InputError
-from spinwarp.files import as_input_error, is_folder, list_files, user_path, warn_once
+from spinwarp.files import as_input_error, is_folder, list_files, open_npy, user_path, warn_once
 
 log = logging.getLogger(__name__)
 _ARRAYS = (".npy", ".cfl", ".mat")
@@ -147,13 +147,13 @@ def _array(path: Path, what: str) -> np.ndarray:
         raise InputError(f"{path}: {what} come as {', '.join(_ARRAYS)}")
     with as_input_error(path, f"file of {what}"):
         if suffix == ".npy":
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            array = open_npy(path)
         elif suffix == ".cfl":
             array = _cfl(path)
         else:
             status = path.stat()
             array = _matlab(path, (status.st_mtime_ns, status.st_size))
-        if not isinstance(array, np.ndarray) or array.dtype.kind not in "biufc" or not array.size:
+        if array.dtype.kind not in "biufc" or not array.size:
             raise InputError(f"{path} holds no array of numbers")
     return array
 

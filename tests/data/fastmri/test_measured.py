@@ -147,8 +147,16 @@ def test_pickled_objects_are_refused_and_not_run(tmp_path: Path) -> None:
 def test_an_archive_of_arrays_under_the_name_of_one_is_refused(tmp_path: Path) -> None:
     with (tmp_path / "scan.npy").open("wb") as stream:
         np.savez(stream, kspace=random_kspace(2, 16, 12))
-    with pytest.raises(InputError, match=r"scan\.npy"):
+    with pytest.raises(InputError, match=r"scan\.npy is an archive \(\.npz\); save the one array"):
         Measurement(str(tmp_path / "scan.npy"))
+
+
+def test_no_message_tells_how_to_load_a_file_unsafely(tmp_path: Path) -> None:
+    path = tmp_path / "scan.npy"
+    path.write_bytes(b"not an array at all")
+    with pytest.raises(InputError, match=r"not a whole \.npy file of numbers \(its first bytes") as text:
+        Measurement(str(path))
+    assert "pickle" not in str(text.value)
 
 
 @pytest.mark.parametrize("name", ["scan.npy", "scan.h5"])

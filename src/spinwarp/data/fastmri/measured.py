@@ -12,7 +12,7 @@ from spinwarp.data.fastmri.layout import read_geometry, read_maps
 from spinwarp.data.measurement import Measured
 from spinwarp.data.sampling import read_slice
 from spinwarp.errors import InputError
-from spinwarp.files import as_input_error, user_path
+from spinwarp.files import open_npy, user_path
 
 
 class Measurement(Measured):
@@ -70,10 +70,7 @@ class Measurement(Measured):
         """Return the file as a memory-mapped array (slice, coil, h, w)."""
         if not self.path.is_file():
             raise InputError(f"there is no file {self.path}")
-        with as_input_error(self.path, ".npy file of numbers"):
-            array = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        if not isinstance(array, np.ndarray):
-            raise InputError(f"{self.path} is an archive of arrays (.npz); save the k-space alone as .npy")
+        array = open_npy(self.path)
         if not np.iscomplexobj(array) or not 2 <= array.ndim <= 4 or 0 in array.shape:
             raise InputError(
                 f"{self.path} holds {array.dtype} of shape {array.shape}; complex (h, w), (coil, h, w) or "

@@ -14,7 +14,7 @@ from PIL import Image
 from spinwarp.data.patients import file_numbers, named_patient, patients_in
 from spinwarp.data.source import SPLITS
 from spinwarp.errors import InputError
-from spinwarp.files import LARGEST_RATIO, as_input_error, is_folder, list_files, warn_once
+from spinwarp.files import LARGEST_RATIO, as_input_error, is_folder, list_files, open_npy, warn_once
 from spinwarp.geometry import Geometry, to_ras
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
@@ -245,13 +245,11 @@ def _is_deep(path: Path) -> bool:
 
 
 def _array(path: Path) -> np.ndarray:
-    with as_input_error(path, ".npy file of numbers"):
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-        if not (isinstance(array, np.ndarray) and array.ndim in (2, 3) and array.size and array.dtype.kind in "biufc"):
-            found = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else "an archive"
-            raise InputError(f"{path} holds {found}; expected numbers (h, w) or (slice, h, w)")
-        if array.ndim == 3 and array.shape[-1] <= 4 < array.shape[1]:
-            raise InputError(f"{path} has shape {array.shape}, colour channels last; expected (h, w) or (slice, h, w)")
+    array = open_npy(path)
+    if not (array.ndim in (2, 3) and array.size and array.dtype.kind in "biufc"):
+        raise InputError(f"{path} holds {array.dtype} of shape {array.shape}; expected numbers (h, w) or (slice, h, w)")
+    if array.ndim == 3 and array.shape[-1] <= 4 < array.shape[1]:
+        raise InputError(f"{path} has shape {array.shape}, colour channels last; expected (h, w) or (slice, h, w)")
     return array
 
 
