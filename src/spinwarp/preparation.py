@@ -79,7 +79,7 @@ def with_maps(acquisition: Acquisition, maps: str) -> Acquisition:
 
 
 def with_white_noise(acquisition: Acquisition) -> Acquisition:
-    """Whiten k-space and maps by the noise in the corners of k-space; the image keeps its units.
+    """Whiten k-space and maps by the noise of the scan itself; the image keeps its units.
 
     The mean noise level stays the same, so the sum of squares of the maps stays near one and the weights of priors keep
     their meaning.

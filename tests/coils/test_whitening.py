@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from spinwarp.acquisition import Acquisition
-from spinwarp.coils import border_covariance, noise_covariance, whiten
+from spinwarp.coils import border_covariance, noise_covariance, noise_level, whiten
 from spinwarp.data.simulation import correlated_noise, loop_coil_maps
 from spinwarp.errors import InputError
-from spinwarp.fourier import fftc
+from spinwarp.fourier import fftc, ifftc
 from spinwarp.operators import sense
 
 
@@ -113,6 +113,49 @@ def test_a_tail_of_the_signal_along_an_axis_does_not_reach_the_corners() -> None
     torch.testing.assert_close(
         border_covariance(with_tail, acquisition.mask), border_covariance(acquisition.kspace, acquisition.mask)
     )
+
+
+def sharp_scan(n_coils: int, readout: slice, *, std: float = 0.002) -> tuple[Tensor, Tensor]:
+    """K-space of a disc with a hard edge, whose signal reaches the corners, and its mask: every third line."""
+    y, x = torch.linspace(-1, 1, 96)[:, None], torch.linspace(-1, 1, 80)
+    disc = ((y / 0.8) ** 2 + (x / 0.9) ** 2 < 1) + 0j
+    maps = torch.from_numpy(loop_coil_maps(n_coils, (96, 80), np.random.RandomState(1)))
+    kspace = torch.zeros(1, n_coils, 96, 80, dtype=torch.complex64)
+    kspace[0, :, readout] = (fftc(disc * maps) + noise_of(n_coils, (96, 80), std))[:, readout]
+    mask = torch.zeros(1, 1, 1, 80, dtype=torch.bool)
+    mask[..., ::3] = mask[..., 34:46] = True
+    return kspace * mask, mask
+
+
+@pytest.mark.parametrize("n_coils", [1, 6])
+@pytest.mark.parametrize("readout", [slice(0, 96), slice(21, 96)])
+def test_rows_of_air_tell_the_noise_where_the_signal_reaches_the_corners(n_coils: int, readout: slice) -> None:
+    kspace, mask = sharp_scan(n_coils, readout)
+    corner = kspace[0, :, 91:, -5:][..., mask[0, 0, 0, -5:]]
+    assert float(corner.abs().square().mean().sqrt()) > 2 * 0.002  # the corners are no noise
+    # 34 lines: blocks of 8 rows of 272 samples, of which the Hann window leaves two thirds independent, so one standard
+    # deviation is 3.7 %; the least of the few blocks in the air may be two below
+    assert float(noise_level(kspace, mask)) == pytest.approx(0.002, rel=0.1)
+
+
+def test_air_that_was_set_to_zero_is_no_noise() -> None:
+    noise = noise_of(2, (96, 80), 0.05)
+    noise_image = ifftc(noise)
+    noise_image[:, :12] = noise_image[:, -12:] = 0
+    kspace, mask = fftc(noise_image)[None], torch.ones(1, 1, 1, 80, dtype=torch.bool)
+    # three quarters of the rows are left, and so is three quarters of the power of each sample
+    assert float(noise_level(kspace, mask)) == pytest.approx(0.05 * 0.75**0.5, rel=0.05)
+
+
+def test_a_point_mask_has_no_lines_so_the_corners_count() -> None:
+    kspace, _ = sharp_scan(3, slice(0, 96), std=0.3)
+    points = torch.from_numpy(np.random.RandomState(0).uniform(size=(1, 1, 96, 80)) < 0.5)
+    points[..., 40:56, 32:48] = True
+    kspace = (kspace + noise_of(3, (96, 80), 0.3, seed=3)) * points
+    outside = noise_level(kspace, points)
+    frequency = torch.minimum((torch.arange(96) - 48).abs()[:, None] / 48, (torch.arange(80) - 40).abs() / 40)
+    chosen = kspace[0][:, points[0, 0] & (frequency > 0.7)]
+    assert float(outside) == pytest.approx(float(chosen.abs().square().mean().sqrt()), rel=0.05)
 
 
 def test_each_item_has_a_covariance_of_its_own() -> None:

@@ -9,8 +9,12 @@ from torch import Tensor
 from spinwarp.acquisition import Acquisition
 from spinwarp.channels import double
 from spinwarp.errors import InputError
+from spinwarp.fourier import ifftc
 
 _SAMPLES_PER_COIL = 10
+_SAMPLES_OF_AIR = 250
+_CLEARLY = 0.8  # of two powers; the least of a dozen blocks of pure noise, one coil, is .85 of their mean
+_ROUNDING = 1e-5  # of the strongest row; float32 and a Fourier transform leave about 1e-7
 _INDEPENDENT = 1e-6  # smallest fraction of a coil's noise that is independent of the other coils
 
 
@@ -43,17 +47,13 @@ def noise_covariance(noise: Tensor) -> Tensor:
 
 
 def border_covariance(kspace: Tensor, mask: Tensor, fraction: float = 0.1) -> Tensor:
-    """Estimate the noise covariance from the corners of k-space, if there is no noise scan.
-
-    Uses the sampled positions whose frequencies are high in both directions, since the tails of the signal lie along
-    the axes; zero padding is left out. These positions must hold noise and nothing else. The result is wrong if the
-    data were filtered, or if the matrix is so small that the object's signal reaches the corners.
+    """Estimate the noise covariance from the scan itself, if there is no noise scan: see :func:`border_samples`.
 
     Parameters
     ----------
     kspace : ``(batch, coil, h, w)`` complex.
     mask : ``(batch, 1, 1 or h, w)`` bool, True where k-space was measured.
-    fraction : of the sampled positions to use.
+    fraction : of the sampled positions to use in the corners of k-space.
 
     Returns
     -------
@@ -68,7 +68,19 @@ def border_covariance(kspace: Tensor, mask: Tensor, fraction: float = 0.1) -> Te
 
 
 def border_samples(kspace: Tensor, mask: Tensor, fraction: float = 0.1) -> Iterator[Tensor]:
-    """Yield the samples ``(coil, n)`` of each item that :func:`border_covariance` uses as noise.
+    """Yield samples ``(coil, n)`` of each item that are noise, as far as the scan has any.
+
+    There are two candidates, and signal only adds power:
+
+    - the corners of k-space: the sampled positions whose frequencies are high in both directions, since the tails of
+      the signal lie along the axes;
+    - air: the block of rows with the least power after the transform along the readout, see :func:`air_samples`.
+
+    The corners are more samples, so air is taken only if it has clearly less power. Zero padding is left out.
+
+    Where the object fills the field of view and its signal reaches the corners of k-space, both hold signal, and the
+    noise comes out too strong. On 64 simulated heads, at 4x and 8x, the corners alone gave .99 to 25 times the true
+    level (median 1.37, a tenth above 4.3), both together .80 to 2.4 times (median .98, a tenth above 1.03).
 
     Raises
     ------
@@ -86,14 +98,54 @@ def border_samples(kspace: Tensor, mask: Tensor, fraction: float = 0.1) -> Itera
         frequency = torch.minimum(row / row.max().clamp_min(1), column / column.max().clamp_min(1))
         n = int(fraction * s.sum())
         lowest = frequency[s].topk(n).values[-1] if n else torch.inf
-        yield k[:, s & (frequency >= lowest)]
+        corners, air = k[:, s & (frequency >= lowest)], air_samples(k, s)
+        quieter = air is not None and air.abs().square().mean() < _CLEARLY * corners.abs().square().mean()
+        yield air if quieter else corners
+
+
+def air_samples(kspace: Tensor, sampled: Tensor) -> Tensor | None:
+    """Return samples ``(coil, n)`` from the rows of one scan that show the least signal, or None.
+
+    Lines along the readout are whole under a line mask, so after the transform along them every row of the field of
+    view stands alone, however few lines were measured. Rows beside the object hold noise. A Hann window keeps the
+    object's rows from leaking into them.
+
+    The least of several blocks of pure noise is a little below their mean. The size of a block balances this against
+    the few rows of air that there may be.
+
+    Parameters
+    ----------
+    kspace : ``(coil, h, w)``.
+    sampled : ``(h, w)`` bool. Columns of which at least nine tenths were sampled count as lines; there are none under a
+        point mask.
+    """
+    n_coils, h, _ = kspace.shape
+    there = sampled.any(1).nonzero()
+    if not len(there):
+        return None
+    first, last = int(there[0]), int(there[-1]) + 1
+    lines = sampled[first:last].float().mean(0) > 0.9
+    if not lines.any():
+        return None
+    window = torch.zeros(h, device=kspace.device)
+    steps = torch.arange(last - first, device=kspace.device) + 0.5
+    window[first:last] = (torch.pi / (last - first) * steps).sin().square()
+    rows = ifftc(kspace[:, :, lines] * window[:, None], (-2,)) / window.square().mean().sqrt()
+    power = rows.abs().square().sum((0, 2))
+    size = min(-(-max(_SAMPLES_OF_AIR, _SAMPLES_PER_COIL * n_coils) // int(lines.sum())), h)
+    # rows of air at the top and at the bottom are neighbours
+    block = torch.cat([power, power[: size - 1]]).unfold(0, size, 1).mean(1)
+    least = int(block.argmin())
+    if block[least] <= _ROUNDING**2 * power.max():
+        return None  # the air was set to zero before k-space was made
+    return rows.roll(-least, 1)[:, :size].flatten(1)
 
 
 def noise_level(kspace: Tensor, mask: Tensor) -> Tensor:
-    """Standard deviation ``(batch,)`` of the complex noise of one sample, from the corners of k-space.
+    """Standard deviation ``(batch,)`` of the complex noise of one sample, from the scan itself.
 
-    This is the root of the mean power over coils. It is wrong in the same cases as :func:`border_covariance`. An item
-    without samples in the corners has a level of zero.
+    This is the root of the mean power over coils of :func:`border_samples`, and is wrong in the same cases. An item
+    without samples has a level of zero.
     """
     power = [
         samples.abs().square().mean() if samples.numel() else kspace.real.new_zeros(())

@@ -177,7 +177,7 @@ class Splitter:
         return torch.where(mask & ~held, 1.0, weight)
 
     def _with_noise(self, example: Example, split: Split, generator: RandomState) -> Split:
-        """Draw the noise; its level is that of the acquisition, or else it comes from the corners of k-space."""
+        """Draw the noise; its level is that of the acquisition, or else it comes from the scan itself."""
         acquisition = example.acquisition
         kspace, level = acquisition.kspace, acquisition.noise_std
         if level is None:
@@ -186,13 +186,13 @@ class Splitter:
             if not self._said and (worker is None or worker.id == 0):
                 self._said = True
                 log.info(
-                    "the data do not say how strong their noise is; it is measured in the corners of k-space (%.3g of "
-                    "the strongest sample in the first slice)",
+                    "the data do not say how strong their noise is; it is measured in rows of air or the "
+                    "corners of k-space (%.3g of the strongest sample in the first slice)",
                     float(level) / float(kspace.abs().max().clamp_min(torch.finfo(torch.float32).tiny)),
                 )
         if not level > 0 and kspace.any():  # an empty slice has nothing to learn from, nor to complain of
             raise InputError(
-                f"{example.volume[0]} has no noise in the corners of its k-space, and data.supervision=noisy has to "
+                f"{example.volume[0]} shows no noise in its k-space, and data.supervision=noisy has to "
                 f"know how strong it is; take data.supervision=split"
             )
         parts = generator.normal(scale=2**-0.5, size=(2, *kspace.shape)).astype(np.float32)

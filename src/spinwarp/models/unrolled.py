@@ -30,9 +30,9 @@ class UnrolledNet(ComplexNetwork):
     splitting with a learned prior (Zhang et al.). Trained end to end, it learns to undo what undersampling does. The
     factors on all ``tau``, the ``w`` and the ``m`` are learned.
 
-    The network commutes with a change of scale, and the noise level is that of the acquisition, or measured in the
-    corners of its k-space. Coil maps are those of ESPIRiT, whatever maps come with the data: they are zero in the air,
-    which undoes much of the aliasing. Without central lines they are those of the data.
+    The network commutes with a change of scale, and the noise level is that of the acquisition, or measured in
+    rows of air or the corners of its k-space. Coil maps are those of ESPIRiT, whatever maps come with the data: they
+    are zero in the air, which undoes much of the aliasing. Without central lines they are those of the data.
 
     Parameters
     ----------

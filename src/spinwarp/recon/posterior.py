@@ -46,7 +46,7 @@ class Posterior(Reconstructor):
     tolerance : stop drawing once the standard error of the mean, over the pixels, is at most this fraction of the norm
         of the mean; checked after every ``chains_at_once`` draws. Zero: draw all.
     noise_std : of the complex noise of a k-space sample, in the units of the data. None: that of the acquisition, or
-        else an estimate from the corners of k-space (:func:`spinwarp.coils.noise_level`).
+        else an estimate from the scan itself (:func:`spinwarp.coils.noise_level`).
     maps, whiten, virtual_coils : see :class:`spinwarp.recon.regularised.Regularised`.
     precision : inside the network: ``32``, ``bf16``, or ``auto``, which is bf16 on devices that support it natively.
     trusted : packages beside spinwarp from which the checkpoint may build its network.

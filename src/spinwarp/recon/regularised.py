@@ -27,7 +27,7 @@ class Regularised(Reconstructor):
     ----------
     weight : of the prior; ``auto`` chooses it from the measured data alone (:func:`held_out_weight`).
     maps : ``espirit``, ``low_resolution`` or ``given``; see :func:`with_maps`.
-    whiten : whiten the coils by the noise in the corners of k-space; see :func:`with_white_noise`.
+    whiten : whiten the coils by the noise of the scan itself; see :func:`with_white_noise`.
     virtual_coils : compress to this many coils, for speed; None: keep all.
     iterations : of the solver, at most.
     tolerance : stop the solver when the image changes by at most this fraction of its norm; zero: never.
