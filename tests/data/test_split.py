@@ -229,7 +229,7 @@ def test_weighting_points_is_refused() -> None:
 
 def test_data_without_noise_are_refused_where_its_level_is_needed() -> None:
     silent = example(torch.ones(1, 30, dtype=torch.bool), 0.0)
-    with pytest.raises(InputError, match=r"has no noise.*take data\.supervision=split"):
+    with pytest.raises(InputError, match=r"shows no noise.*take data\.supervision=split"):
         Splitter()(silent, RandomState(0), noisy=True)
 
 
