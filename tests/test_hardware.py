@@ -1,5 +1,9 @@
 """Whether bf16 is native is read off the processor, within the limits that the user sets."""
 
+import os
+import platform
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -94,3 +98,25 @@ def test_a_network_runs_in_bf16_where_it_is_asked_for_or_native(
     with autocast(precision, torch.device("cpu")):
         found = layer(torch.ones(1, 2)).dtype
     assert found == (torch.bfloat16 if expected else torch.float32)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's allocator is told what to do")
+@pytest.mark.parametrize(("variable", "keeps"), [({}, True), ({"MALLOC_MMAP_THRESHOLD_": "1000000"}, False)])
+def test_freed_memory_is_used_again_unless_the_user_says_otherwise(variable: dict[str, str], keeps: bool) -> None:
+    """Counted in a process of its own: pages that the system sets up for blocks of 40 MB, 4 kB each."""
+    script = """
+import resource, sys, types
+sys.modules["torch"] = types.ModuleType("torch")  # takes long, and is not needed here
+import numpy as np
+from spinwarp.hardware import keep_freed_memory
+keep_freed_memory()
+np.ones(5_000_000)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    np.ones(5_000_000)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")} | variable
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    # all five blocks are new without it; huge pages of 2 MB would still be 100
+    assert (int(done.stdout) < 50) is keeps

@@ -78,7 +78,7 @@ def data(config: Any) -> Any:
 def step(setting: Setting, model: str) -> Values:
     """Compare loss and gradient of one step in float32, and the metrics of a validation step."""
     config = configuration(setting, model)
-    (batch, *_) = data(config).val_dataloader()
+    (batch, *_) = data(config).loader("val")
     torch.manual_seed(5)
     state = instantiate(config.model).state_dict()
     for value in state.values():

@@ -183,6 +183,8 @@ def collate(examples: Sequence[Example]) -> Example:
     if len(shapes) > 1:
         listed = ", ".join(sorted(str(s) for s in shapes))
         raise InputError(f"slices of different shapes cannot share a batch: {listed}; use data.batch_size=1")
+    if len(examples) == 1:
+        return examples[0]  # concatenating would copy it
     return Example(
         acquisition=collate_acquisitions([e.acquisition for e in examples]),
         target=_cat([e.target for e in examples]),

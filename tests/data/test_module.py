@@ -3,6 +3,8 @@
 import pickle
 import random
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,11 +12,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from lightning import LightningModule, Trainer
 from memory import VOLUMES, MemorySource
 from numpy.random import RandomState
 from torch.utils.data import DataLoader
 
-from spinwarp.acquisition import Example
+from spinwarp.acquisition import Example, acs_columns, item
+from spinwarp.coils import low_resolution_maps
 from spinwarp.data import batches as data_batches
 from spinwarp.data.module import FastMRIDataModule
 from spinwarp.errors import InputError
@@ -226,8 +230,53 @@ def test_the_mask_of_evaluation_is_that_of_training_unless_another_is_given() ->
 
 @pytest.mark.parametrize(("maps", "has_maps"), [("low_resolution", True), ("none", False)])
 def test_maps_come_with_the_acquisition_if_asked_for(maps: str, has_maps: bool) -> None:
-    (batch, *_) = module(maps=maps).val_dataloader()
+    (batch, *_) = module(maps=maps).loader("val")
     assert (batch.acquisition.maps is not None) is has_maps
+
+
+class Watch(LightningModule):
+    """A model that only looks at its batches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seen: list[Example] = []
+
+    def training_step(self, batch: Example, batch_idx: int) -> torch.Tensor:
+        self.seen.append(batch)
+        return 0 * self.weight
+
+    def validation_step(self, batch: Example, batch_idx: int) -> None:
+        self.seen.append(batch)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.filterwarnings("ignore:The .*dataloader.* does not have many workers", "ignore:.*LeafSpec")
+def test_a_training_gets_the_maps_after_the_loader_and_bit_for_bit_those_of_each_slice(tmp_path: Path) -> None:
+    data, watch = module(batch_size=3), Watch()
+    assert {batch.acquisition.maps for batch in data.train_dataloader()} == {None}
+    trainer = Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, default_root_dir=tmp_path,
+    )  # fmt: skip
+    trainer.fit(watch, datamodule=data)
+    splits = {volume.name: split for split in ("train", "val") for volume in data.source.volumes(split)}
+    assert {splits[name] for batch in watch.seen for name in batch.volume} == {"train", "val"}
+    for batch in watch.seen:
+        for i in range(len(batch)):
+            one = item(batch, i).acquisition
+            assert torch.equal(one.maps, low_resolution_maps(one.kspace, acs_columns(one.mask)))
+
+
+def test_a_batch_of_slices_with_and_without_a_centre_cannot_get_maps() -> None:
+    data = module(batch_size=2)
+    (batch, *_) = data.loader("val", maps=False)
+    mask = batch.acquisition.mask.clone()
+    mask[1, ..., mask.shape[-1] // 2] = False
+    with pytest.raises(InputError, match="data.batch_size=1"):
+        data.with_maps(replace(batch.acquisition, mask=mask))
 
 
 def test_preparing_the_data_prepares_the_source(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,7 +77,7 @@ def trainer(folder: Path, **settings: Any) -> Trainer:
 
 @pytest.fixture(scope="module")
 def batch() -> Example:
-    (first, *_) = data().val_dataloader()
+    (first, *_) = data().loader("val")
     assert isinstance(first, Example)
     return first
 
@@ -92,7 +92,7 @@ def test_an_epoch_moves_all_weights_and_leaves_a_checkpoint_that_reconstructs(ki
     assert not [name for name, value in module.named_parameters() if torch.equal(value, before[name])]
     assert {"val/loss", "val/ssim", "val/psnr"} <= fit.callback_metrics.keys()
     assert math.isfinite(fit.callback_metrics["val/ssim"])
-    (example, *_) = data(RandomMask([0.3], [2])).test_dataloader()
+    (example, *_) = data(RandomMask([0.3], [2])).loader("test")
     method = LatentOptimisation(str(tmp_path / "best.ckpt"), iterations=2)
     assert method.record["name"] == kind
     assert method(example.acquisition, generator=torch.Generator()).image.shape == (1, *SIZE)

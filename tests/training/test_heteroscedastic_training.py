@@ -50,7 +50,7 @@ def test_training_logs_as_the_others_and_its_checkpoint_gives_the_deviation(tmp_
     assert not [name for name, value in module.state_dict().items() if torch.equal(before[name], value)]
 
     method = Checkpoint(str(tmp_path / "best.ckpt"))
-    (example, *_) = data.val_dataloader()
+    (example, *_) = data.loader("val")
     assert isinstance(example, Example)
     result = method(example.acquisition)
     with torch.no_grad():

@@ -139,7 +139,7 @@ def test_gradients_in_half_precision_are_near_those_of_float32_as_far_as_their_b
         network = module(name)
         network.log = lambda *_, **__: None
         torch.manual_seed(1)  # of levels and noise
-        (batch, *_) = data(network).val_dataloader()
+        (batch, *_) = data(network).loader("val")
         with torch.autocast("cpu", precision or torch.bfloat16, enabled=precision is not None):
             loss = network.training_step(batch, 0)
         loss.backward()
@@ -158,7 +158,7 @@ def test_gradients_in_half_precision_are_near_those_of_float32_as_far_as_their_b
 def test_float16_too_is_for_the_networks_alone(name: str) -> None:
     """As on a GPU; Lightning itself has no 16-mixed on a CPU, and torch's autocast there has."""
     network: nn.Module = module(name).net
-    (batch, *_) = data(module(name)).val_dataloader()
+    (batch, *_) = data(module(name)).loader("val")
     with Seen() as seen, torch.autocast("cpu", torch.float16):
         # the scale of fastMRI's scanners squared is below float16's smallest number
         batch.acquisition.kspace.mul_(1e-6)

@@ -119,7 +119,7 @@ def test_neither_references_nor_lines_that_were_not_measured_change_the_training
 @pytest.mark.parametrize("supervision", ["split", "noisy"])
 @pytest.mark.parametrize("loss", [NormalisedL1L2(), SquaredError()])
 def test_the_loss_is_that_of_the_formula(loss: nn.Module, supervision: str) -> None:
-    batch = next(iter(data(supervision=supervision, split=Splitter(weighted=True, alpha=0.7)).train_dataloader()))
+    batch = next(iter(data(supervision=supervision, split=Splitter(weighted=True, alpha=0.7)).loader("train")))
     module = model(loss=loss).eval()
     split, acquisition = batch.split, batch.acquisition
     assert split is not None and acquisition.maps is not None
@@ -146,7 +146,7 @@ def test_the_loss_is_that_of_the_formula(loss: nn.Module, supervision: str) -> N
 
 @pytest.mark.parametrize("loss", [NormalisedL1L2(), SquaredError()])
 def test_a_slice_of_which_the_loss_sees_nothing_teaches_nothing(loss: nn.Module) -> None:
-    batch = next(iter(data().train_dataloader()))
+    batch = next(iter(data().loader("train")))
     assert batch.split is not None
     nothing = Split(batch.acquisition.mask, torch.zeros_like(batch.split.weight))
     module = model(loss=loss)
@@ -185,7 +185,7 @@ def test_mixed_precision_gives_a_finite_loss_near_that_of_single_precision(tmp_p
 
 
 def test_a_few_steps_on_one_slice_lower_the_loss() -> None:
-    batch = next(iter(data().train_dataloader()))
+    batch = next(iter(data().loader("train")))
     module = model()
     optimizer = torch.optim.Adam(module.parameters(), lr=3e-3)
     losses = []
@@ -253,7 +253,7 @@ def test_several_coils_without_maps_are_refused(tmp_path: Path) -> None:
 
 
 def test_learned_maps_are_made_of_central_lines_that_are_given() -> None:
-    batch = next(iter(data().train_dataloader()))
+    batch = next(iter(data().loader("train")))
     assert batch.split is not None
     given, _ = given_and_compared(batch.acquisition, batch.split)
     for i, n in enumerate(given.n_acs.tolist()):  # type: ignore[union-attr]

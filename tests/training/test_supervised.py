@@ -107,7 +107,7 @@ class StopAfterFirstEpoch(Callback):
 
 @pytest.fixture
 def batch() -> Example:
-    (first, *_) = data().val_dataloader()
+    (first, *_) = data().loader("val")
     assert isinstance(first, Example)
     assert len(first) == 2
     return first

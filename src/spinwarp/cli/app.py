@@ -168,6 +168,9 @@ def _run_job(config: DictConfig, task: Callable[[DictConfig], Any], types: Mappi
 
         arguments.expand_home(config)
         check_types(plain(config), types=types)
+        from spinwarp.hardware import keep_freed_memory
+
+        keep_freed_memory()
         if one_of_many:
             multirun.check_out(config)
         value = task(config)

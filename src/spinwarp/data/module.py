@@ -13,13 +13,13 @@ from lightning import LightningDataModule
 from numpy.random import RandomState
 from torch.utils.data import DataLoader, Dataset
 
-from spinwarp.acquisition import Example, collate
+from spinwarp.acquisition import Acquisition, Example, collate
 from spinwarp.coils import low_resolution_maps
 from spinwarp.data.batches import Batch, InOrder, Item, ShapeBatchOrder
 from spinwarp.data.given import GivenMaps
 from spinwarp.data.source import DrawingSource, Source, Volume, check_split, random_state
 from spinwarp.data.split import Splitter
-from spinwarp.data.undersample import Undersample
+from spinwarp.data.undersample import AddMaps, Undersample
 from spinwarp.errors import InputError
 from spinwarp.lightning_internals import next_batch
 from spinwarp.masks import IndependentMask, Mask, RandomMask, seed_of
@@ -58,6 +58,10 @@ class SliceDataset(Dataset[Example]):
     splitter: Splitter | None = None
     noisy: bool = False
 
+    def __post_init__(self) -> None:
+        # found out once: isinstance takes half a millisecond for a protocol
+        self._drawing = self.source if self.seed is not None and isinstance(self.source, DrawingSource) else None
+
     def __len__(self) -> int:
         return len(self.slices)
 
@@ -75,8 +79,8 @@ class SliceDataset(Dataset[Example]):
         draws = self.seed is not None
         of_scan = RandomState(seed_of(volume.name))
         generator = random_state(self.seed, epoch, volume.name, number) if draws else of_scan
-        if draws and isinstance(self.source, DrawingSource):
-            example = self.source.draw(volume, number, generator)
+        if self._drawing is not None:
+            example = self._drawing.draw(volume, number, generator)
             of_scan = generator  # every draw is another scan
         else:
             example = self.source.read(volume, number)
@@ -148,6 +152,7 @@ class FastMRIDataModule(LightningDataModule):
     def __post_init__(self) -> None:
         super().__init__()
         self.given = None if self.maps in _MAPS else GivenMaps(self.maps, "data.maps")
+        self._add_maps = AddMaps(_MAPS.get(self.maps))
         for name, least in {"batch_size": 1, "num_workers": 0, "edge_slices": 0}.items():
             if getattr(self, name) < least:
                 raise InputError(f"data.{name} is at least {least}; got {getattr(self, name)}")
@@ -168,12 +173,17 @@ class FastMRIDataModule(LightningDataModule):
         self.source.prepare()
 
     def dataset(
-        self, split: str, evaluate: bool = False, only: Mapping[str, Collection[int]] | None = None
+        self,
+        split: str,
+        evaluate: bool = False,
+        only: Mapping[str, Collection[int]] | None = None,
+        maps: bool = True,
     ) -> SliceDataset:
         """Return the undersampled slices of a split.
 
         With ``evaluate`` the training split is read as validation is: all slices, masks seeded from the names. ``only``
-        maps volumes to the slices to take; None: all.
+        maps volumes to the slices to take; None: all. With ``maps=False`` estimated coil maps are left to
+        :meth:`with_maps`, which makes them faster where they are used, on the device.
 
         Raises
         ------
@@ -189,7 +199,7 @@ class FastMRIDataModule(LightningDataModule):
             slices = [(v, s) for v, s in slices if s in only.get(volumes[v].name, ())]
         if not slices:
             raise InputError(f"the {split} split of {self.source.name} has no slices left")
-        undersample = Undersample(self.mask if training else self.eval_mask, _MAPS.get(self.maps))
+        undersample = Undersample(self.mask if training else self.eval_mask, self._add_maps.estimate if maps else None)
         splits = self.supervision != "full" and (training or (split == "val" and not evaluate))
         splitter, noisy = self.split if splits else None, self.supervision == "noisy"
         seed, augment = (self.seed, self.augment) if training else (None, None)
@@ -201,13 +211,14 @@ class FastMRIDataModule(LightningDataModule):
         evaluate: bool = False,
         only: Mapping[str, Collection[int]] | None = None,
         batches: Sequence[Batch] | None = None,
+        maps: bool = True,
     ) -> DataLoader[Example]:
-        """Return the batches of a split, shuffled in training only; ``evaluate`` and ``only`` as in :meth:`dataset`.
+        """Return the batches of a split, shuffled in training only; other arguments as in :meth:`dataset`.
 
         With ``trainer.overfit_batches`` training is in order too, with the same masks in every epoch. ``batches``
         limits the loader to these of its batches.
         """
-        dataset = self.dataset(split, evaluate, only)
+        dataset = self.dataset(split, evaluate, only, maps)
         shapes = [dataset.volumes[v].shape for v, _ in dataset.slices]
         training = split == "train" and not evaluate
         start = self._start if training else (0, 0)
@@ -229,16 +240,24 @@ class FastMRIDataModule(LightningDataModule):
         )
 
     def train_dataloader(self) -> DataLoader[Example]:
-        """Return the training batches."""
-        return self.loader("train")
+        """Return the training batches, to which :meth:`on_after_batch_transfer` adds coil maps."""
+        return self.loader("train", maps=False)
 
     def val_dataloader(self) -> DataLoader[Example]:
-        """Return the validation batches."""
-        return self.loader("val")
+        """Return the validation batches, to which :meth:`on_after_batch_transfer` adds coil maps."""
+        return self.loader("val", maps=False)
 
     def test_dataloader(self) -> DataLoader[Example]:
-        """Return the test batches."""
-        return self.loader("test")
+        """Return the test batches, to which :meth:`on_after_batch_transfer` adds coil maps."""
+        return self.loader("test", maps=False)
+
+    def with_maps(self, acquisition: Acquisition) -> Acquisition:
+        """Return the acquisition with the coil maps that ``maps`` asks for, if it brings none; on its device."""
+        return self._add_maps(acquisition)
+
+    def on_after_batch_transfer(self, batch: Example, dataloader_idx: int) -> Example:  # noqa: ARG002
+        """Add coil maps; Lightning calls this on the device."""
+        return replace(batch, acquisition=self.with_maps(batch.acquisition))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position in the data, for a checkpoint."""

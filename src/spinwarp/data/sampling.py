@@ -52,6 +52,10 @@ def read_slice(
     InputError : if measured k-space is not finite, all slices are zero, or the stored mask hides signal.
     """
     kspace = _slice(volume, index)
+    if stored is None and _is_full(kspace, columns):
+        full = np.zeros((1, kspace.shape[-1]), dtype=bool)
+        full[:, slice(*(columns or (None, None)))] = True
+        return kspace, full
     per_slice = stored is not None and _per_slice(stored.shape, volume.shape)
     allowed = None if stored is None else _stored(path, stored, index, volume.shape)
     peak = _peak(kspace, allowed)
@@ -210,8 +214,37 @@ def _agreed(path: Path, allowed: np.ndarray, peak: np.ndarray, columns: tuple[in
 
 
 def _slice(volume: KSpace, index: int) -> np.ndarray:
-    kspace = np.array(volume[index], dtype=np.complex64)
+    if isinstance(volume, h5py.Dataset) and volume.dtype == np.complex64:
+        kspace = np.empty(volume.shape[1:], np.complex64)
+        volume.read_direct(kspace, np.s_[index])  # h5py would zero the memory first
+    else:
+        kspace = np.array(volume[index], dtype=np.complex64)
     return kspace if kspace.ndim == 3 else kspace[None]
+
+
+def _is_full(kspace: np.ndarray, columns: tuple[int, int] | None) -> bool:
+    """Whether a few coils already show that all acquired columns were measured; False may also mean that they do not.
+
+    No sample is weak (:func:`_loud`) that is above ``_ROUNDING`` times the root mean square, and that of the largest
+    parts over coils is at most the root of the energy of all coils by the number of pixels.
+    """
+    h, w = kspace.shape[-2:]
+    first, last = columns or (0, w)
+    if kspace[..., :first].any() or kspace[..., last:].any():
+        return False
+    parts = np.ascontiguousarray(kspace).reshape(-1).view(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        energy = float(np.dot(parts, parts))  # one pass; not finite if any sample is not
+    if not 1e-36 * parts.size < energy < np.inf:  # squares of very weak samples are lost
+        return False
+    # rows have the padding too, and single precision may lose a part of the sum
+    floor = _ROUNDING * (2 * energy / (h * (last - first))) ** 0.5
+    peak = np.zeros((h, w), np.float32)
+    for coil in kspace:
+        np.maximum(peak, _peak(coil[None]), out=peak)
+        if peak[:, first:last].min() > floor:
+            return not _is_off_centre(peak)
+    return False
 
 
 def _another(path: Path, volume: KSpace, allowed: np.ndarray | None) -> np.ndarray:
@@ -227,8 +260,11 @@ def _another(path: Path, volume: KSpace, allowed: np.ndarray | None) -> np.ndarr
 def _peak(kspace: np.ndarray, allowed: np.ndarray | None = None) -> np.ndarray:
     """Return the largest real or imaginary part over the coils, ``(h, w)``; squares of raw data could overflow."""
     kspace = np.ascontiguousarray(kspace)
-    parts = kspace.view(kspace.real.dtype).reshape(*kspace.shape, 2)
-    peak: np.ndarray = np.maximum(parts.max(axis=0), -parts.min(axis=0)).max(axis=-1)
+    parts = kspace.view(kspace.real.dtype)
+    largest = np.abs(parts[0])
+    for coil in parts[1:]:  # one at a time stays in the cache
+        np.maximum(largest, np.abs(coil), out=largest)
+    peak: np.ndarray = np.maximum(largest[..., ::2], largest[..., 1::2])
     if allowed is not None:
         peak[~(allowed | np.isfinite(peak))] = 0  # some files have NaN for missing samples
     return peak

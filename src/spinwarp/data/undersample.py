@@ -10,10 +10,53 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from spinwarp.acquisition import Acquisition, Example, acs_columns
+from spinwarp.errors import InputError
 from spinwarp.masks.base import Mask
 
 log = logging.getLogger(__name__)
 MapEstimator = Callable[[Tensor, Tensor], Tensor]
+
+
+class AddMaps:
+    """Estimates the coil maps of acquisitions that bring none, on the device of their k-space.
+
+    Parameters
+    ----------
+    estimate : from k-space and the number of its central columns, to maps; None: no maps. There are no maps either if
+        the centre is not sampled.
+    """
+
+    def __init__(self, estimate: MapEstimator | None) -> None:
+        self.estimate = estimate
+        self._said = False
+
+    def __call__(self, acquisition: Acquisition) -> Acquisition:
+        """Return the acquisition with maps; the input is not modified.
+
+        Raises
+        ------
+        InputError : if only some items of a batch have a sampled centre.
+        """
+        kspace = acquisition.kspace
+        if self.estimate is None or acquisition.maps is not None:
+            return acquisition
+        if kspace.shape[1] == 1:  # the coil's phase is part of the image
+            return replace(acquisition, maps=torch.ones_like(kspace))
+        # use the sampled columns, not the drawn ones: equal samples give equal maps, whatever mask they come from
+        sampled = acs_columns(acquisition.mask)
+        if sampled.all():
+            parts = [self.estimate(k[None], n[None]) for k, n in zip(kspace, sampled, strict=True)]
+            return replace(acquisition, maps=parts[0] if len(parts) == 1 else torch.cat(parts))
+        if sampled.any():
+            raise InputError(
+                "in a batch, some slices have a sampled centre of k-space, from which coil maps are made, and some "
+                "have none; use data.batch_size=1"
+            )
+        worker = get_worker_info()
+        if not self._said and (worker is None or worker.id == 0):
+            self._said = True
+            log.warning("the mask leaves out the centre of k-space, so there are no coil maps, which are made from it")
+        return acquisition
 
 
 class Undersample:
@@ -25,14 +68,14 @@ class Undersample:
     Parameters
     ----------
     mask : draws the sampling mask; None leaves the acquisition as measured.
-    maps : estimates coil maps from k-space and the number of its central columns; None: no maps. There are no maps
-        either if the centre is not sampled.
+    maps : estimates coil maps, see :class:`AddMaps`; None: no maps.
     """
 
     def __init__(self, mask: Mask | None, maps: MapEstimator | None = None) -> None:
         self.mask = mask
         self.maps = maps
-        self._logged: set[str] = set()
+        self._add_maps = AddMaps(maps)
+        self._said = False
 
     def __call__(self, example: Example, generator: RandomState) -> Example:
         """Return the accelerated example of a batch of one; the input is not modified."""
@@ -46,32 +89,23 @@ class Undersample:
             mask = drawn.view(1, 1, -1, w) & mask  # only measured samples can be sampled
             sampled = acs_columns(mask)
             n_center = sampled.clamp_max(n)
-        kspace = acquisition.kspace * mask
-        maps = acquisition.maps
-        if maps is None and kspace.shape[1] == 1:
-            maps = torch.ones_like(kspace) if self.maps is not None else None  # the coil's phase is part of the image
-        elif maps is None and self.maps is not None:
-            # use the sampled columns, not the drawn ones: equal samples give equal maps, whatever mask they come from
-            maps = self.maps(kspace, sampled) if sampled.all() else None
-        result = replace(acquisition, kspace=kspace, mask=mask, n_acs=n_center, maps=maps)
+        kspace = acquisition.kspace if mask.all() else acquisition.kspace * mask
+        result = self._add_maps(replace(acquisition, kspace=kspace, mask=mask, n_acs=n_center))
         self._say(example.volume[0], acquisition, result)
         return replace(example, acquisition=result)
 
     def _say(self, volume: str, measured: Acquisition, result: Acquisition) -> None:
-        """Log once what may surprise a user; only the first worker does."""
+        """Log once if a mask meets data that are undersampled already; only the first worker does."""
         worker = get_worker_info()
-        if worker is not None and worker.id > 0:
+        if self.mask is None or self._said or (worker is not None and worker.id > 0):
             return
-        if self.mask is not None and "rate" not in self._logged:
-            rates = [float(a.acceleration()[0]) for a in (measured, result)]
-            if rates[0] > 1:
-                self._logged.add("rate")
-                log.warning(
-                    "%s and perhaps others are undersampled already (R %.2f); the mask applies on top of that, "
-                    "which makes R %.2f",
-                    volume,
-                    *rates,
-                )
-        if self.maps is not None and result.maps is None and "maps" not in self._logged:
-            self._logged.add("maps")
-            log.warning("the mask leaves out the centre of k-space, so there are no coil maps, which are made from it")
+        rate = float(measured.acceleration()[0])
+        if rate > 1:
+            self._said = True
+            log.warning(
+                "%s and perhaps others are undersampled already (R %.2f); the mask applies on top of that, "
+                "which makes R %.2f",
+                volume,
+                rate,
+                float(result.acceleration()[0]),
+            )

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from spinwarp.errors import InputError
+from spinwarp.hardware import keep_freed_memory
 from spinwarp.parallel import processes
 
 #: seconds that a process has to save its work
@@ -84,6 +85,7 @@ def _end(workers: Sequence[Any]) -> None:
 
 def _work(task: Callable[[Any, Advance], None], argument: Any, done: Any, index: int, parent: int) -> None:
     processes.end_with(parent)
+    keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the parent ends the others
     signal.signal(signal.SIGTERM, _interrupt)
 

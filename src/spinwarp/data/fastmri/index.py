@@ -108,9 +108,28 @@ def open_volume(path: Path) -> Iterator[h5py.File]:
         raise unreadable(path, error, "is truncated or not HDF5 ({reason}); copy or download it again") from error
 
 
+def _lies_here(file: h5py.File, name: str) -> bool:
+    """Whether a data set is absent, or stored in this very file without filters, so that nothing can be missing.
+
+    This asks HDF5 itself: a file is opened for each slice, and h5py's objects would take a millisecond of that.
+    """
+    links, key = file.id.links, name.encode()
+    if not links.exists(key):
+        return True
+    if links.get_info(key).type != h5py.h5l.TYPE_HARD:
+        return False
+    stored = h5py.h5o.open(file.id, key)
+    if not isinstance(stored, h5py.h5d.DatasetID):
+        return False
+    settings = stored.get_create_plist()
+    return bool(settings.get_layout() != h5py.h5d.VIRTUAL and settings.get_nfilters() == 0)
+
+
 def _check_links(path: Path, file: h5py.File) -> None:
     """Refuse a file whose data lies in another file that is missing; HDF5 would read zeros of a virtual data set."""
     for name in _READ:
+        if _lies_here(file, name):
+            continue
         link, dataset = file.get(name, getlink=True), file.get(name)
         missing = ""
         if dataset is None and isinstance(link, h5py.SoftLink | h5py.ExternalLink):
@@ -127,7 +146,7 @@ def _check_links(path: Path, file: h5py.File) -> None:
 def _load_filters(path: Path, file: h5py.File) -> None:
     """Load the filters that the file's data sets need, or name the missing one; ``hdf5plugin`` registers its own."""
     for name in _READ:
-        if not isinstance(file.get(name), h5py.Dataset):
+        if _lies_here(file, name) or not isinstance(file.get(name), h5py.Dataset):
             continue
         settings = file[name].id.get_create_plist()
         for code, _, _, described in (settings.get_filter(i) for i in range(settings.get_nfilters())):

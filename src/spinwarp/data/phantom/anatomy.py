@@ -14,6 +14,8 @@ from scipy.spatial.transform import Rotation
 from spinwarp.data.phantom.contrast import TISSUES, draw_signals
 from spinwarp.data.simulation import smooth_field
 
+_BLOCK = 2**14  # points
+
 # Sample positions within a voxel, (x, y, z) in voxels, spread over its area and the slice thickness.
 _SAMPLES = ((-0.25, -0.25, -0.22), (0.25, 0.25, -0.07), (-0.25, 0.25, 0.07), (0.25, -0.25, 0.22))
 
@@ -95,13 +97,24 @@ def _grid(n_slices: int, shape: tuple[int, int], offset: tuple[float, float, flo
 
 def _waves(points: np.ndarray, wavelength: float, n_waves: int, rng: np.random.RandomState) -> np.ndarray:
     """Draw a smooth field of one length scale: plane waves of random direction and phase, with unit variance."""
-    total = np.zeros(points.shape[1:], np.float32)
+    waves = []
     for _ in range(n_waves):
         k = rng.randn(3)
         k *= 2 * np.pi / wavelength * rng.uniform(0.8, 1.2) / np.linalg.norm(k)
-        x, y, z = (points[i] * np.float32(k[i]) for i in range(3))
-        total += np.cos(x + y + z + np.float32(rng.uniform(0, 2 * np.pi)))
-    return total * np.float32(np.sqrt(2 / n_waves))
+        waves.append((*k.astype(np.float32), np.float32(rng.uniform(0, 2 * np.pi))))
+    total = np.zeros(points[0].size, np.float32)
+    flat = points.reshape(3, -1)
+    angle, term = np.empty((2, _BLOCK), np.float32)
+    for start in range(0, total.size, _BLOCK):  # the points of a block stay in the cache for all waves
+        x, y, z = flat[:, start : start + _BLOCK]
+        a, t = angle[: x.size], term[: x.size]
+        for kx, ky, kz, phase in waves:
+            np.multiply(x, kx, out=a)
+            a += np.multiply(y, ky, out=t)
+            a += np.multiply(z, kz, out=t)
+            a += phase
+            total[start : start + _BLOCK] += np.cos(a, out=a)
+    return total.reshape(points.shape[1:]) * np.float32(np.sqrt(2 / n_waves))
 
 
 def _place(points: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
