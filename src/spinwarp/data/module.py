@@ -11,12 +11,14 @@ import numpy as np
 import torch
 from lightning import LightningDataModule
 from numpy.random import RandomState
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from spinwarp.acquisition import Example, collate
-from spinwarp.coils import low_resolution_maps
+from spinwarp.coils import espirit_maps, low_resolution_maps
 from spinwarp.data.batches import Batch, InOrder, Item, ShapeBatchOrder
 from spinwarp.data.given import GivenMaps
+from spinwarp.data.row_block import RowBlock
 from spinwarp.data.source import DrawingSource, Source, Volume, check_split, random_state
 from spinwarp.data.split import Splitter
 from spinwarp.data.undersample import Undersample
@@ -25,7 +27,14 @@ from spinwarp.lightning_internals import next_batch
 from spinwarp.masks import IndependentMask, Mask, RandomMask, seed_of
 
 Augmentation = Callable[[Example, RandomState], Example]
-_MAPS = {"low_resolution": low_resolution_maps, "none": None}
+
+
+def _espirit(kspace: Tensor, n_acs: Tensor) -> Tensor:
+    """Return ESPIRiT's maps of undersampled k-space; what was not measured is zero in all coils."""
+    return espirit_maps(kspace, (kspace != 0).any(1, keepdim=True), n_acs)[0]
+
+
+_MAPS = {"low_resolution": low_resolution_maps, "espirit": _espirit, "none": None}
 SUPERVISION = ("full", "split", "noisy")
 
 
@@ -113,7 +122,8 @@ class FastMRIDataModule(LightningDataModule):
     source : the data set.
     mask : sampling mask of training; None leaves the data as measured.
     eval_mask : of validation and test; ``mask`` if None.
-    maps : ``low_resolution`` (from the ACS of the accelerated data), ``none``, or the path of :class:`GivenMaps`.
+    maps : ``low_resolution`` or ``espirit``, both from the ACS of the accelerated data; ``none``; or the path of
+        :class:`GivenMaps`.
     batch_size : slices in a batch, all of one shape.
     num_workers : processes that load; with 0 the main process loads.
     volume_sample_rate, slice_sample_rate : fraction of the training volumes, and of the slices of each, that are used.
@@ -266,10 +276,10 @@ class FastMRIDataModule(LightningDataModule):
                 )
             if isinstance(mask, RandomMask):
                 mask.check_one_pair()
-        if self.augment is not None:
+        if self.augment is not None and not isinstance(self.augment, RowBlock):
             raise InputError(
-                "data.split.weighted=true needs data.augment=null: a mirrored scan no longer has the probabilities of "
-                "its mask"
+                "data.split.weighted=true needs data.augment=null, or a RowBlock: a mirrored scan no longer has the "
+                "probabilities of its mask"
             )
 
     def _sampled(self, volumes: Sequence[Volume]) -> list[tuple[int, int]]:
