@@ -4,8 +4,9 @@
 
 ``HEADS`` is a folder of magnitude volumes as ``data=simulated_heads`` reads them, one folder a subject. Every step
 draws a new scan of a training subject. All cases start from the same denoiser, ``pretrained:heads_score``. PSNR is the
-mean over slices, of magnitudes against images without noise, on the validation subjects, or with ``--split test`` on the
-test subjects; each has its own fixed scan. An SNR of 50 is noise of about 1 % of the brightest pixel, 10 of about 5 %.
+mean over slices, of magnitudes against images without noise, on the validation subjects, or with ``--split test`` on
+the test subjects; each has its own fixed scan. An SNR of 50 is noise of about 1 % of the brightest pixel, 10 of about
+5 %.
 """
 
 import argparse
