@@ -46,6 +46,7 @@ CASES: dict[str, list[str]] = {
     "ssdu_squared": [*SPLIT, SQUARED],
     "weighted": WEIGHTED,
     "robust": [*WEIGHTED, "data.supervision=noisy"],
+    "ensure": [*WEIGHTED, "model._target_=spinwarp.training.EnsureModule"],
 }
 
 

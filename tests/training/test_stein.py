@@ -20,7 +20,7 @@ from spinwarp.data.module import FastMRIDataModule
 from spinwarp.data.row_block import RowBlock
 from spinwarp.data.split import Splitter
 from spinwarp.errors import InputError
-from spinwarp.fourier import fftc, ifftc
+from spinwarp.fourier import ifftc
 from spinwarp.losses import SquaredError
 from spinwarp.masks import RandomMask
 from spinwarp.models.norm_unet import NormUNet

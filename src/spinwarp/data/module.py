@@ -55,6 +55,7 @@ class SliceDataset(Dataset[Example]):
     splitter : splits what was measured. A scan is then measured once: its mask is seeded by its name in training too,
         it is augmented after undersampling, and training gets no target. None: no split.
     noisy : whether the splitter adds noise.
+    unreferenced : names of volumes whose references are hidden; they too are measured once.
     """
 
     source: Source
@@ -66,6 +67,7 @@ class SliceDataset(Dataset[Example]):
     given: GivenMaps | None = None
     splitter: Splitter | None = None
     noisy: bool = False
+    unreferenced: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
         return len(self.slices)
@@ -95,6 +97,8 @@ class SliceDataset(Dataset[Example]):
             example = self._measured_once(replace(example, target=None) if draws else example, of_scan, generator)
             turn = epoch % (self.splitter.n_splits or epoch + 1) if draws else 0
             return self._split(example, random_state(self.seed, turn, volume.name, number, "split"))
+        if volume.name in self.unreferenced:
+            return self._measured_once(replace(example, target=None), of_scan, generator)
         if self.augment is not None:
             example = self.augment(example, generator)
         return self.undersample(example, generator)
@@ -134,6 +138,8 @@ class FastMRIDataModule(LightningDataModule):
         input, and there is no target in training; ``noisy``: the same, with noise added to the input. Validation has
         the target too, if there is one.
     split : draws the held-out lines; None: with its defaults.
+    reference_rate : fraction of the training volumes whose references are used, at least one; those of the others are
+        hidden. Needs ``batch_size`` 1 if it is below 1.
     seed : of order, masks, splits and sample rates in training.
 
     Raises
@@ -153,6 +159,7 @@ class FastMRIDataModule(LightningDataModule):
     edge_slices: int = 0
     supervision: Literal["full", "split", "noisy"] = "full"
     split: Splitter | None = None
+    reference_rate: float = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -161,11 +168,16 @@ class FastMRIDataModule(LightningDataModule):
         for name, least in {"batch_size": 1, "num_workers": 0, "edge_slices": 0}.items():
             if getattr(self, name) < least:
                 raise InputError(f"data.{name} is at least {least}; got {getattr(self, name)}")
-        for name in ("volume_sample_rate", "slice_sample_rate"):
+        for name in ("volume_sample_rate", "slice_sample_rate", "reference_rate"):
             if not 0 < getattr(self, name) <= 1:
                 raise InputError(f"data.{name} is a fraction above 0 and up to 1; got {getattr(self, name)}")
         if self.supervision not in SUPERVISION:
             raise InputError(f"data.supervision={self.supervision!r} is not one of {', '.join(SUPERVISION)}")
+        if self.reference_rate < 1 and self.batch_size > 1:
+            raise InputError(
+                "with data.reference_rate below 1 some scans have a reference and some have none; they need "
+                "data.batch_size=1, and trainer.accumulate_grad_batches for larger steps"
+            )
         if self.eval_mask is None:
             self.eval_mask = self.mask
         self.split = self.split or Splitter()
@@ -203,7 +215,10 @@ class FastMRIDataModule(LightningDataModule):
         splits = self.supervision != "full" and (training or (split == "val" and not evaluate))
         splitter, noisy = self.split if splits else None, self.supervision == "noisy"
         seed, augment = (self.seed, self.augment) if training else (None, None)
-        return SliceDataset(self.source, volumes, slices, undersample, seed, augment, self.given, splitter, noisy)
+        return SliceDataset(
+            self.source, volumes, slices, undersample, seed, augment, self.given, splitter, noisy,
+            self._unreferenced(volumes, slices) if training else frozenset(),
+        )  # fmt: skip
 
     def loader(
         self,
@@ -281,6 +296,11 @@ class FastMRIDataModule(LightningDataModule):
                 "data.split.weighted=true needs data.augment=null, or a RowBlock: a mirrored scan no longer has the "
                 "probabilities of its mask"
             )
+
+    def _unreferenced(self, volumes: Sequence[Volume], slices: Sequence[tuple[int, int]]) -> frozenset[str]:
+        used = sorted({v for v, _ in slices})
+        referenced = _choose(np.array(used), self.reference_rate, np.random.default_rng(self.seed))
+        return frozenset(volumes[v].name for v in set(used) - set(referenced))
 
     def _sampled(self, volumes: Sequence[Volume]) -> list[tuple[int, int]]:
         choose = partial(_choose, generator=np.random.default_rng(self.seed))

@@ -2,6 +2,7 @@
 
 from spinwarp.training.gan import GANModule
 from spinwarp.training.generator import FlowModule, GeneratorModule, VAEModule
+from spinwarp.training.noise2recon import Noise2ReconModule
 from spinwarp.training.score import ScoreModule
 from spinwarp.training.self_supervised import SelfSupervisedModule
 from spinwarp.training.stein import EnsureModule, EquivariantModule
@@ -14,6 +15,7 @@ __all__ = [
     "GANModule",
     "GeneratorModule",
     "HeteroscedasticModule",
+    "Noise2ReconModule",
     "ScoreModule",
     "SelfSupervisedModule",
     "SupervisedModule",
