@@ -37,6 +37,7 @@ from spinwarp.recon.mc_dropout import MCDropout
 from spinwarp.recon.posterior import Posterior
 from spinwarp.recon.tv import TotalVariation
 from spinwarp.recon.untrained import UntrainedNetwork
+from spinwarp.recon.zero_shot import ZeroShot
 
 CONF = conf_folder()
 # networks are made so small, wherever they say the size by one of these keys; what is smaller already stays as it is
@@ -51,6 +52,7 @@ SHORT: dict[type, dict[str, Any]] = {
     L1Wavelet: {"iterations": 50},
     LatentOptimisation: {"iterations": 5, "restarts": 2},
     Posterior: {"n_samples": 2},
+    ZeroShot: {"n_splits": 2, "epochs": 2, "learning_rate": 1e-5},  # rounding flips signs, which Adam follows
 }
 N_LEVELS, HIGHEST = 3, 1.0  # of the schedule of a sampler: an untrained score model knows nothing of strong noise
 
@@ -103,6 +105,7 @@ FILES: dict[type, list[str]] = {
     MCDropout: ["dropout"],
     LatentOptimisation: [name for name in GENERATORS if name != "gan"],  # which makes images of one size
     Posterior: ["score"],
+    ZeroShot: ["unrolled", "unet"],
 }
 
 

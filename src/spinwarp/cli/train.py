@@ -288,6 +288,11 @@ def check_fit(model: str, module: "NetworkModule", data: "FastMRIDataModule") ->
         )
     if module.without_references and data.supervision == "full":
         raise InputError(f"model={model} learns from held-out lines; set data.supervision=split or noisy")
+    if data.reference_rate < 1 and not (module.some_without_references or module.without_references):
+        raise InputError(
+            f"model={model} needs a reference for every scan; set data.reference_rate=1, or take "
+            f"model=varnet_noise2recon"
+        )
     if not module.without_references and data.supervision != "full":
         raise InputError(
             f"model={model} does not learn from held-out lines (data.supervision={data.supervision}); set "

@@ -11,12 +11,14 @@ import numpy as np
 import torch
 from lightning import LightningDataModule
 from numpy.random import RandomState
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from spinwarp.acquisition import Acquisition, Example, collate
-from spinwarp.coils import low_resolution_maps
+from spinwarp.coils import espirit_maps, low_resolution_maps
 from spinwarp.data.batches import Batch, InOrder, Item, ShapeBatchOrder
 from spinwarp.data.given import GivenMaps
+from spinwarp.data.row_block import RowBlock
 from spinwarp.data.source import DrawingSource, Source, Volume, check_split, random_state
 from spinwarp.data.split import Splitter
 from spinwarp.data.undersample import AddMaps, Undersample
@@ -25,7 +27,14 @@ from spinwarp.lightning_internals import next_batch
 from spinwarp.masks import IndependentMask, Mask, RandomMask, seed_of
 
 Augmentation = Callable[[Example, RandomState], Example]
-_MAPS = {"low_resolution": low_resolution_maps, "none": None}
+
+
+def _espirit(kspace: Tensor, n_acs: Tensor) -> Tensor:
+    """Return ESPIRiT's maps of undersampled k-space; what was not measured is zero in all coils."""
+    return espirit_maps(kspace, (kspace != 0).any(1, keepdim=True), n_acs)[0]
+
+
+_MAPS = {"low_resolution": low_resolution_maps, "espirit": _espirit, "none": None}
 SUPERVISION = ("full", "split", "noisy")
 
 
@@ -46,6 +55,7 @@ class SliceDataset(Dataset[Example]):
     splitter : splits what was measured. A scan is then measured once: its mask is seeded by its name in training too,
         it is augmented after undersampling, and training gets no target. None: no split.
     noisy : whether the splitter adds noise.
+    unreferenced : names of volumes whose references are hidden; they too are measured once.
     """
 
     source: Source
@@ -57,6 +67,7 @@ class SliceDataset(Dataset[Example]):
     given: GivenMaps | None = None
     splitter: Splitter | None = None
     noisy: bool = False
+    unreferenced: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         # found out once: isinstance takes half a millisecond for a protocol
@@ -90,6 +101,8 @@ class SliceDataset(Dataset[Example]):
             example = self._measured_once(replace(example, target=None) if draws else example, of_scan, generator)
             turn = epoch % (self.splitter.n_splits or epoch + 1) if draws else 0
             return self._split(example, random_state(self.seed, turn, volume.name, number, "split"))
+        if volume.name in self.unreferenced:
+            return self._measured_once(replace(example, target=None), of_scan, generator)
         if self.augment is not None:
             example = self.augment(example, generator)
         return self.undersample(example, generator)
@@ -117,7 +130,8 @@ class FastMRIDataModule(LightningDataModule):
     source : the data set.
     mask : sampling mask of training; None leaves the data as measured.
     eval_mask : of validation and test; ``mask`` if None.
-    maps : ``low_resolution`` (from the ACS of the accelerated data), ``none``, or the path of :class:`GivenMaps`.
+    maps : ``low_resolution`` or ``espirit``, both from the ACS of the accelerated data; ``none``; or the path of
+        :class:`GivenMaps`.
     batch_size : slices in a batch, all of one shape.
     num_workers : processes that load; with 0 the main process loads.
     volume_sample_rate, slice_sample_rate : fraction of the training volumes, and of the slices of each, that are used.
@@ -128,6 +142,8 @@ class FastMRIDataModule(LightningDataModule):
         input, and there is no target in training; ``noisy``: the same, with noise added to the input. Validation has
         the target too, if there is one.
     split : draws the held-out lines; None: with its defaults.
+    reference_rate : fraction of the training volumes whose references are used, at least one; those of the others are
+        hidden. Needs ``batch_size`` 1 if it is below 1.
     seed : of order, masks, splits and sample rates in training.
 
     Raises
@@ -147,6 +163,7 @@ class FastMRIDataModule(LightningDataModule):
     edge_slices: int = 0
     supervision: Literal["full", "split", "noisy"] = "full"
     split: Splitter | None = None
+    reference_rate: float = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -156,11 +173,16 @@ class FastMRIDataModule(LightningDataModule):
         for name, least in {"batch_size": 1, "num_workers": 0, "edge_slices": 0}.items():
             if getattr(self, name) < least:
                 raise InputError(f"data.{name} is at least {least}; got {getattr(self, name)}")
-        for name in ("volume_sample_rate", "slice_sample_rate"):
+        for name in ("volume_sample_rate", "slice_sample_rate", "reference_rate"):
             if not 0 < getattr(self, name) <= 1:
                 raise InputError(f"data.{name} is a fraction above 0 and up to 1; got {getattr(self, name)}")
         if self.supervision not in SUPERVISION:
             raise InputError(f"data.supervision={self.supervision!r} is not one of {', '.join(SUPERVISION)}")
+        if self.reference_rate < 1 and self.batch_size > 1:
+            raise InputError(
+                "with data.reference_rate below 1 some scans have a reference and some have none; they need "
+                "data.batch_size=1, and trainer.accumulate_grad_batches for larger steps"
+            )
         if self.eval_mask is None:
             self.eval_mask = self.mask
         self.split = self.split or Splitter()
@@ -203,7 +225,10 @@ class FastMRIDataModule(LightningDataModule):
         splits = self.supervision != "full" and (training or (split == "val" and not evaluate))
         splitter, noisy = self.split if splits else None, self.supervision == "noisy"
         seed, augment = (self.seed, self.augment) if training else (None, None)
-        return SliceDataset(self.source, volumes, slices, undersample, seed, augment, self.given, splitter, noisy)
+        return SliceDataset(
+            self.source, volumes, slices, undersample, seed, augment, self.given, splitter, noisy,
+            self._unreferenced(volumes, slices) if training else frozenset(),
+        )  # fmt: skip
 
     def loader(
         self,
@@ -285,11 +310,16 @@ class FastMRIDataModule(LightningDataModule):
                 )
             if isinstance(mask, RandomMask):
                 mask.check_one_pair()
-        if self.augment is not None:
+        if self.augment is not None and not isinstance(self.augment, RowBlock):
             raise InputError(
-                "data.split.weighted=true needs data.augment=null: a mirrored scan no longer has the probabilities of "
-                "its mask"
+                "data.split.weighted=true needs data.augment=null, or a RowBlock: a mirrored scan no longer has the "
+                "probabilities of its mask"
             )
+
+    def _unreferenced(self, volumes: Sequence[Volume], slices: Sequence[tuple[int, int]]) -> frozenset[str]:
+        used = sorted({v for v, _ in slices})
+        referenced = _choose(np.array(used), self.reference_rate, np.random.default_rng(self.seed))
+        return frozenset(volumes[v].name for v in set(used) - set(referenced))
 
     def _sampled(self, volumes: Sequence[Volume]) -> list[tuple[int, int]]:
         choose = partial(_choose, generator=np.random.default_rng(self.seed))

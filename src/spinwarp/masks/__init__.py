@@ -3,7 +3,7 @@
 from spinwarp.masks.base import CenteredMask, IndependentMask, LineMask, Mask, PlaneMask, seed_of
 from spinwarp.masks.equispaced import EquispacedMask, LiteralEquispacedMask
 from spinwarp.masks.gaussian import GaussianLineMask, GaussianPlaneMask
-from spinwarp.masks.held_out import hold_out
+from spinwarp.masks.held_out import draw_held_out, hold_out
 from spinwarp.masks.magic import MagicFractionMask, MagicMask
 from spinwarp.masks.mixed import MixedMask
 from spinwarp.masks.poisson import PoissonDiscMask
@@ -12,5 +12,5 @@ from spinwarp.masks.random import RandomMask
 __all__ = [
     "CenteredMask", "EquispacedMask", "GaussianLineMask", "GaussianPlaneMask", "IndependentMask", "LineMask",
     "LiteralEquispacedMask", "MagicFractionMask", "MagicMask", "Mask", "MixedMask", "PlaneMask", "PoissonDiscMask",
-    "RandomMask", "hold_out", "seed_of",
+    "RandomMask", "draw_held_out", "hold_out", "seed_of",
 ]  # fmt: skip

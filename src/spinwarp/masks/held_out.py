@@ -26,27 +26,55 @@ def hold_out(acquisition: Acquisition, holdout_every: int = 5) -> Tensor:
     ------
     InputError : if there are too few samples outside the centre.
     """
-    n_acs = acs_columns(acquisition.mask)
     held = torch.zeros_like(acquisition.mask)
-    columns = acquisition.mask.shape[-1]
-    for item, mask, n in zip(held, acquisition.mask, n_acs.tolist(), strict=True):
-        # of a long calibration block, as in full sampling, only the middle is never held out
-        center = min(n, max(8, columns // 10))
-        lines = whole_lines(mask[0])
-        outside = (mask[0] if lines is None else lines).clone()
-        top = max((len(outside) - center + 1) // 2, 0)
-        first = (columns - center + 1) // 2
-        outside[top : top + center, first : first + center] = False
-        positions = outside.nonzero()[holdout_every // 2 :: holdout_every]
+    for item, mask in zip(held, acquisition.mask, strict=True):
+        positions = _outside(mask)[holdout_every // 2 :: holdout_every]
         if not len(positions):
             raise InputError(
                 "there are too few sampled lines outside the centre to hold some out; give the weight as a number, "
                 "such as recon.weight=0.01, or a fixed number of iterations with recon.stop=fixed"
             )
-        chosen = torch.zeros_like(outside)
-        chosen[positions[:, 0], positions[:, 1]] = True
-        item[0] = chosen & mask[0]
+        item[0] = _chosen(positions, mask)
     return held
+
+
+def draw_held_out(mask: Tensor, fraction: float, generator: torch.Generator) -> Tensor:
+    """Draw which measured samples to hold out: whole lines of a line mask, points of a plane mask.
+
+    Parameters
+    ----------
+    mask : ``(1, 1, 1 or h, w)`` bool, True where k-space was measured.
+    fraction : of the lines or points outside the centre, rounded to a whole number of them.
+    generator : on the CPU.
+
+    Returns
+    -------
+    held : bool, of the shape of the mask, True where held out; False everywhere if there are too few.
+    """
+    outside = _outside(mask[0])
+    drawn = torch.randperm(len(outside), generator=generator)[: round(fraction * len(outside))]
+    return _chosen(outside[drawn.to(outside.device)], mask[0])[None, None]
+
+
+def _outside(mask: Tensor) -> Tensor:
+    """Return the positions ``(n, 2)`` of the lines or points of a mask ``(1, 1 or h, w)`` outside its centre."""
+    n_acs, columns = int(acs_columns(mask[None])), mask.shape[-1]
+    # of a long calibration block, as in full sampling, only the middle is never held out
+    center = min(n_acs, max(8, columns // 10))
+    lines = whole_lines(mask[0])
+    outside = (mask[0] if lines is None else lines).clone()
+    top = max((len(outside) - center + 1) // 2, 0)
+    first = (columns - center + 1) // 2
+    outside[top : top + center, first : first + center] = False
+    return outside.nonzero()
+
+
+def _chosen(positions: Tensor, mask: Tensor) -> Tensor:
+    """Return the samples ``(1 or h, w)`` of a mask at these positions of :func:`_outside`."""
+    lines = whole_lines(mask[0])
+    chosen = torch.zeros_like(mask[0] if lines is None else lines)
+    chosen[positions[:, 0], positions[:, 1]] = True
+    return chosen & mask[0]
 
 
 def whole_lines(mask: Tensor) -> Tensor | None:

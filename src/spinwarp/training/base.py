@@ -51,6 +51,8 @@ class NetworkModule(LightningModule):
     whole_images: ClassVar[bool] = False
     #: whether it learns from the split of what was measured, and from no reference
     without_references: ClassVar[bool] = False
+    #: whether it can learn from scans without a reference beside scans with one
+    some_without_references: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -26,7 +26,11 @@ class SelfSupervisedModule(SupervisedModule):
     without_references: ClassVar[bool] = True
 
     def kspace_loss(self, example: Example) -> Tensor:
-        """Return the loss of what the network makes of the input part of a batch.
+        """Return the loss of what the network makes of the input part of a batch."""
+        return self.image_and_loss(example)[2]
+
+    def image_and_loss(self, example: Example) -> tuple[Acquisition, Tensor, Tensor]:
+        """Return the input of the network, the image ``(batch, h, w)`` that it makes of it, and the loss.
 
         Raises
         ------
@@ -38,9 +42,10 @@ class SelfSupervisedModule(SupervisedModule):
                 f"{example.volume[0]} is not split into an input and a part for the loss; set data.supervision=split"
             )
         given, measured = given_and_compared(acquisition, split)
-        kspace = fftc(expand(self.net(given), coil_maps(acquisition)))
+        image = self.net(given)
+        kspace = fftc(expand(image, coil_maps(acquisition)))
         peak = acquisition.kspace.abs().flatten(1).amax(1)
-        return self.loss(split.weight * kspace, split.weight * measured, peak)
+        return given, image, self.loss(split.weight * kspace, split.weight * measured, peak)
 
     def training_step(self, example: Example, batch_idx: int) -> Tensor:  # noqa: ARG002
         """One step."""
