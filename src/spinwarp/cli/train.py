@@ -280,11 +280,17 @@ def check_fit(model: str, module: "NetworkModule", data: "FastMRIDataModule") ->
 
     Raises
     ------
-    InputError : if a prior gets a mask, or held-out lines meet a model that does not learn from them, or the reverse.
+    InputError : if a prior gets a mask, adjacent slices are missing, held-out lines meet a model that does not learn
+        from them, or the reverse.
     """
     if module.whole_images and data.mask is not None:
         raise InputError(
             f"model={model} learns from whole images, without a mask; leave mask= out, and give it when you reconstruct"
+        )
+    if (n := getattr(module.net, "n_adjacent", 1)) > data.n_adjacent:
+        raise InputError(
+            f"model={model} sees {n} adjacent slices at once, and the data bring {data.n_adjacent}; set "
+            f"data.n_adjacent={n}"
         )
     if module.without_references and data.supervision == "full":
         raise InputError(f"model={model} learns from held-out lines; set data.supervision=split or noisy")

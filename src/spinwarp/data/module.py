@@ -15,12 +15,15 @@ from torch.utils.data import DataLoader, Dataset
 
 from spinwarp.acquisition import Example, collate
 from spinwarp.coils import low_resolution_maps
+from spinwarp.data.adjacent import adjacent_indices, with_adjacent
 from spinwarp.data.batches import Batch, InOrder, Item, ShapeBatchOrder
 from spinwarp.data.given import GivenMaps
+from spinwarp.data.row_block import RowBlock
 from spinwarp.data.source import DrawingSource, Source, Volume, check_split, random_state
 from spinwarp.data.split import Splitter
 from spinwarp.data.undersample import Undersample
 from spinwarp.errors import InputError
+from spinwarp.files import warn_once
 from spinwarp.lightning_internals import next_batch
 from spinwarp.masks import IndependentMask, Mask, RandomMask, seed_of
 
@@ -46,6 +49,8 @@ class SliceDataset(Dataset[Example]):
     splitter : splits what was measured. A scan is then measured once: its mask is seeded by its name in training too,
         it is augmented after undersampling, and training gets no target. None: no split.
     noisy : whether the splitter adds noise.
+    n_adjacent : slices that an example brings: itself and those beside it, an odd number. They are augmented and
+        undersampled alike.
     """
 
     source: Source
@@ -57,6 +62,7 @@ class SliceDataset(Dataset[Example]):
     given: GivenMaps | None = None
     splitter: Splitter | None = None
     noisy: bool = False
+    n_adjacent: int = 1
 
     def __len__(self) -> int:
         return len(self.slices)
@@ -72,9 +78,15 @@ class SliceDataset(Dataset[Example]):
         """Return one slice as a batch of one."""
         volume = self.volumes[self.slices[index][0]]
         number = self.slices[index][1]
+        numbers = adjacent_indices(number, volume.n_slices, self.n_adjacent)
+        made = {one: self._slice(epoch, volume, one, number) for one in set(numbers)}
+        return made[number] if len(numbers) == 1 else with_adjacent([made[one] for one in numbers])
+
+    def _slice(self, epoch: int, volume: Volume, number: int, middle: int) -> Example:
+        """Return a slice with the random numbers of the slice in the middle of those that are seen together."""
         draws = self.seed is not None
         of_scan = RandomState(seed_of(volume.name))
-        generator = random_state(self.seed, epoch, volume.name, number) if draws else of_scan
+        generator = random_state(self.seed, epoch, volume.name, middle) if draws else of_scan
         if draws and isinstance(self.source, DrawingSource):
             example = self.source.draw(volume, number, generator)
             of_scan = generator  # every draw is another scan
@@ -120,6 +132,7 @@ class FastMRIDataModule(LightningDataModule):
         The choice depends on the seed, so all processes agree on it.
     augment : changes fully sampled training examples, such as :class:`spinwarp.data.augment.FlipsAndPhase`.
     edge_slices : slices left out at either end of each training volume.
+    n_adjacent : slices that each example brings for networks that see several at once, an odd number.
     supervision : ``full``: training compares with the target. ``split``: with measured lines that are held out of the
         input, and there is no target in training; ``noisy``: the same, with noise added to the input. Validation has
         the target too, if there is one.
@@ -141,6 +154,7 @@ class FastMRIDataModule(LightningDataModule):
     slice_sample_rate: float = 1.0
     augment: Augmentation | None = None
     edge_slices: int = 0
+    n_adjacent: int = 1
     supervision: Literal["full", "split", "noisy"] = "full"
     split: Splitter | None = None
     seed: int = 0
@@ -154,6 +168,13 @@ class FastMRIDataModule(LightningDataModule):
         for name in ("volume_sample_rate", "slice_sample_rate"):
             if not 0 < getattr(self, name) <= 1:
                 raise InputError(f"data.{name} is a fraction above 0 and up to 1; got {getattr(self, name)}")
+        if self.n_adjacent < 1 or self.n_adjacent % 2 == 0:
+            raise InputError(f"data.n_adjacent is an odd number of slices about the middle one; got {self.n_adjacent}")
+        if self.n_adjacent > 1 and (self.supervision != "full" or isinstance(self.augment, RowBlock)):
+            raise InputError(
+                "data.n_adjacent above 1 does not go with data.supervision=split or noisy, nor with blocks of rows "
+                "(data.augment), which lie elsewhere in each slice; set data.n_adjacent=1"
+            )
         if self.supervision not in SUPERVISION:
             raise InputError(f"data.supervision={self.supervision!r} is not one of {', '.join(SUPERVISION)}")
         if self.eval_mask is None:
@@ -189,11 +210,18 @@ class FastMRIDataModule(LightningDataModule):
             slices = [(v, s) for v, s in slices if s in only.get(volumes[v].name, ())]
         if not slices:
             raise InputError(f"the {split} split of {self.source.name} has no slices left")
+        if self.n_adjacent > 1 and all(volume.n_slices == 1 for volume in volumes):
+            warn_once(
+                f"the volumes of {self.source.name} have one slice each: each is its own neighbour "
+                f"(data.n_adjacent={self.n_adjacent})"
+            )
         undersample = Undersample(self.mask if training else self.eval_mask, _MAPS.get(self.maps))
         splits = self.supervision != "full" and (training or (split == "val" and not evaluate))
         splitter, noisy = self.split if splits else None, self.supervision == "noisy"
         seed, augment = (self.seed, self.augment) if training else (None, None)
-        return SliceDataset(self.source, volumes, slices, undersample, seed, augment, self.given, splitter, noisy)
+        return SliceDataset(
+            self.source, volumes, slices, undersample, seed, augment, self.given, splitter, noisy, self.n_adjacent
+        )
 
     def loader(
         self,

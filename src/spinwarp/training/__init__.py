@@ -4,9 +4,16 @@ from spinwarp.training.gan import GANModule
 from spinwarp.training.generator import FlowModule, GeneratorModule, VAEModule
 from spinwarp.training.score import ScoreModule
 from spinwarp.training.self_supervised import SelfSupervisedModule
-from spinwarp.training.supervised import HeteroscedasticModule, SupervisedModule, UNetModule, VarNetModule
+from spinwarp.training.supervised import (
+    EveryCascadeModule,
+    HeteroscedasticModule,
+    SupervisedModule,
+    UNetModule,
+    VarNetModule,
+)
 
 __all__ = [
+    "EveryCascadeModule",
     "FlowModule",
     "GANModule",
     "GeneratorModule",

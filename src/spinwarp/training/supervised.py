@@ -1,5 +1,6 @@
 """Supervised training of networks that take an acquisition and return an image."""
 
+import math
 from collections.abc import Callable, Iterable
 
 import torch
@@ -65,6 +66,57 @@ class SupervisedModule(NetworkModule):
 
 class VarNetModule(SupervisedModule):
     """The variational networks: :class:`SupervisedModule` as it is."""
+
+
+class EveryCascadeModule(SupervisedModule):
+    """Trains a :class:`~spinwarp.models.cascades.CascadeNet` by the mean loss of the images of all its cascades.
+
+    The weights rise geometrically from ``first`` to 1, as in vSHARP, and are divided by their sum. Validation looks at
+    the last image alone.
+
+    Parameters
+    ----------
+    net, loss, optimizer, schedule, reference_batch : see :class:`SupervisedModule`.
+    first : weight of the first cascade, where the last has 1.
+
+    Raises
+    ------
+    InputError : if ``first`` is not in (0, 1], or the network has no images of its cascades.
+
+    References
+    ----------
+    Yiasemis et al., "vSHARP", arXiv 2309.09954.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        loss: Loss,
+        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        schedule: Callable[[float], float] | None = None,
+        reference_batch: int | None = None,
+        first: float = 0.1,
+    ) -> None:
+        super().__init__(net, loss, optimizer, schedule, reference_batch)
+        if not 0 < first <= 1:
+            raise InputError(f"model.first is the weight of the first cascade, above 0 and at most 1; got {first}")
+        if not hasattr(net, "cascade_images"):
+            raise InputError(
+                f"a loss on every cascade needs the images of the cascades, which {type(net).__name__} does not "
+                f"return; use model._target_=spinwarp.training.VarNetModule"
+            )
+        self.first = first
+
+    def loss_and_magnitude(self, example: Example) -> tuple[Tensor, Tensor]:
+        """Return the loss, and the magnitude of the last image ``(batch, h, w)`` inside the target's crop."""
+        if not self.training:
+            return super().loss_and_magnitude(example)
+        size = size_of(target_of(example))
+        magnitudes = [center_crop(image.abs(), size) for image in self.net.cascade_images(example.acquisition)]  # type: ignore[operator]
+        weights = torch.logspace(math.log10(self.first), 0, len(magnitudes)) if len(magnitudes) > 1 else torch.ones(1)
+        weights = weights / weights.sum()
+        losses = [self.training_loss(magnitude, example) for magnitude in magnitudes]
+        return sum((float(w) * loss for w, loss in zip(weights, losses, strict=True)), losses[0] * 0), magnitudes[-1]
 
 
 class UNetModule(SupervisedModule):
