@@ -282,6 +282,20 @@ def test_the_images_of_the_cascades_end_with_the_image(make_acquisition) -> None
     assert not torch.allclose(images[0], images[-1], rtol=1e-3)
 
 
+def test_maps_made_coil_by_coil_are_the_same_and_so_are_their_gradients(make_acquisition) -> None:
+    results = []
+    for checkpoint in (False, True):
+        torch.manual_seed(0)
+        maps = partial(MapNet, network=SMALL, refinement=SMALL)
+        net = CascadeNet(SMALL, KSpaceGradient, maps, n_cascades=2, n_adjacent=3, checkpoint=checkpoint)
+        image = net(with_neighbours(make_acquisition(), 3))
+        image.abs().square().sum().backward()
+        results.append([image.detach(), *(p.grad for p in net.parameters() if p.requires_grad)])
+    for one, other in zip(*results, strict=True):
+        # float32: a batch of another size sums in another order
+        assert torch.allclose(one, other, rtol=1e-3, atol=1e-4 * float(one.abs().max()))
+
+
 def with_neighbours(acquisition: Acquisition, n: int) -> Acquisition:
     """Give a batch neighbours that differ from it."""
     others = (replace(acquisition, kspace=(1 + 0.3j * (i + 1)) * acquisition.kspace.roll(i, -2)) for i in range(n - 1))

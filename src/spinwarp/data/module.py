@@ -25,7 +25,7 @@ from spinwarp.data.undersample import Undersample
 from spinwarp.errors import InputError
 from spinwarp.files import warn_once
 from spinwarp.lightning_internals import next_batch
-from spinwarp.masks import IndependentMask, Mask, RandomMask, seed_of
+from spinwarp.masks import IndependentMask, LearnedMask, Mask, RandomMask, seed_of
 
 Augmentation = Callable[[Example, RandomState], Example]
 _MAPS = {"low_resolution": low_resolution_maps, "none": None}
@@ -123,7 +123,8 @@ class FastMRIDataModule(LightningDataModule):
     Parameters
     ----------
     source : the data set.
-    mask : sampling mask of training; None leaves the data as measured.
+    mask : sampling mask of training; None leaves the data as measured. A learned one leaves them whole for training
+        and validation, where :class:`spinwarp.training.sampling.LearnedSampling` undersamples them.
     eval_mask : of validation and test; ``mask`` if None.
     maps : ``low_resolution`` (from the ACS of the accelerated data), ``none``, or the path of :class:`GivenMaps`.
     batch_size : slices in a batch, all of one shape.
@@ -215,7 +216,10 @@ class FastMRIDataModule(LightningDataModule):
                 f"the volumes of {self.source.name} have one slice each: each is its own neighbour "
                 f"(data.n_adjacent={self.n_adjacent})"
             )
-        undersample = Undersample(self.mask if training else self.eval_mask, _MAPS.get(self.maps))
+        mask, maps = self.mask if training else self.eval_mask, _MAPS.get(self.maps)
+        if isinstance(mask, LearnedMask) and not evaluate:
+            mask = maps = None  # the training undersamples
+        undersample = Undersample(mask, maps)
         splits = self.supervision != "full" and (training or (split == "val" and not evaluate))
         splitter, noisy = self.split if splits else None, self.supervision == "noisy"
         seed, augment = (self.seed, self.augment) if training else (None, None)

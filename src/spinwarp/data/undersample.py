@@ -10,7 +10,9 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from spinwarp.acquisition import Acquisition, Example, acs_columns
+from spinwarp.errors import InputError
 from spinwarp.masks.base import Mask
+from spinwarp.masks.learned import LearnedMask
 
 log = logging.getLogger(__name__)
 MapEstimator = Callable[[Tensor, Tensor], Tensor]
@@ -27,9 +29,18 @@ class Undersample:
     mask : draws the sampling mask; None leaves the acquisition as measured.
     maps : estimates coil maps from k-space and the number of its central columns; None: no maps. There are no maps
         either if the centre is not sampled.
+
+    Raises
+    ------
+    InputError : if the mask is one that is learned, which exists in training only.
     """
 
     def __init__(self, mask: Mask | None, maps: MapEstimator | None = None) -> None:
+        if isinstance(mask, LearnedMask):
+            raise InputError(
+                "mask=learned is for train.py alone, which learns it with a network and writes it to mask.npy of its "
+                "run folder; then use mask=file mask.path=RUN/mask.npy"
+            )
         self.mask = mask
         self.maps = maps
         self._logged: set[str] = set()

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -9,11 +10,13 @@ from torch.optim import Optimizer
 
 from spinwarp.acquisition import Example, center_crop
 from spinwarp.coils import root_sum_of_squares
+from spinwarp.data.source import random_state
 from spinwarp.errors import InputError
 from spinwarp.fourier import ifftc
 from spinwarp.models.unet import statistics
 from spinwarp.training.base import NetworkModule
 from spinwarp.training.images import size_of
+from spinwarp.training.sampling import LearnedSampling
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -40,6 +43,14 @@ class SupervisedModule(NetworkModule):
     ) -> None:
         super().__init__(net, optimizer, schedule, reference_batch)
         self.loss = loss
+        #: undersamples the examples with a mask that is learned too (``mask=learned``); None: they come undersampled
+        self.sampling: LearnedSampling | None = None
+
+    def trained_parameters(self) -> Iterable[nn.Parameter]:
+        """Return the weights of the network, and the probabilities of a learned mask."""
+        return (
+            self.net.parameters() if self.sampling is None else chain(self.net.parameters(), self.sampling.parameters())
+        )
 
     def training_loss(self, magnitude: Tensor, example: Example) -> Tensor:
         """Loss of a cropped magnitude image ``(batch, h, w)``."""
@@ -52,12 +63,17 @@ class SupervisedModule(NetworkModule):
 
     def training_step(self, example: Example, batch_idx: int) -> Tensor:  # noqa: ARG002
         """One step."""
+        if self.sampling is not None:  # the draw depends on the seed, the epoch and the slice, as that of other masks
+            draw = random_state(self._seed, self.current_epoch, example.volume[0], example.slice[0])
+            example = self.sampling(example, draw)
         loss, _ = self.loss_and_magnitude(example)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(example))
         return loss
 
     def validation_step(self, example: Example, batch_idx: int) -> Tensor:  # noqa: ARG002
         """Collect the metrics of the batch; return the magnitude, which callbacks draw."""
+        if self.sampling is not None:
+            example = self.sampling(example, None)
         loss, magnitude = self.loss_and_magnitude(example)
         self.validation_loss.update(loss, example.volume, example.slice)
         self.metrics.update(magnitude, target_of(example), example.data_range, example.volume, example.slice)
