@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -28,6 +28,17 @@ from spinwarp.lightning_internals import next_batch
 from spinwarp.masks import IndependentMask, LearnedMask, Mask, RandomMask, seed_of
 
 Augmentation = Callable[[Example, RandomState], Example]
+
+
+@runtime_checkable
+class ScheduledAugmentation(Protocol):
+    """An augmentation that changes from epoch to epoch."""
+
+    def at(self, epoch: int) -> Augmentation:
+        """Return the augmentation of an epoch, counted from 0."""
+        ...
+
+
 _MAPS = {"low_resolution": low_resolution_maps, "none": None}
 SUPERVISION = ("full", "split", "noisy")
 
@@ -99,7 +110,8 @@ class SliceDataset(Dataset[Example]):
             turn = epoch % (self.splitter.n_splits or epoch + 1) if draws else 0
             return self._split(example, random_state(self.seed, turn, volume.name, number, "split"))
         if self.augment is not None:
-            example = self.augment(example, generator)
+            augment = self.augment.at(epoch) if isinstance(self.augment, ScheduledAugmentation) else self.augment
+            example = augment(example, generator)
         return self.undersample(example, generator)
 
     def _measured_once(self, example: Example, of_scan: RandomState, generator: RandomState) -> Example:
