@@ -272,7 +272,7 @@ def test_the_cascades_of_a_model_share_no_weights(model: str) -> None:
     assert len(set(owners)) == len(owners)
 
 
-@pytest.mark.parametrize("mask", [m for m in options("mask") if m not in ("none", "mixed", "file")])
+@pytest.mark.parametrize("mask", [m for m in options("mask") if m not in ("none", "mixed", "file", "learned")])
 def test_every_mask_can_be_made_and_is_named_after_its_acceleration(mask: str) -> None:
     made = instantiate(composed([f"+mask={mask}"]).mask)
     rates = [float(rate) for rate in re.findall(r"(\d+)x", mask.rpartition("_")[2])]

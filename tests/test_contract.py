@@ -44,6 +44,7 @@ CONF = conf_folder()
 SMALL: dict[str, int | list[int]] = {
     "channels": 4, "width": 32, "widths": [8], "multipliers": [1], "max_channels": 8, "latent_channels": 4,
     "pools": 2, "levels": 2, "depth": 2, "n_layers": 3, "n_cascades": 2, "n_unrolls": 3, "size": [32, 36],
+    "n_adjacent": 1,
 }  # fmt: skip
 # methods that iterate longer than a test can wait; they are held to the contract with these options
 SHORT: dict[type, dict[str, Any]] = {

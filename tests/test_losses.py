@@ -5,9 +5,9 @@ from skimage.metrics import structural_similarity
 from torch import Tensor, nn
 
 from spinwarp.errors import InputError
-from spinwarp.losses import ForegroundLoss, GaussianNLL, L1Loss, LaplaceNLL, MixedLoss, SSIMLoss
+from spinwarp.losses import ForegroundLoss, GaussianNLL, L1Loss, LaplaceNLL, MixedLoss, MultiScaleLoss, SSIMLoss
 
-LOSSES = [L1Loss(), SSIMLoss(), MixedLoss(), MixedLoss(0.0), MixedLoss(1.0)]
+LOSSES = [L1Loss(), SSIMLoss(), MixedLoss(), MixedLoss(0.0), MixedLoss(1.0), MultiScaleLoss()]
 
 
 @pytest.fixture
@@ -38,6 +38,29 @@ def test_ssim_loss_is_one_minus_the_ssim_of_scikit_image(batch: tuple[Tensor, ..
 def test_the_mixed_loss_weighs_the_two(batch: tuple[Tensor, ...], weight: float) -> None:
     expected = weight * SSIMLoss()(*batch) + (1 - weight) * L1Loss()(*batch)
     torch.testing.assert_close(MixedLoss(weight)(*batch), expected)
+
+
+@pytest.mark.parametrize(("size", "n_scales"), [(13, 1), (28, 2), (55, 2), (56, 3), (230, 5)])
+def test_the_multi_scale_loss_is_a_geometric_mean_over_scales(size: int, n_scales: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    target = torch.rand(1, size, size + 3, generator=generator)
+    image = target + 0.2 * torch.randn(target.shape, generator=generator)
+    weights = np.array([0.0448, 0.2856, 0.3001, 0.2363, 0.1333])[:n_scales]
+    x, y = image[0].double().numpy(), target[0].double().numpy()
+    product = 1.0
+    for scale, weight in enumerate(weights / weights.sum()):
+        windows = [np.lib.stride_tricks.sliding_window_view(a, (7, 7)).reshape(-1, 49) for a in (x, y)]
+        means = [w.mean(1) for w in windows]
+        variances = [w.var(1, ddof=1) for w in windows]
+        covariance = ((windows[0] - means[0][:, None]) * (windows[1] - means[1][:, None])).sum(1) / 48
+        similar = (2 * covariance + 0.03**2) / (variances[0] + variances[1] + 0.03**2)
+        if scale == n_scales - 1:
+            similar = similar * (2 * means[0] * means[1] + 0.01**2) / (means[0] ** 2 + means[1] ** 2 + 0.01**2)
+        product *= similar.mean() ** weight
+        h, w = (n // 2 * 2 for n in x.shape)
+        x, y = (a[:h, :w].reshape(h // 2, 2, w // 2, 2).mean((1, 3)) for a in (x, y))
+    expected = 0.84 * (1 - product) + 0.16 * float((image - target).abs().mean())
+    assert float(MultiScaleLoss()(image, target, torch.ones(1))) == pytest.approx(expected, abs=1e-4)  # float32
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])

@@ -57,11 +57,13 @@ class _Movable:
 
     def _map(self, method: str, *args: object, **kwargs: object) -> Self:
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
-        moved = {
+        moved: dict[str, Any] = {
             name: getattr(value, method)(*args, **kwargs)
             for name, value in fields.items()
             if isinstance(value, Tensor | _Movable)
         }
+        if fields.get("adjacent"):
+            moved["adjacent"] = tuple(getattr(one, method)(*args, **kwargs) for one in fields["adjacent"])
         return dataclasses.replace(self, **moved)  # type: ignore[type-var]
 
 
@@ -79,6 +81,9 @@ class Acquisition(_Movable):
         like fastMRI's VarNet. None: all sampled central columns. Everything else counts the columns of the mask
         (:func:`acs_columns`), which may be more if a line next to the centre was drawn.
     headers : one :class:`Header` per item of the batch.
+    adjacent : the slices beside these, in the order of the volume and without these themselves: half of them before,
+        half after. Each is an acquisition of the whole batch. Beyond the edge of a volume the last slice is repeated.
+        Empty: these slices alone. Only networks that see several slices at once use it.
     """
 
     kspace: Tensor
@@ -87,6 +92,12 @@ class Acquisition(_Movable):
     noise_std: Tensor | None = None
     n_acs: Tensor | None = None
     headers: tuple[Header, ...] = ()
+    adjacent: "tuple[Acquisition, ...]" = ()
+
+    def all_slices(self) -> "tuple[Acquisition, ...]":
+        """Return the slices and those beside them, in the order of the volume."""
+        half = len(self.adjacent) // 2
+        return (*self.adjacent[:half], self, *self.adjacent[half:])
 
     def acceleration(self) -> Tensor:
         """Compute the realised acceleration ``(batch,)``: positions of the scan divided by sampled positions.
@@ -214,7 +225,7 @@ def _cat_masks(masks: Sequence[Tensor]) -> Tensor:
 
 
 def collate_acquisitions(acquisitions: Sequence[Acquisition]) -> Acquisition:
-    """Collate acquisitions of one shape to one batch along the first dimension."""
+    """Collate acquisitions of one shape, with equally many adjacent slices, to one batch along the first dimension."""
     return Acquisition(
         kspace=torch.cat([a.kspace for a in acquisitions]),
         mask=_cat_masks([a.mask for a in acquisitions]),
@@ -222,6 +233,7 @@ def collate_acquisitions(acquisitions: Sequence[Acquisition]) -> Acquisition:
         noise_std=_cat([a.noise_std for a in acquisitions]),
         n_acs=_cat([a.n_acs for a in acquisitions]),
         headers=tuple(h for a in acquisitions for h in a.headers),
+        adjacent=tuple(map(collate_acquisitions, zip(*(a.adjacent for a in acquisitions), strict=True))),
     )
 
 
@@ -240,7 +252,9 @@ def item_acquisition(acquisition: Acquisition, index: int) -> Acquisition:
 
 def _item(batch: _Batch, index: int) -> _Batch:
     fields = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
-    return dataclasses.replace(batch, **{k: v[index : index + 1] for k, v in fields.items() if v is not None})
+    adjacent = tuple(_item(one, index) for one in fields.pop("adjacent", ()))
+    picked: dict[str, Any] = {k: v[index : index + 1] for k, v in fields.items() if v is not None}
+    return dataclasses.replace(batch, **picked, **({"adjacent": adjacent} if adjacent else {}))
 
 
 def acs_columns(mask: Tensor) -> Tensor:

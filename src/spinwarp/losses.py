@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spinwarp.errors import InputError
-from spinwarp.metrics.functional import foreground, ssim, ssim_in, ssim_map
+from spinwarp.metrics.functional import foreground, ssim, ssim_in, ssim_map, structure_map
 
 
 class L1Loss(nn.Module):
@@ -49,6 +49,52 @@ class MixedLoss(nn.Module):
         """Return the loss of images against targets, both ``(batch, h, w)``; the data range is ``(batch,)``."""
         weight = self.ssim_weight
         return weight * self.ssim(image, target, data_range) + (1 - weight) * self.l1(image, target, data_range)
+
+
+class MultiScaleLoss(nn.Module):
+    """``ssim_weight * (1 - MS-SSIM) + (1 - ssim_weight) * L1``: the "mix" of Zhao et al. with windows of 7x7.
+
+    MS-SSIM is a weighted geometric mean over up to five scales, each half the size of the one before. Images too small
+    for five windows use fewer scales, whose weights are scaled to a sum of one.
+
+    Raises
+    ------
+    InputError : if ``ssim_weight`` is not in [0, 1].
+
+    References
+    ----------
+    Zhao, Gallo, Frosio and Kautz, "Loss functions for image restoration with neural networks", IEEE TCI 2017.
+    Wang, Simoncelli and Bovik, "Multiscale structural similarity for image quality assessment", Asilomar 2003.
+    """
+
+    _WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+    _SMALLEST = 14  # pixels a side of the coarsest scale: two windows
+
+    def __init__(self, ssim_weight: float = 0.84) -> None:
+        super().__init__()
+        self.ssim_weight = _fraction(ssim_weight, "ssim_weight")
+        self.l1 = L1Loss()
+
+    def forward(self, image: Tensor, target: Tensor, data_range: Tensor) -> Tensor:
+        """Return the loss of images against targets, both ``(batch, h, w)``; the data range is ``(batch,)``."""
+        weight = self.ssim_weight
+        similar = self._multi_scale(image, target, data_range)
+        return weight * (1 - similar).mean() + (1 - weight) * self.l1(image, target, data_range)
+
+    def _multi_scale(self, image: Tensor, target: Tensor, data_range: Tensor) -> Tensor:
+        """Return the MS-SSIM of each image, ``(batch,)``."""
+        n = 1
+        while n < len(self._WEIGHTS) and min(image.shape[-2:]) >> n >= self._SMALLEST:
+            n += 1
+        total = sum(self._WEIGHTS[:n])
+        product = torch.ones_like(data_range)
+        for scale, weight in enumerate(self._WEIGHTS[:n]):
+            compare = ssim_map if scale == n - 1 else structure_map
+            # a negative similarity has no root
+            similar = compare(image, target, data_range).mean((-2, -1)).clamp_min(1e-4)
+            product = product * similar ** (weight / total)
+            image, target = F.avg_pool2d(image, 2), F.avg_pool2d(target, 2)
+        return product
 
 
 class ForegroundLoss(nn.Module):

@@ -47,6 +47,17 @@ def test_both_directions_are_mirrored_and_the_phase_is_turned() -> None:
     assert abs(float(turned.flatten()[0].angle())) > 0.1
 
 
+def test_coil_maps_that_come_with_the_data_are_mirrored_along() -> None:
+    original = example()
+    images = ifftc(original.acquisition.kspace)
+    maps = images / root_sum_of_squares(images)[:, None]
+    changed = FlipsAndPhase(flip=1.0)(
+        replace(original, acquisition=replace(original.acquisition, maps=maps)), RandomState(0)
+    ).acquisition
+    combined = (ifftc(changed.kspace) * changed.maps.conj()).sum(1).abs()
+    torch.testing.assert_close(combined, root_sum_of_squares(ifftc(changed.kspace)), rtol=1e-4, atol=1e-4)
+
+
 def test_the_zero_padding_is_mirrored_along() -> None:
     original = example(padding=0)
     mask = original.acquisition.mask.clone()

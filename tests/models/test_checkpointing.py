@@ -9,11 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from spinwarp.acquisition import Acquisition
+from spinwarp.models.cascades import CascadeNet
+from spinwarp.models.data_steps import ADMM, KSpaceGradient
 from spinwarp.models.modl import MoDL
-from spinwarp.models.norm_unet import NormUNet
+from spinwarp.models.norm_unet import NormUNet, PlainUNet
+from spinwarp.models.prompt_unet import PromptUNet
 from spinwarp.models.varnet import SensitivityNet, VarNet
 
 SMALL = partial(NormUNet, channels=4, pools=2)
+PROMPT = partial(PromptUNet, channels=4, pools=2, prompt_size=4)
 LEARNED = partial(SensitivityNet, network=SMALL)
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "varnet": partial(VarNet, SMALL, 3, LEARNED),
@@ -22,7 +26,14 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "varnet in the image": partial(VarNet, SMALL, 3, update_domain="image"),
     "varnet in the image, learned maps": partial(VarNet, SMALL, 3, LEARNED, "image"),
     "modl": partial(MoDL, SMALL, 3, 2),
-}
+    "cascades with history": partial(
+        CascadeNet, partial(PROMPT, history=2), KSpaceGradient, n_cascades=3, buffer=True
+    ),
+    "cascades of admm": partial(
+        CascadeNet, partial(PlainUNet, channels=4, pools=2, dropout=0.3), partial(ADMM, iterations=2, channels=4),
+        n_cascades=3,
+    ),
+}  # fmt: skip
 
 
 @pytest.fixture(params=NETWORKS)
@@ -41,7 +52,7 @@ def step(network: nn.Module, acquisition: Acquisition, precision: torch.dtype | 
     with torch.autocast("cpu", precision or torch.bfloat16, enabled=precision is not None):
         image = network(acquisition)
     image.abs().square().sum().backward()
-    return [image.detach(), *(p.grad for p in network.parameters())]
+    return [image.detach(), *(p.grad for p in network.parameters() if p.requires_grad)]
 
 
 @contextmanager
@@ -89,7 +100,7 @@ def test_a_regulariser_runs_twice_in_training_and_once_without_gradients(
 ) -> None:
     network, calls = pair[1], []
     for module in network.modules():
-        if isinstance(module, NormUNet):
+        if isinstance(module, NormUNet | PromptUNet):
             module.register_forward_pre_hook(lambda *_: calls.append(1))
     n_networks = sum(isinstance(m, NormUNet) for m in network.modules()) if isinstance(network, VarNet) else 3
     acquisition = make_acquisition()

@@ -66,6 +66,9 @@ class EvaluationJob:
         self.choices = choices
         self.data = build_data(config)
         method = build_method(config, choices, self.data.eval_mask)
+        if method.n_adjacent > self.data.n_adjacent:
+            log.info("%s sees %d adjacent slices at once", method.name, method.n_adjacent)
+            self.data.n_adjacent = method.n_adjacent
         with processes.in_turn():
             self.data.prepare_data()
         self.volumes = self.data.source.volumes(config.split)

@@ -30,12 +30,14 @@ class Method:
     name : in the results.
     record : of the training, from its checkpoint; empty for a method that was not trained.
     level : coverage that its conformal intervals promise; NaN without ``conformal``.
+    n_adjacent : slices that it sees at once.
     """
 
     reconstructor: Reconstructor
     name: str
     record: dict[str, Any]
     level: float = math.nan
+    n_adjacent: int = 1
 
     def calibrated(
         self, config: DictConfig, mask: str | None, dataset: str | None = None, volumes: Sequence[str] = ()
@@ -67,12 +69,12 @@ def build_method(config: DictConfig, choices: dict[str, str], mask: Mask | None 
     mask : that the data are undersampled with.
     """
     reconstructor = instantiate(config.recon)
-    record = reconstructor.record
+    record, n_adjacent = reconstructor.record, reconstructor.n_adjacent
     name = record.get("name") or choices["recon"]
     if config.get("uncertainty"):
         reconstructor = instantiate(config.uncertainty)(reconstructor, mask=mask)
         name = f"{name} {choices['uncertainty']}"  # this standard deviation is not the method's own
-    return Method(reconstructor, config.get("method") or name, record)
+    return Method(reconstructor, config.get("method") or name, record, n_adjacent=n_adjacent)
 
 
 def magnitudes(

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -139,6 +140,7 @@ class _OneFile:
         self.choices = choices
         self.name = method.name
         self.reconstructor = method.reconstructor.to(config.device)
+        self.n_adjacent = method.n_adjacent
         self.interval = None if config.conformal is None else (gaussian_factor(method.level), method.level)
         self.undersample = undersample
         self.given = given
@@ -153,11 +155,12 @@ class _OneFile:
         import numpy as np
         from numpy.random import RandomState
 
-        from spinwarp.acquisition import acs_columns, collate
+        from spinwarp.acquisition import Example, acs_columns, collate
         from spinwarp.cli.method import magnitudes
         from spinwarp.cli.output import check_room, one_sentence
         from spinwarp.cli.progress import slices_progress
         from spinwarp.cli.reconstructed import Reconstructed
+        from spinwarp.data.adjacent import adjacent_indices, with_adjacent
         from spinwarp.data.raw import open_measurement
         from spinwarp.errors import InputError
         from spinwarp.figures import comparison, save
@@ -176,6 +179,18 @@ class _OneFile:
             log.info("%s is finished: %s", source, ", ".join(map(str, images.paths)))
             return False
         images.check()
+
+        @lru_cache(self.n_adjacent)  # those of the last slice are needed again for the next
+        def accelerated(index: int) -> Example:
+            (full,) = measurement.slices([index])
+            return self.undersample(full if self.given is None else self.given(full), RandomState(seed_of(source)))
+
+        def with_neighbours(index: int) -> Example:
+            if self.n_adjacent == 1:
+                return accelerated(index)
+            beside = adjacent_indices(index, measurement.n_slices, self.n_adjacent)
+            return with_adjacent([accelerated(i) for i in beside])
+
         rates: list[float] = []
         shown = self.choices["recon"]
         try:
@@ -184,10 +199,7 @@ class _OneFile:
                 slices_progress(len(indices), shown) as advance,
             ):
                 for start in range(0, len(indices), config.batch_size):
-                    fulls = measurement.slices(indices[start : start + config.batch_size])
-                    if self.given is not None:
-                        fulls = map(self.given, fulls)
-                    example = collate([self.undersample(full, RandomState(seed_of(source))) for full in fulls])
+                    example = collate([with_neighbours(i) for i in indices[start : start + config.batch_size]])
                     acquisition = example.acquisition
                     size = reconstruction_size(acquisition)
                     if not start:

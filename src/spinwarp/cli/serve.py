@@ -36,11 +36,17 @@ def serve(config: DictConfig) -> None:
     from spinwarp.coils import low_resolution_maps
     from spinwarp.data.given import GivenMaps
     from spinwarp.data.undersample import Undersample
+    from spinwarp.errors import InputError
 
     app.check_device(config.device)
     hand_over_maps(config, config)
     given = None if config.maps in ("low_resolution", "none") else GivenMaps(config.maps)
     method = build_method(config, HydraConfig.get().runtime.choices)
+    if method.n_adjacent > 1:
+        raise InputError(
+            f"{method.name} sees {method.n_adjacent} adjacent slices at once, and a live scan is reconstructed slice "
+            f"by slice; take a method of one slice"
+        )
     live = LiveMethod(
         method.reconstructor.to(config.device),
         Undersample(None, low_resolution_maps if config.maps == "low_resolution" else None),

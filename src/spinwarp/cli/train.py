@@ -19,6 +19,7 @@ from spinwarp.parallel import processes
 
 if TYPE_CHECKING:
     from spinwarp.data.module import FastMRIDataModule
+    from spinwarp.masks import LearnedMask
     from spinwarp.training.base import NetworkModule
 
 log = logging.getLogger("spinwarp")
@@ -55,6 +56,7 @@ def train(config: DictConfig) -> float | None:
     data = build_data(config)
     precision = training_precision(config)
     module = build_module(config)
+    learned = learn_sampling(module, data)
     check_fit(HydraConfig.get().runtime.choices["model"], module, data)
     checkpoint = resume.checkpoint_of(config.ckpt_path, folder)
     going_on, used = ([], app.plain(config)) if checkpoint is None else resume.check(checkpoint, module, config)
@@ -97,6 +99,8 @@ def train(config: DictConfig) -> float | None:
                 logger.log_hyperparams(used)
         with processes.together(trainer.world_size, resume.last_checkpoint(folder)):
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        if learned is not None and trainer.is_global_zero and not trainer.fast_dev_run:
+            _export(trainer, learned, folder)
     return _best(trainer) if trainer.is_global_zero else None
 
 
@@ -280,11 +284,17 @@ def check_fit(model: str, module: "NetworkModule", data: "FastMRIDataModule") ->
 
     Raises
     ------
-    InputError : if a prior gets a mask, or held-out lines meet a model that does not learn from them, or the reverse.
+    InputError : if a prior gets a mask, adjacent slices are missing, held-out lines meet a model that does not learn
+        from them, or the reverse.
     """
     if module.whole_images and data.mask is not None:
         raise InputError(
             f"model={model} learns from whole images, without a mask; leave mask= out, and give it when you reconstruct"
+        )
+    if (n := getattr(module.net, "n_adjacent", 1)) > data.n_adjacent:
+        raise InputError(
+            f"model={model} sees {n} adjacent slices at once, and the data bring {data.n_adjacent}; set "
+            f"data.n_adjacent={n}"
         )
     if module.without_references and data.supervision == "full":
         raise InputError(f"model={model} learns from held-out lines; set data.supervision=split or noisy")
@@ -298,6 +308,39 @@ def check_fit(model: str, module: "NetworkModule", data: "FastMRIDataModule") ->
             f"model={model} does not learn from held-out lines (data.supervision={data.supervision}); set "
             f"data.supervision=full, or take model=varnet_ssdu"
         )
+
+
+def learn_sampling(module: "NetworkModule", data: "FastMRIDataModule") -> "LearnedMask | None":
+    """Let the module learn the mask of the data, if it is one that can be learned; return it.
+
+    Raises
+    ------
+    InputError : if the model does not learn from whole scans and their references.
+    """
+    from spinwarp.masks import LearnedMask
+    from spinwarp.training.sampling import LearnedSampling
+    from spinwarp.training.supervised import SupervisedModule
+
+    if not isinstance(data.mask, LearnedMask):
+        return None
+    if not isinstance(module, SupervisedModule) or module.without_references or data.eval_mask is not data.mask:
+        raise InputError(
+            "mask=learned is learned by networks that are trained end to end with references (model=varnet, unet and "
+            "others), and is its own data.eval_mask"
+        )
+    module.sampling = LearnedSampling(data.mask, with_maps=data.maps == "low_resolution")
+    return data.mask
+
+
+def _export(trainer: Any, mask: "LearnedMask", folder: Path) -> None:
+    """Write the learned mask of the best checkpoint, or of the last if there is no best one."""
+    from spinwarp.training.sampling import write_mask
+
+    best = getattr(trainer.checkpoint_callback, "best_model_path", "") or str(resume.last_checkpoint(folder))
+    if Path(best).is_file():
+        write_mask(best, mask, folder / "mask.npy")
+    else:
+        log.warning("there is no checkpoint, so the learned mask is not written")
 
 
 def build_data(config: DictConfig) -> "FastMRIDataModule":
@@ -318,7 +361,11 @@ def _describe(data: "FastMRIDataModule", module: Any, folder: Path) -> None:
     choices = HydraConfig.get().runtime.choices
     dataset = data.dataset("train")
     example = dataset.example(0, 0)
-    rates = [float(dataset.example(0, i).acquisition.acceleration()) for i in range(min(8, len(dataset)))]
+    learned = getattr(module, "sampling", None)
+    rates = [
+        learned.mask.nominal_acceleration if learned else float(dataset.example(0, i).acquisition.acceleration())
+        for i in range(min(8, len(dataset)))
+    ]
     warn_of_shared_patients(data.source)
     n_parameters = sum(p.numel() for p in module.net.parameters())
     kspace = tuple(example.acquisition.kspace.shape[1:])

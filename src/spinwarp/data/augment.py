@@ -38,8 +38,9 @@ class FlipsAndPhase:
         acquisition = example.acquisition
         kspace = acquisition.kspace * torch.polar(torch.ones(()), torch.tensor(phase, dtype=torch.float32))
         mask = acquisition.mask
-        headers = acquisition.headers
+        headers, maps = acquisition.headers, acquisition.maps
         if flips:
+            maps = None if maps is None else maps.flip(flips)
             kspace = fftc(ifftc(kspace).flip(flips))
             # mirroring the image mirrors k-space about DC, and the mask with it
             mask = _mirrored(mask, [dim for dim in flips if mask.shape[dim] > 1])
@@ -47,9 +48,8 @@ class FlipsAndPhase:
         if -1 in flips:
             headers = tuple(replace(h, acquired_columns=_columns(h, mask.shape[-1])) for h in headers)
         target = example.target if example.target is None else example.target.flip(flips)
-        return replace(
-            example, acquisition=replace(acquisition, kspace=kspace, mask=mask, headers=headers), target=target
-        )
+        acquisition = replace(acquisition, kspace=kspace, mask=mask, maps=maps, headers=headers)
+        return replace(example, acquisition=acquisition, target=target)
 
 
 def _mirrored(mask: Tensor, dims: list[int]) -> Tensor:

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from spinwarp.acquisition import Acquisition, Example, collate
 from spinwarp.coils import espirit_maps, low_resolution_maps
+from spinwarp.data.adjacent import adjacent_indices, with_adjacent
 from spinwarp.data.batches import Batch, InOrder, Item, ShapeBatchOrder
 from spinwarp.data.given import GivenMaps
 from spinwarp.data.row_block import RowBlock
@@ -23,10 +24,20 @@ from spinwarp.data.source import DrawingSource, Source, Volume, check_split, ran
 from spinwarp.data.split import Splitter
 from spinwarp.data.undersample import AddMaps, Undersample
 from spinwarp.errors import InputError
+from spinwarp.files import warn_once
 from spinwarp.lightning_internals import next_batch
-from spinwarp.masks import IndependentMask, Mask, RandomMask, seed_of
+from spinwarp.masks import IndependentMask, LearnedMask, Mask, RandomMask, seed_of
 
 Augmentation = Callable[[Example, RandomState], Example]
+
+
+@runtime_checkable
+class ScheduledAugmentation(Protocol):
+    """An augmentation that changes from epoch to epoch."""
+
+    def at(self, epoch: int) -> Augmentation:
+        """Return the augmentation of an epoch, counted from 0."""
+        ...
 
 
 def _espirit(kspace: Tensor, n_acs: Tensor) -> Tensor:
@@ -56,6 +67,8 @@ class SliceDataset(Dataset[Example]):
         it is augmented after undersampling, and training gets no target. None: no split.
     noisy : whether the splitter adds noise.
     unreferenced : names of volumes whose references are hidden; they too are measured once.
+    n_adjacent : slices that an example brings: itself and those beside it, an odd number. They are augmented and
+        undersampled alike.
     """
 
     source: Source
@@ -68,6 +81,7 @@ class SliceDataset(Dataset[Example]):
     splitter: Splitter | None = None
     noisy: bool = False
     unreferenced: frozenset[str] = frozenset()
+    n_adjacent: int = 1
 
     def __post_init__(self) -> None:
         # found out once: isinstance takes half a millisecond for a protocol
@@ -87,9 +101,15 @@ class SliceDataset(Dataset[Example]):
         """Return one slice as a batch of one."""
         volume = self.volumes[self.slices[index][0]]
         number = self.slices[index][1]
+        numbers = adjacent_indices(number, volume.n_slices, self.n_adjacent)
+        made = {one: self._slice(epoch, volume, one, number) for one in set(numbers)}
+        return made[number] if len(numbers) == 1 else with_adjacent([made[one] for one in numbers])
+
+    def _slice(self, epoch: int, volume: Volume, number: int, middle: int) -> Example:
+        """Return a slice with the random numbers of the slice in the middle of those that are seen together."""
         draws = self.seed is not None
         of_scan = RandomState(seed_of(volume.name))
-        generator = random_state(self.seed, epoch, volume.name, number) if draws else of_scan
+        generator = random_state(self.seed, epoch, volume.name, middle) if draws else of_scan
         if self._drawing is not None:
             example = self._drawing.draw(volume, number, generator)
             of_scan = generator  # every draw is another scan
@@ -104,7 +124,8 @@ class SliceDataset(Dataset[Example]):
         if volume.name in self.unreferenced:
             return self._measured_once(replace(example, target=None), of_scan, generator)
         if self.augment is not None:
-            example = self.augment(example, generator)
+            augment = self.augment.at(epoch) if isinstance(self.augment, ScheduledAugmentation) else self.augment
+            example = augment(example, generator)
         return self.undersample(example, generator)
 
     def _measured_once(self, example: Example, of_scan: RandomState, generator: RandomState) -> Example:
@@ -128,7 +149,8 @@ class FastMRIDataModule(LightningDataModule):
     Parameters
     ----------
     source : the data set.
-    mask : sampling mask of training; None leaves the data as measured.
+    mask : sampling mask of training; None leaves the data as measured. A learned one leaves them whole for training
+        and validation, where :class:`spinwarp.training.sampling.LearnedSampling` undersamples them.
     eval_mask : of validation and test; ``mask`` if None.
     maps : ``low_resolution`` or ``espirit``, both from the ACS of the accelerated data; ``none``; or the path of
         :class:`GivenMaps`.
@@ -138,6 +160,7 @@ class FastMRIDataModule(LightningDataModule):
         The choice depends on the seed, so all processes agree on it.
     augment : changes fully sampled training examples, such as :class:`spinwarp.data.augment.FlipsAndPhase`.
     edge_slices : slices left out at either end of each training volume.
+    n_adjacent : slices that each example brings for networks that see several at once, an odd number.
     supervision : ``full``: training compares with the target. ``split``: with measured lines that are held out of the
         input, and there is no target in training; ``noisy``: the same, with noise added to the input. Validation has
         the target too, if there is one.
@@ -161,6 +184,7 @@ class FastMRIDataModule(LightningDataModule):
     slice_sample_rate: float = 1.0
     augment: Augmentation | None = None
     edge_slices: int = 0
+    n_adjacent: int = 1
     supervision: Literal["full", "split", "noisy"] = "full"
     split: Splitter | None = None
     reference_rate: float = 1.0
@@ -176,6 +200,13 @@ class FastMRIDataModule(LightningDataModule):
         for name in ("volume_sample_rate", "slice_sample_rate", "reference_rate"):
             if not 0 < getattr(self, name) <= 1:
                 raise InputError(f"data.{name} is a fraction above 0 and up to 1; got {getattr(self, name)}")
+        if self.n_adjacent < 1 or self.n_adjacent % 2 == 0:
+            raise InputError(f"data.n_adjacent is an odd number of slices about the middle one; got {self.n_adjacent}")
+        if self.n_adjacent > 1 and (self.supervision != "full" or isinstance(self.augment, RowBlock)):
+            raise InputError(
+                "data.n_adjacent above 1 does not go with data.supervision=split or noisy, nor with blocks of rows "
+                "(data.augment), which lie elsewhere in each slice; set data.n_adjacent=1"
+            )
         if self.supervision not in SUPERVISION:
             raise InputError(f"data.supervision={self.supervision!r} is not one of {', '.join(SUPERVISION)}")
         if self.reference_rate < 1 and self.batch_size > 1:
@@ -221,13 +252,22 @@ class FastMRIDataModule(LightningDataModule):
             slices = [(v, s) for v, s in slices if s in only.get(volumes[v].name, ())]
         if not slices:
             raise InputError(f"the {split} split of {self.source.name} has no slices left")
-        undersample = Undersample(self.mask if training else self.eval_mask, self._add_maps.estimate if maps else None)
+        if self.n_adjacent > 1 and all(volume.n_slices == 1 for volume in volumes):
+            warn_once(
+                f"the volumes of {self.source.name} have one slice each: each is its own neighbour "
+                f"(data.n_adjacent={self.n_adjacent})"
+            )
+        mask = self.mask if training else self.eval_mask
+        estimate = self._add_maps.estimate if maps else None
+        if isinstance(mask, LearnedMask) and not evaluate:
+            mask = estimate = None  # the training undersamples
+        undersample = Undersample(mask, estimate)
         splits = self.supervision != "full" and (training or (split == "val" and not evaluate))
         splitter, noisy = self.split if splits else None, self.supervision == "noisy"
         seed, augment = (self.seed, self.augment) if training else (None, None)
         return SliceDataset(
             self.source, volumes, slices, undersample, seed, augment, self.given, splitter, noisy,
-            self._unreferenced(volumes, slices) if training else frozenset(),
+            self._unreferenced(volumes, slices) if training else frozenset(), self.n_adjacent,
         )  # fmt: skip
 
     def loader(
@@ -281,7 +321,9 @@ class FastMRIDataModule(LightningDataModule):
         return self._add_maps(acquisition)
 
     def on_after_batch_transfer(self, batch: Example, dataloader_idx: int) -> Example:  # noqa: ARG002
-        """Add coil maps; Lightning calls this on the device."""
+        """Add coil maps; Lightning calls this on the device. With a learned mask nothing is undersampled yet."""
+        if isinstance(self.mask, LearnedMask):
+            return batch
         return replace(batch, acquisition=self.with_maps(batch.acquisition))
 
     def state_dict(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from torch.utils.data import get_worker_info
 from spinwarp.acquisition import Acquisition, Example, acs_columns
 from spinwarp.errors import InputError
 from spinwarp.masks.base import Mask
+from spinwarp.masks.learned import LearnedMask
 
 log = logging.getLogger(__name__)
 MapEstimator = Callable[[Tensor, Tensor], Tensor]
@@ -40,6 +41,8 @@ class AddMaps:
         kspace = acquisition.kspace
         if self.estimate is None or acquisition.maps is not None:
             return acquisition
+        if acquisition.adjacent:
+            acquisition = replace(acquisition, adjacent=tuple(map(self, acquisition.adjacent)))
         if kspace.shape[1] == 1:  # the coil's phase is part of the image
             return replace(acquisition, maps=torch.ones_like(kspace))
         # use the sampled columns, not the drawn ones: equal samples give equal maps, whatever mask they come from
@@ -69,9 +72,18 @@ class Undersample:
     ----------
     mask : draws the sampling mask; None leaves the acquisition as measured.
     maps : estimates coil maps, see :class:`AddMaps`; None: no maps.
+
+    Raises
+    ------
+    InputError : if the mask is one that is learned, which exists in training only.
     """
 
     def __init__(self, mask: Mask | None, maps: MapEstimator | None = None) -> None:
+        if isinstance(mask, LearnedMask):
+            raise InputError(
+                "mask=learned is for train.py alone, which learns it with a network and writes it to mask.npy of its "
+                "run folder; then use mask=file mask.path=RUN/mask.npy"
+            )
         self.mask = mask
         self.maps = maps
         self._add_maps = AddMaps(maps)

@@ -7,6 +7,7 @@ from torch import Tensor
 from spinwarp.errors import InputError
 
 _WINDOW = 7
+_C1, _C2 = 0.01**2, 0.03**2  # K^2, in units of the data range
 #: pixels above this fraction of the volume's data range are foreground
 FOREGROUND = 0.05
 
@@ -35,6 +36,23 @@ def ssim(image: Tensor, target: Tensor, data_range: Tensor) -> Tensor:
 
 def ssim_map(image: Tensor, target: Tensor, data_range: Tensor) -> Tensor:
     """Structural similarity in every full window, ``(batch, h - 6, w - 6)``; arguments as for :func:`ssim`."""
+    mx, my, vx, vy, vxy = _moments(image, target, data_range)
+    return ((2 * mx * my + _C1) * (2 * vxy + _C2)) / ((mx * mx + my * my + _C1) * (vx + vy + _C2))
+
+
+def structure_map(image: Tensor, target: Tensor, data_range: Tensor) -> Tensor:
+    """Contrast and structure part of :func:`ssim_map`, without the luminance; of the same shape.
+
+    References
+    ----------
+    Wang, Simoncelli and Bovik, "Multiscale structural similarity for image quality assessment", Asilomar 2003, eq. 6.
+    """
+    _, _, vx, vy, vxy = _moments(image, target, data_range)
+    return (2 * vxy + _C2) / (vx + vy + _C2)
+
+
+def _moments(image: Tensor, target: Tensor, data_range: Tensor) -> tuple[Tensor, ...]:
+    """Means, variances and covariance in every full window, in units of the data range."""
     if image.shape != target.shape:
         raise InputError(f"image {tuple(image.shape)} and target {tuple(target.shape)} must have the same shape")
     if min(image.shape[-2:]) < _WINDOW:
@@ -46,8 +64,7 @@ def ssim_map(image: Tensor, target: Tensor, data_range: Tensor) -> Tensor:
     mx, my, mxx, myy, mxy = means.unbind(1)
     n = _WINDOW**2
     vx, vy, vxy = ((m - product) * n / (n - 1) for m, product in ((mxx, mx * mx), (myy, my * my), (mxy, mx * my)))
-    c1, c2 = 0.01**2, 0.03**2
-    return ((2 * mx * my + c1) * (2 * vxy + c2)) / ((mx * mx + my * my + c1) * (vx + vy + c2))
+    return mx, my, vx, vy, vxy
 
 
 def ssim_in(where: Tensor, similarity: Tensor) -> tuple[Tensor, Tensor]:

@@ -144,12 +144,15 @@ class SensitivityNet(ComplexNetwork):
         n_acs : ``(batch,)`` number of central columns; at least two are used.
         inverse : transforms ``kspace`` to coil images.
         """
-        width = kspace.shape[-1]
-        n = n_acs.to(kspace.device).clamp(min=2)[:, None]
-        first = (width - n + 1) // 2
-        column = torch.arange(width, device=kspace.device)
-        center = (column >= first) & (column < first + n)  # (b, w)
+        center = central_columns(n_acs.to(kspace.device).clamp(min=2), kspace.shape[-1])
         images = inverse(kspace * center[:, None, None])
         b, c, h, w = images.shape
         maps = self.network(images.reshape(b * c, 1, h, w)).reshape(b, c, h, w)
         return maps / root_sum_of_squares(maps).clamp_min(torch.finfo(torch.float32).tiny)[:, None]
+
+
+def central_columns(n: Tensor, width: int) -> Tensor:
+    """Return which of ``width`` columns are the ``n`` central ones: bool ``(batch, width)`` for ``(batch,)``."""
+    first = (width - n[:, None] + 1) // 2
+    column = torch.arange(width, device=n.device)
+    return (column >= first) & (column < first + n[:, None])

@@ -25,6 +25,8 @@ class Reconstructor(ABC):
 
     #: what the checkpoint says about the network: ``name``, ``trained_on``; empty without a checkpoint
     record: Mapping[str, Any] = MappingProxyType({})
+    #: slices that it sees at once, an odd number; the data have to bring them
+    n_adjacent: int = 1
 
     @abstractmethod
     def __call__(self, acquisition: Acquisition, *, generator: Generator | None = None) -> Reconstruction:
@@ -48,6 +50,7 @@ class NetworkReconstructor(Reconstructor):
 
     def __init__(self, network: nn.Module) -> None:
         self.network = network.eval().requires_grad_(False)
+        self.n_adjacent = int(getattr(network, "n_adjacent", 1))
 
     def __call__(self, acquisition: Acquisition, *, generator: Generator | None = None) -> Reconstruction:  # noqa: ARG002
         """Run the network."""
@@ -85,12 +88,7 @@ def reconstruct_batch(
     b, _, h, w = acquisition.kspace.shape
     if not measured.any():
         return Reconstruction(acquisition.kspace.new_zeros(b, h, w))
-    fields = {f.name: getattr(acquisition, f.name) for f in dataclasses.fields(acquisition)}
-    part = {name: value[measured] for name, value in fields.items() if isinstance(value, Tensor)}
-    headers = tuple(
-        header for header, has_data in zip(acquisition.headers, measured.tolist(), strict=False) if has_data
-    )
-    result = method(dataclasses.replace(acquisition, **part, headers=headers), generator=generator)
+    result = method(_those(acquisition, measured), generator=generator)
 
     def spread(x: Tensor, dim: int) -> Tensor:
         whole = x.new_zeros(*x.shape[:dim], b, *x.shape[dim + 1 :])
@@ -101,3 +99,14 @@ def reconstruct_batch(
         None if result.std is None else spread(result.std, 0),
         None if result.samples is None else spread(result.samples, 1),
     )
+
+
+def _those(acquisition: Acquisition, chosen: Tensor) -> Acquisition:
+    """Return the items of a batch where ``chosen``, bool ``(batch,)``."""
+    fields = {f.name: getattr(acquisition, f.name) for f in dataclasses.fields(acquisition)}
+    part = {name: value[chosen] for name, value in fields.items() if isinstance(value, Tensor)}
+    headers = tuple(
+        header for header, is_chosen in zip(acquisition.headers, chosen.tolist(), strict=False) if is_chosen
+    )
+    adjacent = tuple(_those(one, chosen) for one in acquisition.adjacent)
+    return dataclasses.replace(acquisition, **part, headers=headers, adjacent=adjacent)

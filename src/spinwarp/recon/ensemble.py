@@ -52,6 +52,7 @@ class Ensemble(Reconstructor):
                     f"networks that were trained with different seed="
                 )
         self.members = [NetworkReconstructor(network) for network in networks]
+        self.n_adjacent = max(member.n_adjacent for member in self.members)
         self.record = _merged(records)
 
     def __call__(self, acquisition: Acquisition, *, generator: Generator | None = None) -> Reconstruction:

@@ -6,11 +6,18 @@ from spinwarp.training.noise2recon import Noise2ReconModule
 from spinwarp.training.score import ScoreModule
 from spinwarp.training.self_supervised import SelfSupervisedModule
 from spinwarp.training.stein import EnsureModule, EquivariantModule
-from spinwarp.training.supervised import HeteroscedasticModule, SupervisedModule, UNetModule, VarNetModule
+from spinwarp.training.supervised import (
+    EveryCascadeModule,
+    HeteroscedasticModule,
+    SupervisedModule,
+    UNetModule,
+    VarNetModule,
+)
 
 __all__ = [
     "EnsureModule",
     "EquivariantModule",
+    "EveryCascadeModule",
     "FlowModule",
     "GANModule",
     "GeneratorModule",
