@@ -5,7 +5,7 @@ DEMO := runs/demo
 OUT ?= runs/gpu
 FASTMRI ?=
 
-.PHONY: help setup demo gpu test test-ddp test-slurm lint types notebooks clean
+.PHONY: help setup demo gpu test test-ddp test-slurm test-notebooks lint types notebooks clean
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -35,14 +35,17 @@ demo: setup ## train, compare and draw on embedded data: offline, two CPU cores,
 	@echo "images, which the phantoms nearly are. See docs/weights.md and docs/results.md."
 	@echo "The comparison of the five methods: $$(ls $(DEMO)/comparison/phantom_*.png | head -1)"
 
-test: setup ## run the tests but those of several processes; a worker a core
-	$(BIN)/python -m pytest -n auto --dist worksteal -m "not ddp"
+test: setup ## run the tests but those of several processes and of all chapters; a worker a core
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not ddp and not notebooks"
 
 test-ddp: setup ## run the tests of several processes on the CPU
 	$(BIN)/python -m pytest -m ddp
 
 test-slurm: setup ## run jobs through a SLURM of one node; as root, after apt-get install slurm-wlm munge
 	$(BIN)/python -m pytest -m slurm tests/slurm
+
+test-notebooks: setup ## execute every chapter and check its claims; ten minutes
+	$(BIN)/python -m pytest -m notebooks tests/notebooks
 
 lint: setup ## check style and format
 	$(BIN)/ruff check .
@@ -55,8 +58,8 @@ gpu: ## check and time everything on a CUDA device in eight minutes, with the Py
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "make gpu needs Python 3.11 or newer: make gpu PYTHON=python3.12")'
 	@PYTHONPATH="src$${PYTHONPATH:+:$$PYTHONPATH}" $(PYTHON) benchmarks/gpu --out "$(OUT)" --fastmri "$(FASTMRI)"
 
-notebooks: setup ## write the .ipynb twins of notebooks/*.py
-	$(BIN)/jupytext --to ipynb --update notebooks/*.py
+notebooks: setup ## execute every chapter and store its pictures in the .ipynb; ten minutes
+	$(BIN)/python notebooks/execute.py
 
 clean: ## remove the environment and caches, not the data and not the runs
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache
