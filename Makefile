@@ -5,7 +5,7 @@ DEMO := runs/demo
 OUT ?= runs/gpu
 FASTMRI ?=
 
-.PHONY: help setup demo gpu test test-ddp test-slurm lint types notebooks clean
+.PHONY: help setup demo gpu test test-ddp test-slurm lint types notebooks docs clean
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -58,5 +58,12 @@ gpu: ## check and time everything on a CUDA device in eight minutes, with the Py
 notebooks: setup ## write the .ipynb twins of notebooks/*.py
 	$(BIN)/jupytext --to ipynb --update notebooks/*.py
 
+docs: .venv/docs ## build the site from docs/, notebooks/ and docstrings: docs/_build/html/index.html
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs docs/_build/html
+
+.venv/docs: .venv/ready
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group docs
+	touch $@
+
 clean: ## remove the environment and caches, not the data and not the runs
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache docs/_build docs/generated
