@@ -5,7 +5,7 @@ DEMO := runs/demo
 OUT ?= runs/gpu
 FASTMRI ?=
 
-.PHONY: help setup demo gpu test test-ddp test-slurm lint types notebooks docs clean
+.PHONY: help setup demo gpu test test-ddp test-slurm lint types notebooks figures docs clean
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -57,6 +57,9 @@ gpu: ## check and time everything on a CUDA device in eight minutes, with the Py
 
 notebooks: setup ## write the .ipynb twins of notebooks/*.py
 	$(BIN)/jupytext --to ipynb --update notebooks/*.py
+
+figures: setup ## draw the figures of docs/ in runs/figures; after make demo, also those of its networks
+	$(BIN)/python benchmarks/article_figures.py runs/figures --demo $(DEMO)
 
 docs: .venv/docs ## build the site from docs/, notebooks/ and docstrings: docs/_build/html/index.html
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs docs/_build/html

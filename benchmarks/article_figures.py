@@ -43,7 +43,7 @@ GENERAL = {"zero-filled": ZERO_FILLED, "total variation": TV, "pretrained": PRET
 WINDOW = 0.65  # top of the grey scale, relative to the largest value of the target
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scan:
     """A slice measured whole, and what to write below its pictures."""
 
@@ -58,8 +58,6 @@ class Scan:
 
     def measured(self, mask: str) -> Acquisition:
         """Undersample it; the seed is fixed."""
-        if mask == "none":
-            return self.example.acquisition
         undersample = Undersample(instantiate(configured(f"mask={mask}").mask, _convert_="all"), low_resolution_maps)
         return undersample(self.example, RandomState(0)).acquisition
 
@@ -70,19 +68,20 @@ def configured(*options: str) -> Any:
         return compose("evaluate", list(options))
 
 
-def reconstruct(acquisition: Acquisition, *options: str) -> Reconstruction:
-    """Reconstruct by the method of these options, as ``evaluate.py`` would, with a fixed seed."""
-    config = configured(*options)
+@cache
+def reconstruct(scan: Scan, mask: str, *options: str) -> Reconstruction:
+    """Undersample a scan and reconstruct it by the method of these options, as ``evaluate.py`` would."""
+    config = configured(f"mask={mask}", *options)
     method = instantiate(config.recon)
     if config.uncertainty:
         method = instantiate(config.uncertainty)(method, instantiate(config.mask, _convert_="all"))
-    result: Reconstruction = method(acquisition, generator=torch.Generator().manual_seed(0))
+    result: Reconstruction = method(scan.measured(mask), generator=torch.Generator().manual_seed(0))
     return result
 
 
-def image(acquisition: Acquisition, *options: str) -> np.ndarray:
-    """Return the magnitude ``(h, w)`` of a reconstruction."""
-    return reconstruct(acquisition, *options).image.abs()[0].numpy()
+def images(scan: Scan, mask: str, methods: Mapping[str, tuple[str, ...]]) -> dict[str, np.ndarray]:
+    """Return the magnitude ``(h, w)`` of each method's reconstruction."""
+    return {name: reconstruct(scan, mask, *options).image.abs()[0].numpy() for name, options in methods.items()}
 
 
 def scan_of(kspace: Tensor, source: str) -> Scan:
@@ -186,15 +185,17 @@ def compared(scan: Scan, images: Mapping[str, np.ndarray], errors: float | None 
 def undersampling(args: Any) -> list[list[Panel]]:
     """Whole against undersampled: k-space, mask, image."""
     scan = phantom(args.data)
-    whole, part = scan.example.acquisition.kspace, scan.measured("equispaced_4x")
-    logs = [
-        np.log1p(1e3 * (k[0].abs().square().sum(0).sqrt() / whole.abs().max()).numpy()) for k in (whole, part.kspace)
+    energies = [
+        root_sum_of_squares(acquisition.kspace)[0].numpy()
+        for acquisition in (scan.example.acquisition, scan.measured("equispaced_4x"))
     ]
-    top, height = WINDOW * float(scan.target.max()), float(logs[0].max())
+    whole, part = (np.log1p(1e3 * energy / energies[0].max()) for energy in energies)
+    top, height = WINDOW * float(scan.target.max()), float(whole.max())
+    aliased = images(scan, "equispaced_4x", {"": ZERO_FILLED})[""]
     return [
         [
-            ("all of k-space", logs[0], height), ("its image", scan.target, top),
-            ("every fourth line and the centre", logs[1], height), ("its image", image(part, *ZERO_FILLED), top),
+            ("all of k-space", whole, height), ("its image", scan.target, top),
+            ("every fourth line and the centre", part, height), ("its image", aliased, top),
         ]
     ]  # fmt: skip
 
@@ -202,10 +203,9 @@ def undersampling(args: Any) -> list[list[Panel]]:
 def edge_map(args: Any) -> list[list[Panel]]:
     """The edge map, whose sum is the total variation."""
     scan = phantom(args.data)
-    aliased = image(scan.measured("equispaced_4x"), "recon=zero_filled")
-    denoised = image(scan.measured("equispaced_4x"), *TV)
+    found = images(scan, "equispaced_4x", {"zero-filled": ZERO_FILLED, "total variation": TV})
     row: list[Panel] = []
-    for name, values in (("fully sampled", scan.target), ("zero-filled", aliased), ("total variation", denoised)):
+    for name, values in {"fully sampled": scan.target, **found}.items():
         edges = finite_difference()(torch.from_numpy(values)[None]).abs().square().sum(1).sqrt()[0].numpy()
         total = edges.sum() / scan.target.max() / 1e3
         row += [(name, values, WINDOW * scan.target.max()), (f"edges, sum {total:.2f}", edges, 0.3 * scan.target.max())]
@@ -214,11 +214,12 @@ def edge_map(args: Any) -> list[list[Panel]]:
 
 def tv_weight(args: Any) -> list[list[Panel]]:
     """Total variation with too small a weight, the chosen one, and too large a one."""
+    methods = {
+        "zero-filled": ZERO_FILLED, "weight .0003": (*TV, "recon.weight=0.0003"), "chosen from the data": TV,
+        "weight .03": (*TV, "recon.weight=0.03"),
+    }  # fmt: skip
     scan = phantom(args.data)
-    part = scan.measured("equispaced_4x")
-    weights = {"weight .0003": "0.0003", "chosen from the data": "auto", "weight .03": "0.03"}
-    images = {name: image(part, "recon=tv", f"recon.weight={w}") for name, w in weights.items()}
-    return compared(scan, {"zero-filled": image(part, *ZERO_FILLED), **images}, errors=4)
+    return compared(scan, images(scan, "equispaced_4x", methods), errors=4)
 
 
 def demo(args: Any, network: str) -> tuple[str, ...]:
@@ -231,41 +232,37 @@ def unet_tv(args: Any) -> list[list[Panel]]:
     scan, rows = phantom(args.data), []
     methods = {"zero-filled": ZERO_FILLED, "U-Net": demo(args, "unet"), "total variation": TV}
     for rate in (4, 8):
-        part = scan.measured(f"equispaced_{rate}x")
-        rows += compared(scan, {f"{name}, {rate}x": image(part, *options) for name, options in methods.items()})
+        of_rate = {f"{name}, {rate}x": options for name, options in methods.items()}
+        rows += compared(scan, images(scan, f"equispaced_{rate}x", of_rate))
     return rows
 
 
 def varnet(args: Any) -> list[list[Panel]]:
     """VarNet and the network that comes with spinwarp beside the truth."""
     scan = phantom(args.data)
-    part = scan.measured("equispaced_4x")
     methods = {"zero-filled": ZERO_FILLED, "VarNet": demo(args, "varnet"), "pretrained": PRETRAINED}
-    return compared(scan, {name: image(part, *options) for name, options in methods.items()}, errors=5)
+    return compared(scan, images(scan, "equispaced_4x", methods), errors=5)
 
 
 def other(scan: Scan) -> list[list[Panel]]:
     """A prior and a network of heads on another anatomy."""
-    part = scan.measured("random_4x")
-    methods = {**GENERAL, "posterior mean": PRIOR}
-    return compared(scan, {name: image(part, *options) for name, options in methods.items()}, errors=4)
+    return compared(scan, images(scan, "random_4x", {**GENERAL, "posterior mean": PRIOR}), errors=4)
 
 
 def scanner(_: Any) -> list[list[Panel]]:
     """A raw brain at 4x and 8x."""
     rows = []
     for rate in (4, 8):
-        part = brain().measured(f"equispaced_{rate}x")
-        rows += compared(brain(), {f"{name}, {rate}x": image(part, *o) for name, o in GENERAL.items()})
+        of_rate = {f"{name}, {rate}x": options for name, options in GENERAL.items()}
+        rows += compared(brain(), images(brain(), f"equispaced_{rate}x", of_rate))
     return rows
 
 
 def untrained(args: Any) -> list[list[Panel]]:
     """ConvDecoder, U-Net and total variation, with a zoom."""
     scan = phantom(args.data)
-    part = scan.measured("equispaced_4x")
     methods = {"U-Net": demo(args, "unet"), "total variation": TV, "ConvDecoder": ("recon=convdecoder",)}
-    row = compared(scan, {name: image(part, *options) for name, options in methods.items()})[0]
+    row = compared(scan, images(scan, "equispaced_4x", methods))[0]
     h, w = row[0][1].shape
     zoom = slice(h // 5, h // 5 + h * 2 // 5), slice(w // 4, w // 4 + w * 2 // 5)
     return [row, [("", values[zoom], top) for _, values, top in row]]
@@ -274,10 +271,11 @@ def untrained(args: Any) -> list[list[Panel]]:
 def uncertainty(args: Any) -> list[list[Panel]]:
     """The error beside two predictions of it: draws of a posterior, and SURE."""
     scan = phantom(args.data)
-    part, box, top = scan.measured("random_4x"), head_of(scan.target), WINDOW * float(scan.target.max())
+    box, top = head_of(scan.target), WINDOW * float(scan.target.max())
     rows = []
-    for name, options in (("posterior mean", PRIOR), ("TV with SURE", (*TV, "mask=random_4x", "uncertainty=sure"))):
-        result = reconstruct(part, *options)
+    sure = (*TV, "recon.weight=0.003", "uncertainty=sure")
+    for name, options in (("posterior mean", PRIOR), ("TV with SURE", sure)):
+        result = reconstruct(scan, "random_4x", *options)
         assert result.std is not None
         values, std = result.image.abs()[0].numpy(), result.std[0].numpy()
         error = np.abs(values - scan.target)
@@ -291,17 +289,23 @@ def uncertainty(args: Any) -> list[list[Panel]]:
     return rows
 
 
-def method(name: str, *options: str) -> Callable[[Any], list[list[Panel]]]:
-    """Return what draws one method beside zero-filling on the phantom at 4x; ``demo=`` names one of its networks."""
+def method(name: str, *options: str, mask: str = "equispaced_4x") -> Callable[[Any], list[list[Panel]]]:
+    """Return what draws one method beside zero-filling on the phantom; ``demo=`` names one of the demo's networks."""
 
     def made(args: Any) -> list[list[Panel]]:
-        part = phantom(args.data).measured("equispaced_4x")
+        scan = phantom(args.data)
         chosen = demo(args, options[0].removeprefix("demo=")) if options[0].startswith("demo=") else options
-        images = {"zero-filled": image(part, *ZERO_FILLED), name: image(part, *chosen)}
-        row, below = compared(phantom(args.data), images, errors=5)
+        row, below = compared(scan, images(scan, mask, {"zero-filled": ZERO_FILLED, name: chosen}), errors=5)
         return [[*row, *below[1:]]]
 
     return made
+
+
+def zero_filled(args: Any) -> list[list[Panel]]:
+    """Zero-filling with regular and with random lines."""
+    scan = phantom(args.data)
+    masks = {"every fourth line": "equispaced_4x", "random lines": "random_4x", "Poisson disc": "poisson_4x"}
+    return compared(scan, {name: images(scan, mask, {"": ZERO_FILLED})[""] for name, mask in masks.items()}, errors=2)
 
 
 FIGURES: dict[str, tuple[Callable[[Any], list[list[Panel]]], str]] = {
@@ -315,7 +319,7 @@ FIGURES: dict[str, tuple[Callable[[Any], list[list[Panel]]], str]] = {
     "other_anatomy": (lambda _: other(animal()), f"{ANIMAL}, random lines, 4x; network and prior have seen heads only"),
     "scanner": (scanner, BRAIN),
     "local/pelvis": (lambda _: other(pelvis()), f"{PELVIS}; 8 coils, 4x"),
-    "methods/zero_filled": (method("zero-filled", *ZERO_FILLED), f"{PHANTOM}, 4x"),
+    "methods/zero_filled": (zero_filled, f"{PHANTOM}, 4x"),
     "methods/cg_sense": (method("CG-SENSE", "recon=cg_sense"), f"{PHANTOM}, 4x"),
     "methods/tv": (method("total variation", *TV), f"{PHANTOM}, 4x"),
     "methods/l1_image": (method("sparse image", "recon=l1_image"), f"{PHANTOM}, 4x"),
@@ -323,7 +327,10 @@ FIGURES: dict[str, tuple[Callable[[Any], list[list[Panel]]], str]] = {
     "methods/unet": (method("U-Net", "demo=unet"), f"{PHANTOM}, 4x; make demo"),
     "methods/varnet": (method("VarNet", "demo=varnet"), f"{PHANTOM}, 4x; make demo"),
     "methods/unrolled": (method("pretrained", *PRETRAINED), f"{PHANTOM}, 4x"),
-    "methods/score": (method("posterior mean", *PRIOR), f"{PHANTOM}, 4x; pretrained:heads_score, mean of 4 draws"),
+    "methods/score": (
+        method("posterior mean", *PRIOR, mask="random_4x"),
+        f"{PHANTOM}, random lines, 4x; pretrained:heads_score, 4 draws",
+    ),
     "methods/convdecoder": (method("ConvDecoder", "recon=convdecoder"), f"{PHANTOM}, 4x"),
     "methods/deep_decoder": (method("Deep Decoder", "recon=deep_decoder"), f"{PHANTOM}, 4x"),
     "methods/dip": (method("deep image prior", "recon=dip"), f"{PHANTOM}, 4x"),

@@ -18,6 +18,7 @@ from sphinx.application import Sphinx
 
 DOCS = Path(__file__).parents[1]
 ROOT = DOCS.parent
+SOURCE = ROOT / "src" / "spinwarp"
 GENERATED = DOCS / "generated"
 CHAPTERS = GENERATED / "chapters"
 _THUMBNAIL = (480, 320)
@@ -32,6 +33,8 @@ def place_of(path: Path) -> Path | None:
         return CHAPTERS / f"{path.stem}.ipynb"
     if path == ROOT / "notebooks":
         return CHAPTERS / "index.md"
+    if path.is_relative_to(SOURCE) and path != SOURCE:
+        return GENERATED / "api" / f"spinwarp.{path.relative_to(SOURCE).parts[0]}.rst"
     return {
         ROOT / "README.md": DOCS / "index.md",
         ROOT / "CONTRIBUTING.md": GENERATED / "contributing.md",

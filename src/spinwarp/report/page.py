@@ -62,6 +62,12 @@ def write_report(results: Sequence[Path], path: Path, megabytes: float = MEGABYT
         "gamma": encoding.gamma,
         "warnings": _warnings(comparison.rows) + gaps,
         "volumes": [about for about, _ in volumes],
+        "reliability": [
+            {"group": str(group), "method": method, "levels": [0, *curves.levels], "observed": [0, *curves.observed]}
+            for group, methods in comparison.calibrations.items()
+            for method, curves in methods.items()
+            if np.isfinite(curves.observed).all()
+        ],  # fmt: skip
         "rows": [{**dataclasses.asdict(row), "group": str(group_of(row))} for row in comparison.rows],
     }
     parts = {name: (files("spinwarp.report") / name).read_text(encoding="utf-8") for name in _PARTS}
