@@ -323,11 +323,10 @@ def test_results_without_images_leave_the_tables(browser: Browser, tmp_path: Pat
 def test_coverage_is_drawn_over_what_was_promised_for_methods_that_predict_it(browser: Browser, tmp_path: Path) -> None:
     folders = [write_folder(tmp_path / name, name, OFFSET, STD) for name in ("ensemble", "varnet")]
     unknown = [math.nan] * 2
+    measured = ((9, [0.2, 0.6]), (9, [0.4, 0.8]), (0, unknown))  # the last has no foreground
     volumes = [
-        VolumeCurves(f"file{i}.h5", n, coverage, unknown, unknown, unknown, unknown, None, [1, 1, 1])
-        for i, (n, coverage) in enumerate(
-            ((9, [0.2, 0.6]), (9, [0.4, 0.8]), (0, unknown))
-        )  # the last has no foreground
+        VolumeCurves(f"file{i}.h5", n, coverage, unknown, unknown, unknown, unknown, None, [n, 0, 0])
+        for i, (n, coverage) in enumerate(measured)
     ]
     group = ("knee", "test", "equispaced_4x", 4.0)
     curves = CalibrationCurves("ensemble", *group, [0.5, 0.9], [0.0, 0.5], [1.0, 2.0], volumes)
