@@ -32,7 +32,6 @@ from spinwarp.metrics import psnr
 from spinwarp.operators import finite_difference
 
 SHARED = Path(os.environ.get("SPINWARP_SHARED", "none"))
-CHENG = "simulated from a magnitude of Cheng, figshare 1512427 (CC BY 4.0)"
 BRAIN = "scanner data, 7 coils (lab-midas/ismrm-moco-workshop, MIT)"
 ANIMAL = "scanner data, 1 coil, a small animal (MRIRecoTutorial, MIT)"
 PELVIS = "simulated from a magnitude (PROSTATE-MRI, TCIA): do not publish"
@@ -102,10 +101,17 @@ def phantom(data: str) -> Scan:
     return Scan(source.read(source.volumes("test")[0], 4), PHANTOM)
 
 
+def shared(path: str) -> Path:
+    """Return a file or folder of the real scans."""
+    if not (SHARED / path).exists():
+        raise FileNotFoundError(f"there is no {SHARED / path}; SPINWARP_SHARED names the folder of real scans")
+    return SHARED / path
+
+
 @cache
 def brain() -> Scan:
     """A raw brain at 3 T with seven coils; it is stored as coil images, turned so that the nose is up."""
-    images = next(iter(np.load(SHARED / "data/raw_multicoil/brain_7ch.npz").values()))
+    images = next(iter(np.load(shared("data/raw_multicoil/brain_7ch.npz")).values()))
     coils = torch.from_numpy(np.ascontiguousarray(images)).to(torch.complex64)
     return scan_of(fftc(coils if coils.shape[0] < coils.shape[-1] else coils.movedim(-1, 0)), BRAIN)
 
@@ -113,7 +119,7 @@ def brain() -> Scan:
 @cache
 def animal() -> Scan:
     """The middle slice of a small animal at 1 T."""
-    measured = open_measurement(SHARED / "data/raw_vendor/bruker/brukerfileCart")
+    measured = open_measurement(shared("data/raw_vendor/bruker/brukerfileCart"))
     kspace = measured.read(len(measured) // 2).kspace[0]  # type: ignore[attr-defined]
     return scan_of(kspace, ANIMAL)
 
@@ -123,7 +129,7 @@ def pelvis() -> Scan:
     """A magnitude slice of a pelvis with simulated coils, phase and noise."""
     import nibabel
 
-    path = next((SHARED / "data/pelvis").rglob("*.nii*"))
+    path = next(shared("data/pelvis").rglob("*.nii*"))
     volume = np.asarray(nibabel.load(path).dataobj, dtype=np.float32)  # type: ignore[attr-defined]
     magnitude = np.rot90(volume[..., volume.shape[-1] // 2])[::2, ::2].copy()
     rng = RandomState(0)
@@ -224,7 +230,10 @@ def tv_weight(args: Any) -> list[list[Panel]]:
 
 def demo(args: Any, network: str) -> tuple[str, ...]:
     """Return the method of one of the demo's networks, ``unet`` or ``varnet``."""
-    return "recon=checkpoint", f'recon.path="{args.demo}/train_{network}/checkpoints/best.ckpt"'
+    path = args.demo / f"train_{network}" / "checkpoints" / "best.ckpt"
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no {path}; run make demo first, or name its folder with --demo")
+    return "recon=checkpoint", f'recon.path="{path}"'
 
 
 def unet_tv(args: Any) -> list[list[Panel]]:
@@ -349,7 +358,7 @@ def main() -> None:
         make, note = FIGURES[name]
         try:
             draw(make(args), args.folder / f"{name}.webp", note)
-        except (FileNotFoundError, StopIteration, ValueError) as error:
+        except FileNotFoundError as error:
             print(f"{name} is left out: {error}", flush=True)
 
 
