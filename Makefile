@@ -5,7 +5,7 @@ DEMO := runs/demo
 OUT ?= runs/gpu
 FASTMRI ?=
 
-.PHONY: help setup demo gpu test test-ddp test-slurm test-notebooks lint types notebooks clean
+.PHONY: help setup demo gpu test test-ddp test-slurm test-notebooks lint types notebooks figures docs clean
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -61,5 +61,15 @@ gpu: ## check and time everything on a CUDA device in eight minutes, with the Py
 notebooks: setup ## execute every chapter and store its pictures in the .ipynb; ten minutes
 	$(BIN)/python notebooks/execute.py
 
+figures: setup ## draw the figures of docs/ in runs/figures; after make demo, also those of its networks
+	$(BIN)/python benchmarks/article_figures.py runs/figures --demo $(DEMO)
+
+docs: .venv/docs ## build the site from docs/, notebooks/ and docstrings: docs/_build/html/index.html
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs docs/_build/html
+
+.venv/docs: .venv/ready
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group docs
+	touch $@
+
 clean: ## remove the environment and caches, not the data and not the runs
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache docs/_build docs/generated

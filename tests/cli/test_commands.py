@@ -283,8 +283,8 @@ def report_of(path: Path) -> Any:
     return json.loads(path.read_text().partition('id="head">')[2].partition("</script>")[0])
 
 
-def test_the_report_of_an_evaluation_has_all_slices_with_their_errors(command: Command, tmp_path: Path) -> None:
-    done = command("evaluate", *TINY, "report=true", "out=results")
+def test_the_report_of_an_evaluation_has_all_slices_and_its_logger_the_means(command: Command, tmp_path: Path) -> None:
+    done = command("evaluate", *TINY, "report=true", "out=results", "logger=csv", "hydra.run.dir=run")
     assert done.code == 0, done.err
     head = report_of(tmp_path / "results" / "report.html")
     assert [volume["slices"] for volume in head["volumes"]] == [[0, 1], [0, 1]]
@@ -294,6 +294,9 @@ def test_the_report_of_an_evaluation_has_all_slices_with_their_errors(command: C
         errors = [10 ** (-psnr / 10) for psnr in volume["psnr"][0]]
         assert -10 * np.log10(np.mean(errors)) == pytest.approx(row.psnr, abs=1e-4)
     assert head["warnings"] == ["2 of 2 volumes are computed: a phantom, not a person"]
+    with (tmp_path / "run" / "metrics" / "metrics.csv").open(newline="") as file:
+        (logged,) = csv.DictReader(file)
+    assert float(logged["test/psnr"]) == pytest.approx(np.mean([row.psnr for row in rows]))
 
 
 def test_the_report_of_a_file_without_reference_has_its_images(

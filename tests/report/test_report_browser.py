@@ -11,7 +11,7 @@ from matplotlib import colormaps
 from result_folders import HTML, SLICES, row, write_folder
 
 from spinwarp.report import write_report
-from spinwarp.results import RESULTS, write_rows
+from spinwarp.results import CALIBRATION, RESULTS, CalibrationCurves, VolumeCurves, write_calibration, write_rows
 
 # places in the quarters of the image: upper left (.2 and rising with the slice), upper right (.5), lower left (1), air
 UPPER_LEFT, UPPER_RIGHT, LOWER_LEFT, AIR = (0.2, 0.2), (0.8, 0.2), (0.2, 0.8), (0.8, 0.8)
@@ -318,3 +318,25 @@ def test_results_without_images_leave_the_tables(browser: Browser, tmp_path: Pat
     browser.open(write_report([folder], tmp_path / "page.html"))
     assert browser.run("[$('viewer').hidden, $('no-images').hidden, $('rows').rows.length]") == [True, False, 2]
     browser.key("ArrowRight")
+
+
+def test_coverage_is_drawn_over_what_was_promised_for_methods_that_predict_it(browser: Browser, tmp_path: Path) -> None:
+    folders = [write_folder(tmp_path / name, name, OFFSET, STD) for name in ("ensemble", "varnet")]
+    unknown = [math.nan] * 2
+    measured = ((9, [0.2, 0.6]), (9, [0.4, 0.8]), (0, unknown))  # the last has no foreground
+    volumes = [
+        VolumeCurves(f"file{i}.h5", n, coverage, unknown, unknown, unknown, unknown, None, [n, 0, 0])
+        for i, (n, coverage) in enumerate(measured)
+    ]
+    group = ("knee", "test", "equispaced_4x", 4.0)
+    curves = CalibrationCurves("ensemble", *group, [0.5, 0.9], [0.0, 0.5], [1.0, 2.0], volumes)
+    write_calibration(folders[0] / CALIBRATION, curves)
+    browser.open(write_report(folders, tmp_path / "report.html"))
+    assert browser.run("[...document.querySelectorAll('#reliability polyline')].length") == 1  # varnet has no file
+    points = browser.run("document.querySelector('#reliability polyline').getAttribute('points')")
+    x, y = np.array([point.split(",") for point in points.split()], float).T
+    # a square of 220: the origin, half the way to the right and .3 up, then .9 and .7
+    assert np.allclose(x - x[0], [0, 110, 198], atol=0.1) and np.allclose(y[0] - y, [0, 66, 154], atol=0.1)
+    browser.run("const method = document.querySelector('[data-filter=method]'); method.value = '=varnet'")
+    browser.run("document.querySelector('[data-filter=method]').dispatchEvent(new Event('change'))")
+    assert browser.run("document.querySelector('#intervals').hidden")

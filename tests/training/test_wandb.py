@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from spinwarp.cli.train import _reported
+from spinwarp.cli.loggers import reported
 from spinwarp.errors import InputError
 from spinwarp.training.loggers import WandbRun, finish
 
@@ -113,7 +113,7 @@ def test_the_run_is_told_how_the_training_ended(
     server = connect(Server())
     logger = started(tmp_path)
     try:
-        with _reported([logger, object()]):
+        with reported([logger, object()]):
             if error is not None:
                 raise error
     except BaseException as raised:

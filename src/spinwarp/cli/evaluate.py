@@ -45,6 +45,7 @@ def evaluate(config: DictConfig) -> float:
     from rich.console import Console
 
     from spinwarp.cli.job import EvaluationJob, check_processes
+    from spinwarp.cli.loggers import publish
     from spinwarp.cli.method import hand_over_maps, named_choices
     from spinwarp.cli.output import check_room
     from spinwarp.evaluation import UNFINISHED
@@ -71,6 +72,7 @@ def evaluate(config: DictConfig) -> float:
 
         log.info("report %s", write_report([folder], folder / "report.html"))
     log.info("results %s", folder / "results.csv")
+    publish(config, folder, rows)
     return float(np.mean([row.ssim for row in rows if not np.isnan(row.ssim)] or [np.nan]))
 
 

@@ -5,7 +5,7 @@ import logging
 import shutil
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from inspect import signature
 from pathlib import Path
@@ -39,6 +39,7 @@ def train(config: DictConfig) -> float | None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.utils import instantiate
 
+    from spinwarp.cli.loggers import begin, reported
     from spinwarp.data.patients import digest
 
     app.refuse_parallel_sweep(config, HydraConfig.get())
@@ -89,9 +90,9 @@ def train(config: DictConfig) -> float | None:
         config.trainer, precision=precision, callbacks=callbacks, logger=loggers, default_root_dir=str(folder)
     )
     alone = resume.alone_in(folder) if processes.is_first() else nullcontext()
-    with alone, _reported(loggers), _sentences(trainer, folder):
+    with alone, reported(loggers), _sentences(trainer, folder):
         if trainer.is_global_zero:
-            _begin(loggers, goes_on=resume.goes_on_in(folder, checkpoint))
+            begin(loggers, ("model", "mask", "data"), goes_on=resume.goes_on_in(folder, checkpoint))
             _describe(data, module, folder)
             for sentence in going_on:
                 log.info(sentence)
@@ -160,39 +161,6 @@ def _wrong_settings(error: BaseException) -> str | None:
     if not frame.f_globals.get("__name__", "").startswith("lightning."):
         return None
     return f"these settings of trainer or callbacks do not work: {' '.join(str(error).split())[:400]}"
-
-
-@contextmanager
-def _reported(loggers: Sequence[Any]) -> Iterator[None]:
-    """Report the exit code of the training to Weights & Biases."""
-    from spinwarp.training.loggers import finish
-
-    code = 1
-    try:
-        yield
-        code = 0
-    except SystemExit as stop:
-        code = stop.code if isinstance(stop.code, int) else 1
-        raise
-    except KeyboardInterrupt:
-        code = 130
-        raise
-    finally:
-        finish(loggers, code)
-
-
-def _begin(loggers: Sequence[Any], goes_on: bool) -> None:
-    """Start the runs at Weights & Biases; a sweep forms a group."""
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-
-    from spinwarp.training.loggers import WandbRun
-
-    settings = HydraConfig.get()
-    group = Path(settings.sweep.dir).name if settings.mode == RunMode.MULTIRUN else None
-    for logger in loggers:
-        if isinstance(logger, WandbRun):
-            logger.begin(goes_on, group)
 
 
 def _best(trainer: Any) -> float | None:

@@ -74,8 +74,7 @@ def _coverage(axes: "Axes", methods: Mapping[str, CalibrationCurves], colors: Ma
         levels = [0, *curves.levels]
         baseline = _mean([volume.intensity_coverage for volume in curves.volumes])
         axes.plot(levels, [0, *baseline], color=colors[name], linewidth=1.2, linestyle=":")
-        observed = _mean([volume.coverage for volume in curves.volumes])
-        axes.plot(levels, [0, *observed], color=colors[name], linewidth=1.6)
+        axes.plot(levels, [0, *curves.observed], color=colors[name], linewidth=1.6)
     paper = {"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 1}  # curves may pass behind the text
     axes.text(0.04, 0.95, "std too large", fontsize=SMALL, color="0.4", va="top", bbox=paper)
     axes.text(0.96, 0.05, "std too small", fontsize=SMALL, color="0.4", ha="right", bbox=paper)

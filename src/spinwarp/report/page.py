@@ -62,6 +62,7 @@ def write_report(results: Sequence[Path], path: Path, megabytes: float = MEGABYT
         "gamma": encoding.gamma,
         "warnings": _warnings(comparison.rows) + gaps,
         "volumes": [about for about, _ in volumes],
+        "reliability": _reliability(comparison),
         "rows": [{**dataclasses.asdict(row), "group": str(group_of(row))} for row in comparison.rows],
     }
     parts = {name: (files("spinwarp.report") / name).read_text(encoding="utf-8") for name in _PARTS}
@@ -173,6 +174,16 @@ def _missed(picture: Picture | None, volume: PageVolume, i: int) -> float:
     if picture is None or picture.outside is None:
         return math.nan
     return int(picture.outside.sum()) / volume.foregrounds[i]
+
+
+def _reliability(comparison: Comparison) -> list[dict[str, Any]]:
+    """Return nominal levels and mean coverage of the methods that predict intervals."""
+    every = [(group, *item) for group, methods in comparison.calibrations.items() for item in methods.items()]
+    return [
+        {"group": str(group), "method": method, "levels": [0, *curves.levels], "observed": [0, *curves.observed]}
+        for group, method, curves in every
+        if np.isfinite(curves.observed).all()
+    ]
 
 
 def _warnings(rows: Sequence[Row]) -> list[str]:

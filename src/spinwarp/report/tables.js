@@ -40,6 +40,11 @@ function showResults() {
     const mine = rows.filter((row) => row.group === group);
     return [element("h4", group), ...METRICS.slice(0, 3).map((metric) => strips(mine, metric))];
   }));
+  const curves = head.reliability.filter((curve) =>
+    rows.some((row) => row.group === curve.group && row.method === curve.method));
+  $("intervals").hidden = !curves.length;
+  $("reliability").replaceChildren(...unique(curves.map((curve) => curve.group)).flatMap((group) =>
+    [element("h4", group), reliability(curves.filter((curve) => curve.group === group))]));
 }
 
 function line(cells, tag = "td") {
@@ -125,14 +130,38 @@ function show(row) {
   $("viewer").scrollIntoView({ behavior: "smooth" });
 }
 
+function svg(tag, attributes, text = "") {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  made.textContent = text;
+  return made;
+}
+
+// The fraction of pixels inside the predicted intervals over the fraction that should be: a curve for each method.
+function reliability(curves) {
+  const [left, above, side, step] = [46, 8, 220, 16];
+  const [x, y] = [(share) => left + share * side, (share) => above + (1 - share) * side];
+  const picture = svg("svg", { viewBox: `0 0 420 ${above + side + 38 + step * curves.length}`, role: "img" });
+  for (const share of [0, 0.5, 1]) {
+    picture.append(svg("line", { x1: x(share), x2: x(share), y1: y(0), y2: y(1), class: "grid" }));
+    picture.append(svg("line", { x1: x(0), x2: x(1), y1: y(share), y2: y(share), class: "grid" }));
+    picture.append(svg("text", { x: x(share), y: y(0) + 13, "text-anchor": "middle", class: "faint" }, `${100 * share} %`));
+    picture.append(svg("text", { x: left - 4, y: y(share) + 4, "text-anchor": "end", class: "faint" }, `${100 * share} %`));
+  }
+  picture.append(svg("line", { x1: x(0), x2: x(1), y1: y(0), y2: y(1), class: "faint-line" }));
+  curves.forEach((curve, i) => {
+    const points = curve.levels.map((level, j) => `${x(level).toFixed(1)},${y(curve.observed[j]).toFixed(1)}`).join(" ");
+    const style = `stroke: hsl(${(210 + 137 * i) % 360} 60% 50%)`;
+    const at = y(0) + 34 + step * i;
+    picture.append(svg("polyline", { points, style, class: "curve" }));
+    picture.append(svg("line", { x1: left, x2: left + 20, y1: at - 4, y2: at - 4, style, class: "curve" }));
+    picture.append(svg("text", { x: left + 26, y: at }, curve.method));
+  });
+  return picture;
+}
+
 function strips(rows, [field, name, places, more]) {
   const methods = unique(rows.map((row) => row.method));
-  const svg = (tag, attributes, text = "") => {
-    const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
-    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-    made.textContent = text;
-    return made;
-  };
   const [width, step, above, foot] = [420, 34, 18, 22];
   const bottom = above + methods.length * step;
   const picture = svg("svg", { viewBox: `0 0 ${width} ${bottom + foot}`, role: "img" });

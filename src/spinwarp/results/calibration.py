@@ -82,6 +82,12 @@ class CalibrationCurves:
     factors: Sequence[float]
     volumes: Sequence[VolumeCurves]
 
+    @property
+    def observed(self) -> np.ndarray:
+        """Mean coverage at each level over the volumes where it is known; NaN if there is none."""
+        known = [volume.coverage for volume in self.volumes if not np.isnan(volume.coverage).any()]
+        return np.mean(known, axis=0) if known else np.full(len(self.levels), np.nan)
+
 
 _ALONG = {
     "coverage": "levels",

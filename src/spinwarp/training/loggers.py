@@ -1,23 +1,28 @@
-"""Loggers that a resumed run continues: the table of metrics, and a run at Weights & Biases."""
+"""Loggers that a resumed run continues (the table of metrics, a run at Weights & Biases), and results for loggers."""
 
 import csv
 import logging
+import math
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from lightning.pytorch.core.saving import save_hparams_to_yaml
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
+from PIL import Image
 from torch import Tensor
 
 from spinwarp.errors import InputError
 from spinwarp.files import atomic_write
 from spinwarp.lightning_internals import wandb_run, wandb_settings
+from spinwarp.results import RESULTS, Row, markdown_table
 
 log = logging.getLogger("spinwarp")
 
@@ -25,6 +30,7 @@ log = logging.getLogger("spinwarp")
 SAVE_EVERY = 100
 #: seconds that the end of a run waits until Weights & Biases has everything, unless the user says otherwise
 FINISH_SECONDS = "300"
+_MEANS = ("nmse", "psnr", "ssim", "ssim_foreground")  # of the volumes of a result folder
 
 
 class MetricsTable(Logger):
@@ -134,13 +140,13 @@ class WandbRun(WandbLogger):
         self.offline = offline
         self._failed = False
 
-    def begin(self, goes_on: bool, group: str | None = None) -> None:
+    def begin(self, goes_on: bool, group: str | None = None, name: str | None = None) -> None:
         """Start the run.
 
         Parameters
         ----------
         goes_on : whether the run of the folder goes on; it then keeps its id.
-        group : of the run, unless it has one.
+        group, name : of the run, unless it has one.
 
         Raises
         ------
@@ -153,7 +159,7 @@ class WandbRun(WandbLogger):
             settings["id"] = run_id = kept.read_text().strip() if goes_on and kept.is_file() else secrets.token_hex(4)
             with atomic_write(kept) as temporary:
                 temporary.write_text(run_id)
-        settings["group"] = settings["group"] or group
+        settings["group"], settings["name"] = settings["group"] or group, settings["name"] or name
         os.environ.setdefault("WANDB_FINISH_TIMEOUT", FINISH_SECONDS)
         if self.offline:
             settings["mode"] = "offline"
@@ -200,6 +206,22 @@ class WandbRun(WandbLogger):
         with self._spared():
             super().log_image(key, images, step, **kwargs)
 
+    def send_results(self, folder: Path, rows: Sequence[Row]) -> None:
+        """Send a result folder: its table and figures to look at, and all of it but the images as an artifact."""
+        import wandb
+
+        with self._spared():
+            run = self.experiment
+            columns = [field.name for field in fields(Row)]
+            kept = wandb.Artifact(f"results-{run.id}", type="results")
+            shown: dict[str, Any] = {"results": wandb.Table(columns, [[getattr(r, c) for c in columns] for r in rows])}
+            for path in _to_send(folder):
+                kept.add_file(str(path), path.relative_to(folder).as_posix())
+                if path.suffix == ".png":
+                    shown[f"figures/{path.stem}"] = wandb.Image(str(path))
+            run.log(shown)
+            run.log_artifact(kept)
+
     def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
         """Send the checkpoint if ``log_model`` is on."""
         with self._spared():
@@ -209,6 +231,40 @@ class WandbRun(WandbLogger):
         """Send the checkpoints if ``log_model`` is on."""
         with self._spared():
             super().finalize(status)
+
+
+def send_results(loggers: Iterable[Any], folder: Path, rows: Sequence[Row]) -> None:
+    """Send the means, the table, the figures and the report of a result folder to the loggers.
+
+    Weights & Biases keeps ``results.csv``, figures and report as an artifact. TensorBoard shows no HTML, so it gets the
+    path of the report.
+    """
+    values = {f"{rows[0].split}/{name}": _mean([getattr(row, name) for row in rows]) for name in _MEANS}
+    for logger in loggers:
+        logger.log_metrics(values)
+        if isinstance(logger, WandbRun):
+            logger.send_results(folder, rows)
+        elif isinstance(logger, TensorBoardLogger):
+            report = folder / "report.html"
+            text = markdown_table(rows) + (f"\nThe report: {report}\n" if report.is_file() else "")
+            logger.experiment.add_text("results", text)
+            for path in _to_send(folder):
+                if path.suffix == ".png":
+                    with Image.open(path) as picture:
+                        pixels = np.asarray(picture.convert("RGB"))
+                    logger.experiment.add_image(f"figures/{path.stem}", pixels, dataformats="HWC")
+        logger.finalize("success")
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Return the mean of what is known; NaN if nothing is."""
+    return float(np.mean([value for value in values if not math.isnan(value)] or [math.nan]))
+
+
+def _to_send(folder: Path) -> list[Path]:
+    """Return the files of a result folder that tell of the whole: the table, the figures and the report."""
+    found = [folder / RESULTS, *sorted((folder / "figures").glob("*.png")), folder / "report.html"]
+    return [path for path in found if path.is_file()]
 
 
 def finish(loggers: Iterable[Any], exit_code: int) -> None:

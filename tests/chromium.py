@@ -93,9 +93,10 @@ class Browser:
         self.settle()
 
     def settle(self) -> None:
-        """Wait until what was asked for is drawn: two frames, and the decoding of images."""
+        """Wait until what was asked for is drawn: two frames, and the images that a report page decodes."""
         frames = "await new Promise(r => requestAnimationFrame(() => requestAnimationFrame(r)));"
-        drawn = "for (let i = 0; i < 200 && asked !== painted; i++) await new Promise(r => setTimeout(r, 10));"
+        left = "typeof asked !== 'undefined' && asked !== painted"
+        drawn = f"for (let i = 0; i < 200 && {left}; i++) await new Promise(r => setTimeout(r, 10));"
         self.run(f"(async () => {{ {frames} {drawn} }})()")
 
     def run(self, script: str) -> Any:
