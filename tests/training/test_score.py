@@ -89,7 +89,7 @@ def test_matching_learns_the_score_of_a_gaussian() -> None:
     for _ in range(600):
         images = torch.randn(256, 4, 4, dtype=torch.complex64)
         sigma = (torch.randn(256) * 1.3 - 0.5).exp()
-        loss = module.matching_loss(module.net, images, sigma, torch.randn_like(images))
+        loss = module.matching_errors(module.net, images, sigma, torch.randn_like(images)).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -99,6 +99,20 @@ def test_matching_learns_the_score_of_a_gaussian() -> None:
         expected = -x / (1 + sigma**2)
         # 600 steps of 256 images leave 1 to 2 %
         assert (score - expected).norm() < 0.06 * expected.norm(), sigma
+
+
+def test_the_logarithmic_loss_weighs_the_relative_change_of_each_error() -> None:
+    """The gradient is that of the mean of log e: each image pulls by its own error, however large that is."""
+    module = ScoreModule(Denoiser(Scalar()), partial(torch.optim.Adam, lr=1e-2), logarithmic=True)
+    module.matching_errors = lambda *_: torch.stack([p.sum() for p in (a, b)])  # type: ignore[method-assign]
+    a, b = torch.tensor([4.0], requires_grad=True), torch.tensor([0.01], requires_grad=True)
+    module.images = lambda _: torch.zeros(2, 4, 4, dtype=torch.complex64)  # type: ignore[method-assign]
+    module.log = lambda *_, **__: None  # type: ignore[method-assign]
+    module.training_step([None, None], 0).backward()  # type: ignore[arg-type]
+    assert a.grad is not None
+    assert b.grad is not None
+    # d/de mean log(e + 1e-4) = 1 / (2 (e + 1e-4))
+    assert torch.allclose(torch.cat([a.grad, b.grad]), torch.tensor([1 / 8.0002, 1 / 0.0202]), rtol=1e-5)
 
 
 def test_a_magnitude_denoiser_sees_the_noise_of_one_real_part() -> None:
@@ -129,7 +143,7 @@ def test_training_of_magnitudes_and_sampling_agree_on_the_noise() -> None:
     module.net.register_forward_pre_hook(lambda _, args: levels.append(args))
     images = torch.rand(2, 8, 8)
     noise = torch.ones(2, 8, 8)
-    module.matching_loss(module.net, images, torch.full((2,), 0.6), noise)
+    module.matching_errors(module.net, images, torch.full((2,), 0.6), noise)
     noisy, sigma = levels[0]
     assert torch.allclose(noisy, images + 0.6 / 2**0.5)
     assert torch.allclose(sigma, torch.full((2,), 0.6 / 2**0.5))

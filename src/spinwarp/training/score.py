@@ -18,6 +18,7 @@ from spinwarp.training.images import full_images, size_of
 
 #: noise levels of the validation loss; the metrics are those of images denoised at the middle one
 LEVELS = (0.1, 0.4, 1.6)
+_LEAST_ERROR = 1e-4  # below it the logarithm stops to reward
 
 
 class ScoreModule(NetworkModule):
@@ -35,6 +36,8 @@ class ScoreModule(NetworkModule):
     scale_jitter : standard deviation of the logarithm of a random factor on each image, since the brightness of an
         unknown image is known only approximately.
     ema_decay : of the moving average, per step; less in the first steps.
+    logarithmic : minimise the mean logarithm of each image's error instead of the weighted error. Weak and strong noise
+        then pull equally, however small the error is that the network can reach; validation stays the weighted error.
 
     Raises
     ------
@@ -59,6 +62,7 @@ class ScoreModule(NetworkModule):
         log_sigma_std: float = 1.3,
         scale_jitter: float = 0.05,
         ema_decay: float = 0.999,
+        logarithmic: bool = False,
     ) -> None:
         super().__init__(net, optimizer, schedule)
         if not isinstance(net, Denoiser):
@@ -73,6 +77,7 @@ class ScoreModule(NetworkModule):
         self.log_sigma_std = log_sigma_std
         self.scale_jitter = scale_jitter
         self.ema_decay = ema_decay
+        self.logarithmic = logarithmic
         self._size: tuple[int, int] | None = None  # of the images validated last, and so of the samples
 
     def images(self, example: Example) -> Tensor:
@@ -89,19 +94,20 @@ class ScoreModule(NetworkModule):
         uniform = torch.arange(len(images), device=images.device) + torch.rand((), device=images.device)
         normal = torch.special.ndtri(((uniform / len(images)) % 1).clamp(1e-4, 1 - 1e-4))
         sigma = (self.log_sigma_mean + self.log_sigma_std * normal).exp()
-        loss = self.matching_loss(self.net, images, sigma, torch.randn_like(images))
+        errors = self.matching_errors(self.net, images, sigma, torch.randn_like(images))
+        loss = (errors + _LEAST_ERROR).log().mean() if self.logarithmic else errors.mean()
         self.log("train/loss", loss, prog_bar=True, batch_size=len(example))
         return loss
 
-    def matching_loss(self, net: Denoiser, images: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
-        """Return the weighted squared error of the denoised images; about one for an untrained network."""
+    def matching_errors(self, net: Denoiser, images: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
+        """Return the weighted squared error of each denoised image ``(batch,)``; about one if untrained."""
         sigma = sigma.view(-1, 1, 1)
         # sigma is that of complex noise; a real image gets only its real part, which has half the variance
         per_part = sigma if images.is_complex() else sigma / 2**0.5
         noisy = images + per_part * noise
         error = (net(noisy, per_part.flatten()) - images).abs().square()
         weight = (per_part.square() + net.sigma_data**2) / (per_part * net.sigma_data).square()
-        return (weight * error).mean()
+        return (weight * error).mean((-2, -1))
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Update the average after each step, not at the end of the batch, when checkpoints may be written already."""
@@ -122,7 +128,7 @@ class ScoreModule(NetworkModule):
         generator = slice_generator(0, example, str(images.device))
         noise = torch.randn(images.shape, dtype=images.dtype, device=images.device, generator=generator)
         levels = [torch.full((len(images),), level, device=images.device) for level in LEVELS]
-        loss = torch.stack([self.matching_loss(self.average, images, sigma, noise) for sigma in levels]).mean()
+        loss = torch.stack([self.matching_errors(self.average, images, sigma, noise) for sigma in levels]).mean()
         self.validation_loss.update(loss, example.volume, example.slice)
         self._size = size_of(images)
         size = self._size if example.target is None else size_of(example.target)
