@@ -71,8 +71,8 @@ def check(sigma_max: float, sigma_min: float, n_levels: int) -> None:
         )
 
 
-LANGEVIN = geometric(10.0, 0.01, 49)
-"""For samplers of the posterior at every level: 50 network evaluations with the last denoising."""
+LANGEVIN = geometric(2.0, 0.01, 59)
+"""For samplers of the posterior at every level: 60 network evaluations with the last denoising."""
 
 DIFFUSION = karras(10.0, 0.01, 50)
 """For samplers that step from level to level along the reverse diffusion."""
