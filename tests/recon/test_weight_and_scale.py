@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from spinwarp.recon.l1_image import L1Image
 from spinwarp.recon.l1_wavelet import L1Wavelet
 from spinwarp.recon.regularised import Regularised
 from spinwarp.recon.tv import TotalVariation
+from spinwarp.recon import weight as search
 from spinwarp.recon.weight import held_out_weight
 
 METHODS: list[type[Regularised]] = [CGSense, TotalVariation, L1Image, L1Wavelet]
@@ -149,9 +151,59 @@ def test_a_curve_with_one_minimum_is_followed_to_it_between_the_weights() -> Non
         return exact * (1 + torch.sqrt(1 + (weight / 0.02).log().square())).view(-1, 1, 1)
 
     weight = held_out_weight(stand_in, problem, [1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003])
-    assert tried == pytest.approx([1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001][: len(tried)])
-    assert len(tried) == 6  # two in a row worse than at .03
+    assert tried == pytest.approx([0.01, 0.003, 0.03, 0.1])  # from the middle downhill, and one beyond the minimum
     assert 0.015 < float(weight) < 0.025
+
+
+@pytest.mark.parametrize("lowest", range(8))
+def test_the_lowest_point_is_found_wherever_it_is_and_never_from_more_than_its_neighbours(lowest: int) -> None:
+    values = [abs(i - lowest) + 0.1 * i for i in range(8)]
+    known: dict[int, float] = {4: values[4]}
+    while (wanted := search._descend(known, 8)[1]) is not None:
+        known[wanted] = values[wanted]
+    assert search._descend(known, 8) == (lowest, None)
+    assert {i for i in (lowest - 1, lowest + 1) if 0 <= i < 8} <= known.keys()
+    assert len(known) <= abs(lowest - 4) + 3
+    assert search._descend(dict(enumerate(values)), 8) == (lowest, None)  # what else is known changes nothing
+
+
+def test_the_block_of_rows_is_the_scan_of_a_narrower_field_of_view() -> None:
+    """Its noiseless data are those of the block of the image, by a transform written out as a matrix."""
+    h, w, n_coils = 128, 24, 3
+    rng = np.random.RandomState(0)
+    image, maps = (rng.randn(*s) + 1j * rng.randn(*s) for s in ((2, h, w), (2, n_coils, h, w)))
+    image[0, :60] *= 0.1  # most signal below the middle in one item, above in the other
+    image[1, 70:] *= 0.1
+    mask = torch.zeros(2, 1, 1, w, dtype=torch.bool)
+    mask[..., ::3] = mask[..., 8:16] = True
+
+    def transform(n: int) -> np.ndarray:
+        k = np.arange(n) - n // 2
+        return np.exp(-2j * np.pi * np.outer(k, k) / n) / np.sqrt(n)
+
+    def measure(x: np.ndarray, s: np.ndarray) -> torch.Tensor:
+        kspace = transform(x.shape[-2]) @ (s * x[:, None]) @ transform(w).T
+        return torch.from_numpy(kspace.astype(np.complex64)) * mask
+
+    problem = Acquisition(measure(image, maps), mask, maps=torch.from_numpy(maps.astype(np.complex64)))
+    part = search.part_of(problem)
+    assert part.kspace.shape == (2, n_coils, 64, w) and torch.equal(part.mask, mask)
+    firsts = [int((problem.maps[i, 0, :, 0] == part.maps[i, 0, 0, 0]).nonzero()) for i in range(2)]  # type: ignore[index]
+    assert firsts[0] > 50 and firsts[1] < 30
+    for i, first in enumerate(firsts):
+        rows = slice(first, first + 64)
+        expected = measure(image[i : i + 1, rows], maps[i : i + 1, :, rows])[0]
+        torch.testing.assert_close(part.kspace[i], expected * mask[i], rtol=1e-4, atol=1e-4)
+
+
+def test_points_and_missing_centres_leave_rows_and_coils_as_they_are(make_acquisition) -> None:
+    acquisition = make_acquisition(shape=(64, 40), two_dimensional=True)
+    assert search.part_of(acquisition).kspace.shape[-2:] == acquisition.kspace.shape[-2:]
+    empty = torch.zeros(1, 9, 96, 32, dtype=torch.complex64)
+    lines = (torch.arange(32) % 4 == 1).view(1, 1, 1, 32)
+    problem = Acquisition(empty, lines, maps=torch.ones_like(empty))
+    assert search.part_of(problem).kspace.shape == (1, 9, 64, 32)
+    assert search.part_of(replace(problem, mask=torch.ones_like(lines))).kspace.shape == (1, 6, 64, 32)
 
 
 @pytest.mark.parametrize("case", [*MASKS, "one coil"])

@@ -1,19 +1,25 @@
 """The weight of a prior, chosen from the measured data alone."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from spinwarp.acquisition import Acquisition
+from spinwarp.acquisition import Acquisition, acs_columns
 from spinwarp.channels import double
+from spinwarp.fourier import fftc, ifftc
 from spinwarp.masks import hold_out
 from spinwarp.operators import sense
+from spinwarp.operators.sense import coil_maps
+from spinwarp.preparation import with_virtual_coils
 
 Solve = Callable[[Acquisition, Tensor], Tensor]
 
-_WORSE = 2  # stop after this many weights in a row that predict worse
+# the part of the problem on which weights are tried
+_ROWS, _SHARE = 64, 4  # at least so many rows, and one in so many
+_COILS = 6
+_TIE = 0.99  # of the most signal, at which a block nearer to the centre is taken
 
 
 def held_out_weight(solve: Solve, problem: Acquisition, weights: Sequence[float]) -> Tensor:
@@ -22,8 +28,10 @@ def held_out_weight(solve: Solve, problem: Acquisition, weights: Sequence[float]
     One in five of the sampled lines outside the centre is held out (:func:`spinwarp.masks.hold_out`). Their prediction
     from the other lines estimates the error of all positions that were not sampled. At the fitted lines, the residual
     shows how far a strong prior has moved the image away from the data. The noise of the held-out samples adds the same
-    to all weights, so no noise level is needed and coloured noise does no harm. A parabola through the logarithms
-    refines the minimum.
+    to all weights, so no noise level is needed and coloured noise does no harm.
+
+    The error is followed downhill from the middle weight to its minimum, and a parabola through the logarithms refines
+    that. Every weight takes a solve, so they are tried on a part of the problem (:func:`part_of`).
 
     Parameters
     ----------
@@ -39,6 +47,7 @@ def held_out_weight(solve: Solve, problem: Acquisition, weights: Sequence[float]
     ----------
     Ward, "Compressed sensing with cross validation", IEEE Trans. Inf. Theory 2009, for the held-out part.
     """
+    problem = part_of(problem)
     held = hold_out(problem)
     kept = problem.mask & ~held
     training = replace(problem, mask=kept, kspace=problem.kspace * kept)
@@ -46,43 +55,84 @@ def held_out_weight(solve: Solve, problem: Acquisition, weights: Sequence[float]
     # the held-out samples stand for all samples that are not fitted
     ratio = (~kept).flatten(1).sum(1) / held.flatten(1).sum(1)
     importance = kept + held * ratio.view(-1, 1, 1, 1)
-    errors: list[Tensor] = []
-    for weight in weights:
-        image = solve(training, torch.full((len(held),), weight, device=held.device))
+    curves: list[dict[int, float]] = [{} for _ in held]  # number of the weight to logarithm of the error
+    wanted: int | None = len(weights) // 2
+    while wanted is not None:
+        image = solve(training, torch.full((len(held),), weights[wanted], device=held.device))
         error = (operator(image) - problem.kspace).abs().square()
-        errors.append(double(error * importance).flatten(1).sum(1))
-        if _past_minimum(torch.stack(errors)).all():
-            break
-    curves = torch.stack(errors).log()
-    log_weights = torch.tensor(weights, dtype=curves.dtype, device=curves.device).log()
-    return torch.stack([_refined(curve, log_weights) for curve in curves.T]).exp().float().to(held.device)
+        for curve, value in zip(curves, double(error * importance).flatten(1).sum(1).log().tolist(), strict=True):
+            curve[wanted] = value
+        wanted = next((i for curve in curves if (i := _descend(curve, len(weights))[1]) is not None), None)
+    logarithms = torch.tensor(weights, dtype=torch.float64).log().tolist()
+    chosen = [_refined(curve, _descend(curve, len(weights))[0], logarithms) for curve in curves]
+    return torch.tensor(chosen, dtype=torch.float64).exp().float().to(held.device)
 
 
-def _past_minimum(errors: Tensor) -> Tensor:
-    """Tell for each item whether the last weights all predict worse than the best one before them."""
-    if len(errors) <= _WORSE:
-        return torch.zeros(errors.shape[1], dtype=torch.bool, device=errors.device)
-    best = errors.argmin(0)
-    return best < len(errors) - _WORSE
+def part_of(problem: Acquisition) -> Acquisition:
+    """Return a smaller problem of the same kind: the rows with the most signal, and fewer coils.
+
+    Undersampling by lines does not couple the rows of an image, so a block of rows is a scan of its own, with the same
+    mask, noise and scale. Virtual coils keep the units too. Masks of points couple the rows, so all rows stay; without
+    a sampled centre all coils stay.
+
+    Parameters
+    ----------
+    problem : scaled data with maps.
+    """
+    h = problem.kspace.shape[-2]
+    n_rows = max(_ROWS, -(-h // _SHARE // 16) * 16)
+    if problem.mask.shape[-2] == 1 and n_rows < h:
+        problem = _block_of_rows(problem, n_rows)
+    if problem.kspace.shape[1] > _COILS and bool(acs_columns(problem.mask).all()):
+        problem = with_virtual_coils(problem, _COILS)
+    return problem
 
 
-def _refined(curve: Tensor, log_weights: Tensor) -> Tensor:
+def _block_of_rows(problem: Acquisition, n_rows: int) -> Acquisition:
+    """Cut, for each item, the rows with the most signal out of k-space and maps; near ties go to the centre."""
+    rows, maps = ifftc(problem.kspace, (-2,)), coil_maps(problem)
+    h = rows.shape[-2]
+    energy = double(rows.abs().square()).sum((1, 3)).cpu()  # (b, h)
+    firsts = sorted(range(0, h - n_rows + 1, max(n_rows // 8, 1)), key=lambda first: abs(first + (n_rows - h) / 2))
+    seen = torch.stack([energy[:, first : first + n_rows].sum(1) for first in firsts], dim=1)
+    chosen = (seen >= _TIE * seen.amax(1, keepdim=True)).int().argmax(1)  # the first of them
+
+    def block(x: Tensor) -> Tensor:
+        parts = [one[:, firsts[i] : firsts[i] + n_rows] for one, i in zip(x, chosen.tolist(), strict=True)]
+        return torch.stack(parts)
+
+    return replace(problem, kspace=fftc(block(rows), (-2,)) * problem.mask, maps=block(maps))
+
+
+def _descend(curve: Mapping[int, float], n: int) -> tuple[int, int | None]:
+    """Follow a curve of ``n`` points downhill from its middle, weaker weights first.
+
+    Returns
+    -------
+    The lowest point, and the point whose value is needed to go on; None at a minimum, whose neighbours are known.
+    """
+    start = n // 2
+    for step in (1, -1):
+        i = start
+        while 0 <= i + step < n:
+            if i + step not in curve:
+                return i, i + step
+            if not curve[i + step] < curve[i]:
+                break
+            i += step
+        if i != start:
+            return i, None
+    return start, None
+
+
+def _refined(curve: Mapping[int, float], i: int, log_weights: Sequence[float]) -> float:
     """Return where the parabola through the smallest value and its neighbours is smallest, within half a step.
 
     The result is rounded to a quarter of a step: anything finer would follow the noise and depend on rounding errors.
     """
-    i = _first_minimum(curve)
-    if not 0 < i < len(curve) - 1:
+    if not 0 < i < len(log_weights) - 1:
         return log_weights[i]
-    left, middle, right = curve[i - 1 : i + 2]
-    shift = 0.5 * (left - right) / (left - 2 * middle + right)
-    return log_weights[i] + (4 * shift).round().clamp(-2, 2) / 4 * (log_weights[i + 1] - log_weights[i])
-
-
-def _first_minimum(curve: Tensor) -> int:
-    """Return the minimum that the search for this item alone would have found."""
-    for end in range(_WORSE + 1, len(curve) + 1):
-        best = int(curve[:end].argmin())
-        if best < end - _WORSE:
-            return best
-    return int(curve.argmin())
+    left, middle, right = (curve[j] for j in (i - 1, i, i + 1))
+    bend = left - 2 * middle + right
+    shift = 0.5 * (left - right) / bend if bend > 0 else 0.0
+    return log_weights[i] + min(max(round(4 * shift), -2), 2) / 4 * (log_weights[i + 1] - log_weights[i])
