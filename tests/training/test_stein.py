@@ -240,7 +240,7 @@ def test_moving_an_image_mirrors_shifts_and_turns_it(shape: tuple[int, int], mon
     image = blob(middle[0] + 4, middle[1])
 
     def moved(draws: list[float], **options: Any) -> Tensor:
-        monkeypatch.setattr(torch, "rand", lambda n: torch.tensor(draws))
+        monkeypatch.setattr(torch, "rand", lambda _: torch.tensor(draws))
         return module("rei", nn.Identity(), **options).moved(image)  # type: ignore[no-any-return]
 
     flipped = moved([0.4, 0.6, 0.5, 0.5, 0.5])

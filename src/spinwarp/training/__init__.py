@@ -1,5 +1,6 @@
 """LightningModules, schedules and callbacks."""
 
+from spinwarp.training.ambient import AmbientScoreModule
 from spinwarp.training.gan import GANModule
 from spinwarp.training.generator import FlowModule, GeneratorModule, VAEModule
 from spinwarp.training.noise2recon import Noise2ReconModule
@@ -9,6 +10,7 @@ from spinwarp.training.stein import EnsureModule, EquivariantModule
 from spinwarp.training.supervised import HeteroscedasticModule, SupervisedModule, UNetModule, VarNetModule
 
 __all__ = [
+    "AmbientScoreModule",
     "EnsureModule",
     "EquivariantModule",
     "FlowModule",
