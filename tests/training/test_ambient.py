@@ -156,7 +156,8 @@ def test_what_was_not_measured_does_not_change_the_training(gsure: bool, tmp_pat
         before = torch.cat([p.detach().flatten() for p in model.net.parameters()])
         trainer = fit(tmp_path, model, data(source))
         found.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
-        assert torch.isfinite(trainer.callback_metrics["val/loss"]) and trainer.callback_metrics["val/psnr"].isnan()
+        assert torch.isfinite(trainer.callback_metrics["val/loss"])
+        assert trainer.callback_metrics["val/psnr"].isnan() == isinstance(source, Poisoned)
         assert not torch.equal(found[-1][: len(before)], before)
     assert torch.equal(*found)
 

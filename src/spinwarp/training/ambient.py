@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from spinwarp.acquisition import Acquisition, Example, Split, slice_generator
+from spinwarp.acquisition import Acquisition, Example, Split, center_crop, slice_generator
 from spinwarp.errors import InputError
 from spinwarp.fourier import fftc, ifftc
 from spinwarp.models.denoiser import Denoiser
@@ -119,7 +119,11 @@ class AmbientScoreModule(ScoreModule):
         return (weight.view(-1, 1, 1) * error).mean()
 
     def validation_step(self, example: Example, batch_idx: int) -> Tensor | None:  # type: ignore[override]  # noqa: ARG002
-        """Collect the loss on held-out lines at fixed levels, always with the same noise. There are no metrics."""
+        """Collect the loss on held-out lines at fixed levels, always with the same noise.
+
+        The metrics are those of the denoised zero-filled image of all measured lines at the middle level, if there is a
+        target. They decide nothing.
+        """
         acquisition, split = self.measured(example)
         generator = slice_generator(0, example, str(acquisition.kspace.device))
         kspace = acquisition.kspace
@@ -130,10 +134,17 @@ class AmbientScoreModule(ScoreModule):
             for sigma in torch.tensor(LEVELS, device=kspace.device)
         ]
         self.validation_loss.update(torch.stack(losses).mean(), example.volume, example.slice)
-        nothing = torch.zeros_like(kspace[:, 0].real)  # a target of zeros is none, and its metrics are NaN
-        self.metrics.update(nothing, nothing, example.data_range, example.volume, example.slice)
         self._size = size_of(kspace)
-        return None
+        if example.target is None:
+            nothing = torch.zeros_like(kspace[:, 0].real)  # a target of zeros is none, and its metrics are NaN
+            self.metrics.update(nothing, nothing, example.data_range, example.volume, example.slice)
+            return None
+        level = torch.full((len(example),), LEVELS[1], device=kspace.device)
+        noisy = reduce(ifftc((kspace + LEVELS[1] * noise) * acquisition.mask), coil_maps(acquisition))
+        scale = prior_scale(example.acquisition).view(-1, 1, 1)
+        denoised = center_crop(self.average(noisy, level).abs() * scale, size_of(example.target))
+        self.metrics.update(denoised, example.target, example.data_range, example.volume, example.slice)
+        return denoised
 
 
 def brighter(acquisition: Acquisition, factor: Tensor) -> Acquisition:
