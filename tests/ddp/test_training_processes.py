@@ -13,12 +13,13 @@ from lightning.pytorch.callbacks import Callback
 from memory import MemorySource
 
 from spinwarp.data.module import FastMRIDataModule
-from spinwarp.losses import L1Loss, NormalisedL1L2
+from spinwarp.losses import L1Loss, NormalisedL1L2, SquaredError
 from spinwarp.masks import RandomMask
 from spinwarp.models.denoiser import Denoiser
+from spinwarp.models.residual_unet import BiasFreeDenoiser
 from spinwarp.models.score_unet import ScoreUNet
 from spinwarp.models.unet import MagnitudeUNet
-from spinwarp.training import ScoreModule, SelfSupervisedModule, UNetModule
+from spinwarp.training import AmbientScoreModule, EnsureModule, ScoreModule, SelfSupervisedModule, UNetModule
 from spinwarp.training.ddp import WatchedDDP
 
 pytestmark = [
@@ -66,8 +67,18 @@ def ssdu() -> SelfSupervisedModule:
     return SelfSupervisedModule(MagnitudeUNet(channels=4, pools=2), NormalisedL1L2(), partial(torch.optim.SGD, lr=0.1))
 
 
+def ensure() -> EnsureModule:
+    torch.manual_seed(0)
+    return EnsureModule(MagnitudeUNet(channels=4, pools=2), SquaredError(), partial(torch.optim.SGD, lr=0.1))
+
+
+def ambient() -> AmbientScoreModule:
+    torch.manual_seed(0)
+    return AmbientScoreModule(BiasFreeDenoiser([4, 8]), partial(torch.optim.SGD, lr=0.1), gsure=True)
+
+
 def train(folder: Path, n_processes: int, n_accumulated: int = 1) -> dict[str, Any]:
-    """Validate three kinds of models as they begin, and take the first step of two."""
+    """Validate several kinds of models as they begin, and take the first step of those without a prior."""
 
     def trainer(**settings: Any) -> Trainer:
         return Trainer(
@@ -86,14 +97,17 @@ def train(folder: Path, n_processes: int, n_accumulated: int = 1) -> dict[str, A
     seed_everything(1, verbose=False)
     mask = RandomMask([0.2], [3])
     found: dict[str, Any] = {}
-    kinds = (("unet", unet(), mask, "full"), ("score", score(), None, "full"), ("ssdu", ssdu(), mask, "noisy"))
+    kinds = (
+        ("unet", unet(), mask, "full"), ("score", score(), None, "full"), ("ssdu", ssdu(), mask, "noisy"),
+        ("ensure", ensure(), mask, "split"), ("ambient", ambient(), mask, "split"),
+    )  # fmt: skip
     for name, module, used, supervision in kinds:
         source = MemorySource(crop=(24, 32))
         validation = trainer()
         data = FastMRIDataModule(source, used, batch_size=2, supervision=supervision)
         validation.validate(module, datamodule=data, verbose=False)
         found[name] = {key: float(value) for key, value in validation.callback_metrics.items()}
-        if name != "score":
+        if name not in ("score", "ambient"):
             first = FirstGradients()
             step = trainer(max_steps=1, limit_val_batches=0, callbacks=[first], accumulate_grad_batches=n_accumulated)
             step.fit(module, datamodule=FastMRIDataModule(source, used, supervision=supervision))
@@ -130,7 +144,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return train(tmp_path_factory.mktemp("alone"), 1, n_accumulated=WORLD)
 
 
-@pytest.mark.parametrize("name", ["unet", "score", "ssdu"])
+@pytest.mark.parametrize("name", ["unet", "score", "ssdu", "ensure", "ambient"])
 def test_loss_and_metrics_of_validation_are_those_of_one_process(
     name: str, alone: dict[str, Any], several: list[dict[str, Any]]
 ) -> None:

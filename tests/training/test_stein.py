@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from lightning import Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
 from memory import MemorySource
 from small_scan import CENTER, LINES, SIGMA, W, cases, features, minimiser, risk
 from torch import Tensor, nn
@@ -51,13 +52,15 @@ def data(source: MemorySource | None = None, **settings: Any) -> FastMRIDataModu
     )
 
 
-def fit(folder: Path, model: SelfSupervisedModule, source: FastMRIDataModule, **more: Any) -> Trainer:
+def fit(
+    folder: Path, model: SelfSupervisedModule, source: FastMRIDataModule, checkpoint: str | None = None, **more: Any
+) -> Trainer:
     trainer = Trainer(**{
         "accelerator": "cpu", "devices": 1, "max_epochs": 1, "logger": False, "enable_progress_bar": False,
         "enable_model_summary": False, "use_distributed_sampler": False, "num_sanity_val_steps": 0,
         "enable_checkpointing": False, "default_root_dir": folder, **more,
     })  # fmt: skip
-    trainer.fit(model, datamodule=source)
+    trainer.fit(model, datamodule=source, ckpt_path=checkpoint)
     return trainer
 
 
@@ -170,6 +173,21 @@ def test_every_weight_learns_and_the_validation_loss_is_finite(name: str, tmp_pa
     assert (weights(model) != before).float().mean() > 0.99  # a gradient may be zero by chance
 
 
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")
+@pytest.mark.parametrize("name", MODULES)
+def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(name: str, tmp_path: Path) -> None:
+    ends = []
+    for part, epochs in (("straight", [2]), ("stopped", [1, 2])):
+        for number in epochs:  # the random numbers of a step depend on the step, not on what was drawn before
+            model = module(name)
+            last = ModelCheckpoint(tmp_path / part, save_last=True)
+            there = tmp_path / part / "last.ckpt"
+            more = {"max_epochs": number, "enable_checkpointing": True, "callbacks": [last]}
+            fit(tmp_path, model, data(), str(there) if there.exists() else None, **more)
+        ends.append(weights(model))
+    assert torch.equal(*ends)
+
+
 class Poisoned(MemorySource):
     """The same scans, with references and data ranges of NaN."""
 
@@ -240,7 +258,7 @@ def test_moving_an_image_mirrors_shifts_and_turns_it(shape: tuple[int, int], mon
     image = blob(middle[0] + 4, middle[1])
 
     def moved(draws: list[float], **options: Any) -> Tensor:
-        monkeypatch.setattr(torch, "rand", lambda n: torch.tensor(draws))
+        monkeypatch.setattr(torch, "rand", lambda _: torch.tensor(draws))
         return module("rei", nn.Identity(), **options).moved(image)  # type: ignore[no-any-return]
 
     flipped = moved([0.4, 0.6, 0.5, 0.5, 0.5])

@@ -1,5 +1,6 @@
 """LightningModules, schedules and callbacks."""
 
+from spinwarp.training.ambient import AmbientScoreModule
 from spinwarp.training.gan import GANModule
 from spinwarp.training.generator import FlowModule, GeneratorModule, VAEModule
 from spinwarp.training.noise2recon import Noise2ReconModule
@@ -15,6 +16,7 @@ from spinwarp.training.supervised import (
 )
 
 __all__ = [
+    "AmbientScoreModule",
     "EnsureModule",
     "EquivariantModule",
     "EveryCascadeModule",

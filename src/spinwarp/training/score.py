@@ -88,16 +88,20 @@ class ScoreModule(NetworkModule):
     def training_step(self, example: Example, batch_idx: int) -> Tensor:  # noqa: ARG002
         """Take one step."""
         images = self.images(example)
-        jitter = torch.randn(len(images), device=images.device) * self.scale_jitter
-        images = images * jitter.exp().view(-1, 1, 1)
-        # one uniform number spread evenly over the batch: every batch has strong and weak noise in the same proportion
-        uniform = torch.arange(len(images), device=images.device) + torch.rand((), device=images.device)
-        normal = torch.special.ndtri(((uniform / len(images)) % 1).clamp(1e-4, 1 - 1e-4))
-        sigma = (self.log_sigma_mean + self.log_sigma_std * normal).exp()
+        scale, sigma = self.draw(len(images))
+        images = images * scale.view(-1, 1, 1)
         errors = self.matching_errors(self.net, images, sigma, torch.randn_like(images))
         loss = (errors + _LEAST_ERROR).log().mean() if self.logarithmic else errors.mean()
         self.log("train/loss", loss, prog_bar=True, batch_size=len(example))
         return loss
+
+    def draw(self, n: int) -> tuple[Tensor, Tensor]:
+        """Draw factors on the brightness ``(n,)`` and noise levels ``(n,)``."""
+        scale = (torch.randn(n, device=self.device) * self.scale_jitter).exp()
+        # one uniform number spread evenly over the batch: every batch has strong and weak noise in the same proportion
+        uniform = torch.arange(n, device=self.device) + torch.rand((), device=self.device)
+        normal = torch.special.ndtri(((uniform / n) % 1).clamp(1e-4, 1 - 1e-4))
+        return scale, (self.log_sigma_mean + self.log_sigma_std * normal).exp()
 
     def matching_errors(self, net: Denoiser, images: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
         """Return the weighted squared error of each denoised image ``(batch,)``; about one if untrained."""

@@ -36,11 +36,7 @@ class SelfSupervisedModule(SupervisedModule):
         ------
         InputError : if the examples have no split, or several coils and no maps.
         """
-        acquisition, split = example.acquisition, example.split
-        if split is None:
-            raise InputError(
-                f"{example.volume[0]} is not split into an input and a part for the loss; set data.supervision=split"
-            )
+        acquisition, split = example.acquisition, check_split_of(example)
         given, measured = given_and_compared(acquisition, split)
         image = self.net(given)
         kspace = fftc(expand(image, coil_maps(acquisition)))
@@ -65,6 +61,20 @@ class SelfSupervisedModule(SupervisedModule):
         magnitude = center_crop(self.net(example.acquisition).abs(), size_of(example.target))
         self.metrics.update(magnitude, example.target, example.data_range, example.volume, example.slice)
         return magnitude
+
+
+def check_split_of(example: Example) -> Split:
+    """Return the split of an example.
+
+    Raises
+    ------
+    InputError : if it has none.
+    """
+    if example.split is None:
+        raise InputError(
+            f"{example.volume[0]} is not split into an input and a part for the loss; set data.supervision=split"
+        )
+    return example.split
 
 
 def given_and_compared(acquisition: Acquisition, split: Split) -> tuple[Acquisition, Tensor]:
