@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from spinwarp.acquisition import Acquisition, Header, item_acquisition
 from spinwarp.cli.app import conf_folder
+from spinwarp.coils import espirit_maps
 from spinwarp.errors import InputError
 from spinwarp.fourier import fftc, ifftc
 from spinwarp.models.cascades import CascadeNet
@@ -271,6 +272,25 @@ def test_refined_maps_keep_a_sum_of_squares_of_one(make_acquisition) -> None:
     assert torch.allclose(refined.abs().square().sum(1), torch.ones(1, 37, 29), atol=1e-4)
     assert not torch.allclose(refined, acquisition.maps, atol=1e-3)
     assert maps.refined(0, acquisition.maps, ifftc(acquisition.kspace)) is acquisition.maps
+
+
+def test_espirit_maps_take_the_place_of_those_of_the_data_where_there_is_a_centre(make_acquisition) -> None:
+    acquisition = make_acquisition(batch=1)
+    seen: list[Tensor] = []
+
+    class Step(ImageGradient):
+        def start(self, measured: Any, maps: Tensor) -> Any:
+            seen.append(maps)
+            return super().start(measured, maps)
+
+    net = CascadeNet(Fixed, Step, partial(MapNet, espirit=True), n_cascades=1)
+    net(acquisition)
+    off_centre = (torch.arange(29) % 3 == 1).view(1, 1, 1, 29)
+    net(replace(acquisition, kspace=acquisition.kspace * off_centre, mask=off_centre))
+    assert torch.equal(seen[0], espirit_maps(acquisition.kspace, acquisition.mask)[0])
+    assert torch.equal(seen[1], acquisition.maps)
+    with pytest.raises(InputError, match="from a network or from ESPIRiT"):
+        MapNet(1, 1, network=SMALL, espirit=True)
 
 
 def test_the_images_of_the_cascades_end_with_the_image(make_acquisition) -> None:
