@@ -131,14 +131,9 @@ def n_weights(network: dict[str, Any]) -> int:
 
 def of_size(parts: frozenset[str], weights: int) -> dict[str, Any]:
     """Describe the network of some parts whose number of weights is nearest to ``weights``."""
-    step = 2 if "residual blocks" in parts else 1  # a PromptUNet has an even number of channels
-    best = description(parts, step)
-    for channels in count(2 * step, step):
-        wider = description(parts, channels)
-        if n_weights(wider) > weights:
-            return min(best, wider, key=lambda network: abs(n_weights(network) - weights))
-        best = wider
-    raise AssertionError
+    guess = round(8 * (weights / n_weights(description(parts, 8))) ** 0.5)  # weights grow with the square of the width
+    near = [description(parts, max(channels, 2)) for channels in (guess - 1, guess, guess + 1)]
+    return min(near, key=lambda network: abs(n_weights(network) - weights))
 
 
 def module_of(parts: frozenset[str], network: dict[str, Any], rate: float) -> SupervisedModule:
@@ -305,7 +300,8 @@ def figure(rows: Sequence[dict[str, Any]], path: Path) -> None:
         axis.set(title=column, xlabel="gain / dB")
     axes[0, 0].set_yticks(range(len(parts)), parts)
     axes[0, 0].invert_yaxis()
-    axes[0, -1].legend(fontsize="small")
+    if axes[0, -1].get_legend_handles_labels()[1]:  # one network alone has no gain
+        axes[0, -1].legend(fontsize="small")
     drawn.tight_layout()
     drawn.savefig(path, dpi=120)
     plt.close(drawn)
