@@ -56,11 +56,11 @@ def test_a_run_resumes_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[s
     options += [f"data.source.files.{key}={value}" for key, value in size.items()]
     ablation.main([*options, "--seeds", "0", "--only", "varnet"])
     first = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
-    ablation.main([*options, "--seeds", "0", "1", "--only", "varnet", "+ augmentation"])
+    ablation.main([*options, "--seeds", "0", "1", "--only", "varnet", "all but residual blocks"])
     rows = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
     assert rows[0] == first[0]
     assert [(r["name"], r["seed"]) for r in rows] == [
-        ("varnet", 0), ("+ augmentation", 0), ("varnet", 1), ("+ augmentation", 1),
+        ("varnet", 0), ("all but residual blocks", 0), ("varnet", 1), ("all but residual blocks", 1),
     ]  # fmt: skip
     assert all(r["steps"] >= 1 and 5 < r["test 8x"]["psnr"] < 60 for r in rows)
     assert (tmp_path / "out" / "gains.png").stat().st_size > 10_000

@@ -1,5 +1,6 @@
 """LightningModules, schedules and callbacks."""
 
+from spinwarp.training.consistency import ConsistencyModule
 from spinwarp.training.gan import GANModule
 from spinwarp.training.generator import FlowModule, GeneratorModule, VAEModule
 from spinwarp.training.score import ScoreModule
@@ -13,6 +14,7 @@ from spinwarp.training.supervised import (
 )
 
 __all__ = [
+    "ConsistencyModule",
     "EveryCascadeModule",
     "FlowModule",
     "GANModule",
