@@ -1,8 +1,9 @@
-"""Peak memory and time of a training step of the E2E-VarNet (conf/model/varnet.yaml): 15 coils of 640x368 by default.
+"""Peak memory and time of a training step of a network (conf/model/varnet.yaml): 15 coils of 640x368 by default.
 
     OMP_NUM_THREADS=1 python benchmarks/memory.py                          # measure
     python benchmarks/memory.py --count                                    # count tensors, without computing anything
     OMP_NUM_THREADS=1 python benchmarks/memory.py --shape 15 160 96        # a sixteenth of the pixels
+    python benchmarks/memory.py --count --model promptmr_plus              # with its five adjacent slices
 
 A step is forward, SSIM loss, backward and Adam. Each configuration has a process of its own, on the CPU. Measured is
 the peak of its resident memory less what it held once torch was imported, so that weights, data, gradients and
@@ -19,7 +20,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 
 CONFIGURATIONS = {
     "float32": {},
@@ -85,20 +85,26 @@ def counted(settings: dict) -> dict[str, float]:
 def training(settings: dict) -> Callable[..., None]:
     """Build network, data and optimizer; return a function that takes a step and calls another before the backward."""
     import torch
+    from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
     from spinwarp.acquisition import Acquisition
+    from spinwarp.cli.app import conf_folder
     from spinwarp.losses import SSIMLoss
     from spinwarp.models.loading import build_network
 
-    description = OmegaConf.to_container(OmegaConf.load(Path(__file__).parents[1] / "conf/model/varnet.yaml").net)
-    description |= {"n_cascades": settings["cascades"], "checkpoint": settings.get("checkpoint", False)}
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        composed = compose(overrides=["+mask=none", "+callbacks=default", f"+model={settings['model']}"])
+    description = OmegaConf.to_container(composed.model.net, resolve=True)
+    description["checkpoint"] = settings.get("checkpoint", False)
+    if settings["cascades"] is not None:
+        description["n_cascades"] = settings["cascades"]
     torch.manual_seed(0)
     network = build_network(description, ("spinwarp.models",)).train()
     if settings.get("compile"):
         network.compile()
     optimizer, loss = torch.optim.Adam(network.parameters(), lr=3e-4), SSIMLoss()
-    for parameter in network.parameters():
+    for parameter in filter(lambda p: p.requires_grad, network.parameters()):
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()  # makes its moments, which every step but the first finds there
     optimizer.zero_grad()
@@ -107,7 +113,10 @@ def training(settings: dict) -> Callable[..., None]:
     mask = torch.rand(1, 1, 1, w) < 0.18
     mask[..., (w - center + 1) // 2 :][..., :center] = True
     kspace = torch.randn(1, coils, h, w, dtype=torch.complex64) * mask
-    acquisition = Acquisition(kspace, mask, n_acs=torch.tensor([center]))
+    maps = torch.ones_like(kspace) / coils**0.5 if description.get("sensitivity") is None else None
+    alone = Acquisition(kspace, mask, maps, n_acs=torch.tensor([center]))
+    beside = (alone,) * (description.get("n_adjacent", 1) - 1)
+    acquisition = Acquisition(kspace, mask, maps, n_acs=torch.tensor([center]), adjacent=beside)
     target, data_range = torch.rand(1, h, w), torch.ones(1)
 
     def step(before_backward: Callable[[], object] = lambda: None) -> None:
@@ -132,7 +141,7 @@ def ask(name: str, options: argparse.Namespace) -> dict[str, float] | None:
     """Answer of a fresh process; None beyond the time limit."""
     settings = {
         **CONFIGURATIONS[name], "cascades": options.cascades, "shape": options.shape, "steps": options.steps,
-        "count": options.count,
+        "count": options.count, "model": options.model,
     }  # fmt: skip
     command = [sys.executable, __file__, "--worker", json.dumps(settings)]
     try:
@@ -148,7 +157,8 @@ def main() -> None:
     """Take every configuration and print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", type=int, nargs=3, default=[15, 640, 368], metavar=("COILS", "H", "W"))
-    parser.add_argument("--cascades", type=int, default=12)
+    parser.add_argument("--model", default="varnet", help="of conf/model; one that can compute its cascades again")
+    parser.add_argument("--cascades", type=int, help="the model's own by default")
     parser.add_argument("--steps", type=int, default=1, help="timed steps, after one that is not")
     parser.add_argument("--count", action="store_true", help="count tensors instead of measuring")
     parser.add_argument("--timeout", type=float, default=1800.0, help="seconds of one configuration")
@@ -161,7 +171,8 @@ def main() -> None:
         return
     second = "kept for the backward pass / GB" if options.count else "step / s"
     shape = "x".join(map(str, options.shape))
-    print(f"| {options.cascades} cascades, {shape} | peak / GB | ratio | {second} | ratio |\n|---|---|---|---|---|")
+    cascades = "" if options.cascades is None else f", {options.cascades} cascades"
+    print(f"| {options.model}{cascades}, {shape} | peak / GB | ratio | {second} | ratio |\n|---|---|---|---|---|")
     reference: dict[str, float] = {}
     for name in options.only:
         if options.count and "compile" in CONFIGURATIONS[name]:

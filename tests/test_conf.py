@@ -206,7 +206,7 @@ def test_every_sweeper_and_launcher_composes_and_binds(entry: str) -> None:
     bind_all(entry, OmegaConf.to_container(config.hydra[group.rpartition("/")[2]], resolve=True))
 
 
-@pytest.mark.parametrize("recipe", [name for name in options("experiment") if name.startswith("fastmri_")])
+@pytest.mark.parametrize("recipe", [name for name in options("experiment") if "unet_" in name or "varnet_" in name])
 def test_the_published_recipes_of_fastmri_say_their_batch_and_their_figures(recipe: str) -> None:
     text = (CONF / "experiment" / f"{recipe}.yaml").read_text()
     config = plain(composed([f"experiment={recipe}"], "train"))
@@ -219,6 +219,22 @@ def test_the_published_recipes_of_fastmri_say_their_batch_and_their_figures(reci
     assert regular == (varnet if demo else "brain" in recipe)
     n_rates = len(config["mask"]["accelerations"])
     assert n_rates == (1 if demo or "singlecoil" in recipe else 2)
+
+
+@pytest.mark.parametrize("organ", ["knee", "brain"])
+@pytest.mark.parametrize("network", ["promptmr", "promptmr_plus"])
+def test_the_recipes_of_promptmr_have_the_settings_of_its_authors(organ: str, network: str) -> None:
+    recipe = f"fastmri_{organ}_{network}"
+    assert "published" in (CONF / "experiment" / f"{recipe}.yaml").read_text()
+    config = plain(composed([f"experiment={recipe}", "trainer=8gb"], "train"))
+    model, trainer = config["model"], config["trainer"]
+    assert (model["optimizer"]["_target_"], model["optimizer"]["lr"], model["optimizer"]["weight_decay"]) == (
+        "torch.optim.AdamW", 1e-4, 0.01,
+    )  # fmt: skip
+    drop = instantiate(model["schedule"])
+    assert (drop(34.9 / 45), drop(35.1 / 45)) == (1.0, 0.1)
+    assert (trainer["max_epochs"], trainer["gradient_clip_val"], config["data"]["n_adjacent"]) == (45, 0.01, 5)
+    assert (model["net"]["n_adjacent"], model["net"]["checkpoint"], model["reference_batch"]) == (5, True, 2)
 
 
 @pytest.mark.parametrize("name", TOP)

@@ -83,8 +83,7 @@ def test_pixels_that_are_no_squares_are_turned_as_they_lie_in_the_patient() -> N
 
 
 def of(kspace: torch.Tensor, target: torch.Tensor | None = None) -> Example:
-    h, w = kspace.shape[-2:]
-    acquisition = Acquisition(kspace, torch.ones(1, 1, 1, w, dtype=torch.bool))
+    acquisition = Acquisition(kspace, torch.ones(1, 1, 1, kspace.shape[-1], dtype=torch.bool))
     target = root_sum_of_squares(ifftc(kspace)) if target is None else target
     return Example(acquisition, target, target.max()[None], ("a.h5",), (0,))
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from spinwarp.acquisition import Acquisition, Header, item_acquisition
 from spinwarp.cli.app import conf_folder
+from spinwarp.coils import espirit_maps
 from spinwarp.errors import InputError
 from spinwarp.fourier import fftc, ifftc
 from spinwarp.models.cascades import CascadeNet
@@ -273,6 +274,25 @@ def test_refined_maps_keep_a_sum_of_squares_of_one(make_acquisition) -> None:
     assert maps.refined(0, acquisition.maps, ifftc(acquisition.kspace)) is acquisition.maps
 
 
+def test_espirit_maps_take_the_place_of_those_of_the_data_where_there_is_a_centre(make_acquisition) -> None:
+    acquisition = make_acquisition(batch=1)
+    seen: list[Tensor] = []
+
+    class Step(ImageGradient):
+        def start(self, measured: Any, maps: Tensor) -> Any:
+            seen.append(maps)
+            return super().start(measured, maps)
+
+    net = CascadeNet(Fixed, Step, partial(MapNet, espirit=True), n_cascades=1)
+    net(acquisition)
+    off_centre = (torch.arange(29) % 3 == 1).view(1, 1, 1, 29)
+    net(replace(acquisition, kspace=acquisition.kspace * off_centre, mask=off_centre))
+    assert torch.equal(seen[0], espirit_maps(acquisition.kspace, acquisition.mask)[0])
+    assert torch.equal(seen[1], acquisition.maps)
+    with pytest.raises(InputError, match="from a network or from ESPIRiT"):
+        MapNet(1, 1, network=SMALL, espirit=True)
+
+
 def test_the_images_of_the_cascades_end_with_the_image(make_acquisition) -> None:
     torch.manual_seed(0)
     net = CascadeNet(SMALL, KSpaceGradient, n_cascades=3)
@@ -330,7 +350,7 @@ def test_adjacent_slices_are_seen_and_a_batch_equals_its_items(make_acquisition)
         (lambda: CascadeNet(SMALL, KSpaceGradient, n_cascades=0), "at least one cascade"),
         (lambda: CascadeNet(SMALL, KSpaceGradient, n_adjacent=4), "odd number of slices"),
         (lambda: CascadeNet(PLAIN, KSpaceGradient, conditioning=ScanCode(8)), "takes no conditioning"),
-        (lambda: PromptUNet(1, 1, channels=5), "even number of channels"),
+        (lambda: PromptUNet(1, 1, channels=1), "at least two channels"),
         (lambda: PromptUNet(1, 1, pools=4), "one number of blocks for each level"),
         (lambda: ConjugateGradient(2, weight=0.0), "weight > 0"),
         (lambda: ADMM(2, iterations=0), "iterations >= 1"),

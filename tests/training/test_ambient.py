@@ -122,7 +122,7 @@ def test_with_everything_measured_and_nothing_held_out_it_is_denoising_score_mat
     sigma = torch.tensor([0.1, 0.5, 2.0])
     split = Split(everything, torch.ones(1, 1, 1, 20))
     found = model.ambient_loss(model.net, Acquisition(fftc(images), everything), split, sigma, fftc(noise), None)
-    expected = model.matching_loss(model.net, images[:, 0], sigma, noise[:, 0])
+    expected = model.matching_errors(model.net, images[:, 0], sigma, noise[:, 0]).mean()
     assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-4)  # two transforms in between
 
 

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint as recomputed
 
 from spinwarp.acquisition import Acquisition, acs_columns
 from spinwarp.channels import root_sum_of_squares
-from spinwarp.coils import combine
+from spinwarp.coils import combine, espirit_maps
 from spinwarp.errors import InputError
 from spinwarp.models.complex_network import ComplexNetwork
 from spinwarp.models.conditioning import ScanCode
@@ -172,7 +172,9 @@ class CascadeNet(ComplexNetwork):
 
     def _first_maps(self, slices: Sequence[Acquisition], measured: Measured) -> Tensor:
         if self.sensitivity is None or self.sensitivity.network is None:
-            return torch.stack([coil_maps(a) for a in slices], dim=1).flatten(0, 1)
+            espirit = self.sensitivity is not None and self.sensitivity.espirit
+            made = [_espirit(a) if espirit and acs_columns(a.mask).all() else coil_maps(a) for a in slices]
+            return torch.stack(made, dim=1).flatten(0, 1)
         counts = [a.n_acs if a.n_acs is not None else acs_columns(a.mask) for a in slices]
         n_acs = torch.stack([n.to(measured.mask.device) for n in counts], dim=1).flatten()
         return self.sensitivity(measured.kspace, n_acs, measured.coil_images, self.checkpoint)
@@ -182,3 +184,7 @@ class CascadeNet(ComplexNetwork):
         if self.checkpoint and torch.is_grad_enabled():
             return recomputed(function, *arguments, use_reentrant=False)
         return function(*arguments)
+
+
+def _espirit(acquisition: Acquisition) -> Tensor:
+    return espirit_maps(acquisition.kspace, acquisition.mask)[0]

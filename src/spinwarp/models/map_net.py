@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recomputed
 
 from spinwarp.coils import root_sum_of_squares
+from spinwarp.errors import InputError
 from spinwarp.models.complex_network import ComplexNetwork
 from spinwarp.models.varnet import central_columns
 
@@ -25,18 +26,32 @@ class MapNet(ComplexNetwork):
     n_adjacent : slices that are seen together.
     n_cascades : number of cascades.
     network : makes the network for the first maps; None: they are those of the data.
+    espirit : the first maps are those of ESPIRiT, which are zero in the air; without central lines those of the data.
     refinement : makes the network of one refinement; None: the maps stay.
+
+    Raises
+    ------
+    InputError : if the maps are to come from a network and from ESPIRiT.
 
     References
     ----------
     Sriram et al., "End-to-end variational networks for accelerated MRI reconstruction", MICCAI 2020.
+    Uecker et al., "ESPIRiT: an eigenvalue approach to autocalibrating parallel MRI", MRM 2014.
     SDUM, arXiv 2512.17137 (a map network in each cascade).
     """
 
     def __init__(
-        self, n_adjacent: int, n_cascades: int, network: Network | None = None, refinement: Network | None = None
+        self,
+        n_adjacent: int,
+        n_cascades: int,
+        network: Network | None = None,
+        refinement: Network | None = None,
+        espirit: bool = False,
     ) -> None:
         super().__init__()
+        if network is not None and espirit:
+            raise InputError("the first maps come from a network or from ESPIRiT; set sensitivity.network=null")
+        self.espirit = espirit
         self.n_adjacent = n_adjacent
         self.network = network(n_adjacent, n_adjacent, 0) if network is not None else None
         self.refinements = nn.ModuleList(

@@ -18,7 +18,8 @@ _REDUCTION = 4  # of the channels inside the channel attention
 class PromptUNet(ComplexNetwork):
     """U-Net of channel-attention blocks on complex images; any image size.
 
-    Level ``i`` has ``channels * (1 + i / 2)`` features. Each decoder level starts with two optional parts:
+    Level ``i`` has ``channels * (1 + i / 2)`` features, rounded down. Each decoder level begins with two optional
+    parts:
 
     - *history*: a 1x1 convolution of its features and those of the last ``history`` cascades, then a block;
     - *prompts*: a mixture of fixed random maps, weighted by a softmax of the mean feature, is resized to the level,
@@ -31,7 +32,7 @@ class PromptUNet(ComplexNetwork):
     ----------
     in_images, out_images : complex images of the input and output.
     n_code : numbers that describe the scan; each level is scaled and shifted by a linear function of them (FiLM).
-    channels : features of the finest level, an even number.
+    channels : features of the finest level, at least two.
     pools : number of halvings.
     down, up : blocks of each level on the way down and up, from fine to coarse; those beyond ``pools`` are not used.
     bottom : blocks of the coarsest level.
@@ -42,7 +43,7 @@ class PromptUNet(ComplexNetwork):
 
     Raises
     ------
-    InputError : if there is no level, a list is too short, or ``channels`` is odd.
+    InputError : if there is no level, a list is too short, or there are fewer than two channels.
 
     References
     ----------
@@ -69,9 +70,9 @@ class PromptUNet(ComplexNetwork):
         history: int = 0,
     ) -> None:
         super().__init__()
-        if pools < 1 or min(len(down), len(up)) < pools or channels < 2 or channels % 2:
+        if pools < 1 or min(len(down), len(up)) < pools or channels < 2:
             raise InputError(
-                f"a PromptUNet has an even number of channels, at least one level, and one number of blocks for each "
+                f"a PromptUNet has at least two channels and one level, and one number of blocks for each "
                 f"level; got channels={channels}, pools={pools}, down={list(down)}, up={list(up)}"
             )
         self.history = history

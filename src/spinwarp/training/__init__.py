@@ -1,6 +1,7 @@
 """LightningModules, schedules and callbacks."""
 
 from spinwarp.training.ambient import AmbientScoreModule
+from spinwarp.training.consistency import ConsistencyModule
 from spinwarp.training.gan import GANModule
 from spinwarp.training.generator import FlowModule, GeneratorModule, VAEModule
 from spinwarp.training.noise2recon import Noise2ReconModule
@@ -17,6 +18,7 @@ from spinwarp.training.supervised import (
 
 __all__ = [
     "AmbientScoreModule",
+    "ConsistencyModule",
     "EnsureModule",
     "EquivariantModule",
     "EveryCascadeModule",
