@@ -106,7 +106,8 @@ comparison(target[0], images, data_range=float(data_range), std=std, numbers=num
 # ## Does it know where it is wrong?
 # Leave out the pixels of largest deviation and see whether the error of the rest falls. The best possible curve, the
 # oracle, leaves out the largest errors themselves. As a yardstick we take a map that knows nothing but brightness:
-# bright pixels have larger errors. The deviation of the draws is better than chance, and far from the oracle.
+# bright pixels have larger errors. The deviation of the draws is better than chance. Here it is not better than
+# brightness, and both are far from the oracle.
 
 # %%
 head = foreground(target, data_range)
@@ -120,7 +121,8 @@ for name, curve in curves.items():
     axes.plot(np.arange(20) * 5, curve, label=name)
 axes.set(xlabel="pixels left out / %", ylabel="error of the rest", ylim=(0, 1.15))
 axes.legend()
-assert curves["deviation of the draws"][10] < 0.9 and curves["oracle"][10] < 0.5
+assert curves["brightness alone"][10] - 0.05 < curves["deviation of the draws"][10] < 0.92
+assert curves["oracle"][10] < 0.5
 plt.show()
 
 # %% [markdown]
@@ -175,7 +177,7 @@ before = [float(coverage(ratios(quick, seed), [gaussian_factor(level)])[0]) for 
 after = [float(coverage(ratios(scaled, seed), [gaussian_factor(level)])[0]) for seed in test]
 print(f"the deviations grow by a factor of {factor / gaussian_factor(level):.2f}")
 assert factor > gaussian_factor(level)  # they were too small
-assert np.mean(before) < 0.75 < np.mean(after)
+assert np.mean(before) < 0.7 and np.mean(after) > 0.8
 figure, axes = plt.subplots(figsize=(5.5, 2.6), layout="constrained")
 axes.bar(np.arange(4) - 0.2, before, 0.38, label="as predicted")
 axes.bar(np.arange(4) + 0.2, after, 0.38, label="conformal")
@@ -185,7 +187,8 @@ axes.legend(loc="lower right")
 plt.show()
 
 # %% [markdown]
-# The promise is one about the average of scans: one head may have less than 80 %, another more. And it ends where the
+# With only eight scans the method is cautious and covers more than it promises, because a ninth could be worse than all
+# of them. The promise is one about the average of scans: one head may have less, another more. And it ends where the
 # scans change: another scanner, another anatomy, another mask need their own calibration.
 #
 # ## An error estimate without any truth
