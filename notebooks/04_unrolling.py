@@ -103,7 +103,7 @@ with torch.no_grad():
 # %%
 before, after = np.array(before), np.array(after)
 assert (after[:, -1] - before[:, -1]).mean() > 0.5
-assert float(log_steps.exp().max()) > 2  # plain gradient descent with such steps diverges
+assert float(log_steps.detach().max().exp()) > 2  # plain gradient descent with such steps diverges
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 2.8), layout="constrained")
 left.plot(range(1, 11), before.mean(0), "o-", label="step 1, weight 0.003")
 left.plot(range(1, 11), after.mean(0), "o-", label="learned")
