@@ -120,8 +120,7 @@ def brain() -> Scan:
 def animal() -> Scan:
     """The middle slice of a small animal at 1 T."""
     measured = open_measurement(shared("data/raw_vendor/bruker/brukerfileCart"))
-    kspace = measured.read(len(measured) // 2).kspace[0]  # type: ignore[attr-defined]
-    return scan_of(kspace, ANIMAL)
+    return scan_of(measured.read(measured.n_slices // 2).kspace[0], ANIMAL)
 
 
 @cache
