@@ -65,6 +65,7 @@ figures: setup ## draw the figures of docs/ in runs/figures; after make demo, al
 	$(BIN)/python benchmarks/article_figures.py runs/figures --demo $(DEMO)
 
 docs: .venv/docs ## build the site from docs/, notebooks/ and docstrings: docs/_build/html/index.html
+	rm -rf docs/_build
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs docs/_build/html
 
 .venv/docs: .venv/ready

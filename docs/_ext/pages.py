@@ -29,7 +29,7 @@ def place_of(path: Path) -> Path | None:
     """Return where a file of the repository is on the site; None if it is not there."""
     if path.is_relative_to(DOCS) and path.is_file():
         return DOCS / "index.md" if path == DOCS / "README.md" else path
-    if path.parent == ROOT / "notebooks" and path.suffix in (".ipynb", ".py"):
+    if path.parent == ROOT / "notebooks" and path.with_suffix(".ipynb").is_file():
         return CHAPTERS / f"{path.stem}.ipynb"
     if path == ROOT / "notebooks":
         return CHAPTERS / "index.md"

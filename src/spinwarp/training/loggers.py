@@ -7,7 +7,7 @@ import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import astuple, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -212,9 +212,9 @@ class WandbRun(WandbLogger):
 
         with self._spared():
             run = self.experiment
-            columns = [field.name for field in fields(Row)]
+            table = wandb.Table([field.name for field in fields(Row)], [list(astuple(row)) for row in rows])
             kept = wandb.Artifact(f"results-{run.id}", type="results")
-            shown: dict[str, Any] = {"results": wandb.Table(columns, [[getattr(r, c) for c in columns] for r in rows])}
+            shown: dict[str, Any] = {"results": table}
             for path in _to_send(folder):
                 kept.add_file(str(path), path.relative_to(folder).as_posix())
                 if path.suffix == ".png":
