@@ -13,12 +13,12 @@ from spinwarp.errors import InputError
 from spinwarp.masks import hold_out
 from spinwarp.operators import sense
 from spinwarp.preparation import data_scale
+from spinwarp.recon import weight as search
 from spinwarp.recon.cg_sense import CGSense
 from spinwarp.recon.l1_image import L1Image
 from spinwarp.recon.l1_wavelet import L1Wavelet
 from spinwarp.recon.regularised import Regularised
 from spinwarp.recon.tv import TotalVariation
-from spinwarp.recon import weight as search
 from spinwarp.recon.weight import held_out_weight
 
 METHODS: list[type[Regularised]] = [CGSense, TotalVariation, L1Image, L1Wavelet]

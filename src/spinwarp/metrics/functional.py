@@ -44,8 +44,9 @@ def ssim_map(image: Tensor, target: Tensor, data_range: Tensor) -> Tensor:
     target = target.to(image.dtype)
     if image.requires_grad or target.requires_grad or image.device.type != "cpu":
         return _similarity(image / scale, target / scale)
+    parts = (part.split(1) for part in (image, target, scale.expand(len(image), 1, 1)))
     # one image at a time stays in the cache
-    return torch.cat([_similarity(x / r, y / r) for x, y, r in zip(*(t.split(1) for t in (image, target, scale)))])
+    return torch.cat([_similarity(x / r, y / r) for x, y, r in zip(*parts, strict=True)])
 
 
 def _similarity(x: Tensor, y: Tensor) -> Tensor:
