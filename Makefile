@@ -4,8 +4,10 @@ BIN := .venv/bin
 DEMO := runs/demo
 OUT ?= runs/gpu
 FASTMRI ?=
+PEERS ?= $(HOME)/.cache/spinwarp/peers
+ROWS ?=
 
-.PHONY: help setup demo gpu test test-ddp test-slurm test-notebooks lint types notebooks figures docs clean
+.PHONY: help setup demo gpu benchmarks test test-ddp test-slurm test-notebooks lint types notebooks figures docs clean
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -60,6 +62,10 @@ types: setup ## check types
 gpu: ## check and time everything on a CUDA device in eight minutes, with the Python at hand: PYTHON=, OUT=, FASTMRI=
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "make gpu needs Python 3.11 or newer: make gpu PYTHON=python3.12")'
 	@PYTHONPATH="src$${PYTHONPATH:+:$$PYTHONPATH}" $(PYTHON) benchmarks/gpu --out "$(OUT)" --fastmri "$(FASTMRI)"
+
+benchmarks: setup ## measure the speed beside the peers, into docs/benchmarks.md, in a quarter of an hour: ROWS=words, PEERS=folder
+	-@PYTHON="$(PYTHON)" sh benchmarks/peers.sh "$(PEERS)" fastmri deepinv sigpy
+	@$(BIN)/python benchmarks/speed.py --peers "$(PEERS)" $(ROWS)
 
 notebooks: setup ## execute every chapter and store its pictures in the .ipynb; ten minutes
 	$(BIN)/python notebooks/execute.py

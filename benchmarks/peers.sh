@@ -21,7 +21,7 @@ for peer in ${*:-$peers}; do
   environment=$folder/$peer
   [ -e "$environment/ready" ] && continue
   echo "making $environment"
-  # fastmri 0.3.0 asks for a Lightning that it does not need here
+  # fastmri 0.3.0 asks for packages that it does not need here
   "${PYTHON:-python3}" -m venv "$environment" &&
     "$environment/bin/python" -m pip install --quiet $packages &&
     { [ "$peer" != fastmri ] || "$environment/bin/python" -m pip install --quiet --no-deps fastmri==0.3.0; } &&

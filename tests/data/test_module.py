@@ -275,7 +275,7 @@ def test_a_batch_of_slices_with_and_without_a_centre_cannot_get_maps() -> None:
     (batch, *_) = data.loader("val", maps=False)
     mask = batch.acquisition.mask.clone()
     mask[1, ..., mask.shape[-1] // 2] = False
-    with pytest.raises(InputError, match="data.batch_size=1"):
+    with pytest.raises(InputError, match=r"data\.batch_size=1"):
         data.with_maps(replace(batch.acquisition, mask=mask))
 
 

@@ -50,7 +50,7 @@ class UNet(nn.Module):
         for down in self.down:
             x = down(x)
             skips.append(x)
-            x = F.avg_pool2d(x, kernel_size=2)
+            x = _halve(x)
         x = self.bottom(x)
         for up, merge in zip(self.up, self.merge, strict=True):
             skip = skips.pop()
@@ -61,6 +61,19 @@ class UNet(nn.Module):
             x = merge(torch.cat([x, skip], dim=1))
         out: Tensor = self.head(x)
         return out
+
+
+class InstanceNorm(nn.InstanceNorm2d):
+    """Instance normalisation by torch's group normalisation, which takes a quarter of the time on a CPU (torch 2.13).
+
+    In half precision it is torch's own, because autocast makes group normalisation float32.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``(batch, channels, h, w)`` with mean zero and variance one in every channel."""
+        if x.dtype in (torch.float32, torch.float64):
+            return F.group_norm(x, x.shape[1], eps=self.eps)
+        return super().forward(x)
 
 
 class MagnitudeUNet(ComplexNetwork):
@@ -113,12 +126,22 @@ def reconstruction_size(acquisition: Acquisition) -> tuple[int, int]:
     return (h, w) if size is None else (min(h, size[0]), min(w, size[1]))
 
 
+def _halve(x: Tensor) -> Tensor:
+    """Mean over squares of two by two pixels; an odd last row or column is left out."""
+    if x.requires_grad or x.dtype != torch.float32 or x.device.type != "cpu":
+        return F.avg_pool2d(x, kernel_size=2)
+    # torch's pooling takes three to ten times as long on a CPU, but its gradient is simpler
+    h, w = (n // 2 * 2 for n in x.shape[-2:])
+    rows = x[..., 0:h:2, :] + x[..., 1:h:2, :]
+    return (rows[..., 0:w:2] + rows[..., 1:w:2]).mul_(0.25)
+
+
 def _double_conv(n_in: int, n_out: int, dropout: float) -> nn.Sequential:
     layers: list[nn.Module] = []
     for n in (n_in, n_out):
         layers += [
             nn.Conv2d(n, n_out, kernel_size=3, padding=1, bias=False),
-            nn.InstanceNorm2d(n_out),
+            InstanceNorm(n_out),
             nn.LeakyReLU(0.2, inplace=True),
             nn.Dropout2d(dropout),
         ]
@@ -128,6 +151,6 @@ def _double_conv(n_in: int, n_out: int, dropout: float) -> nn.Sequential:
 def _upsample(n_in: int, n_out: int) -> nn.Sequential:
     return nn.Sequential(
         nn.ConvTranspose2d(n_in, n_out, kernel_size=2, stride=2, bias=False),
-        nn.InstanceNorm2d(n_out),
+        InstanceNorm(n_out),
         nn.LeakyReLU(0.2, inplace=True),
     )
