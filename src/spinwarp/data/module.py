@@ -11,30 +11,21 @@ import numpy as np
 import torch
 from lightning import LightningDataModule
 from numpy.random import RandomState
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from spinwarp.acquisition import Example, collate
-from spinwarp.coils import espirit_maps, low_resolution_maps
 from spinwarp.data.batches import Batch, InOrder, Item, ShapeBatchOrder
 from spinwarp.data.given import GivenMaps
 from spinwarp.data.row_block import RowBlock
 from spinwarp.data.source import DrawingSource, Source, Volume, check_split, random_state
 from spinwarp.data.split import Splitter
-from spinwarp.data.undersample import Undersample
+from spinwarp.data.undersample import MAPS, Undersample
 from spinwarp.errors import InputError
 from spinwarp.lightning_internals import next_batch
 from spinwarp.masks import IndependentMask, Mask, RandomMask, seed_of
 
 Augmentation = Callable[[Example, RandomState], Example]
 
-
-def _espirit(kspace: Tensor, n_acs: Tensor) -> Tensor:
-    """Return ESPIRiT's maps of undersampled k-space; what was not measured is zero in all coils."""
-    return espirit_maps(kspace, (kspace != 0).any(1, keepdim=True), n_acs)[0]
-
-
-_MAPS = {"low_resolution": low_resolution_maps, "espirit": _espirit, "none": None}
 SUPERVISION = ("full", "split", "noisy")
 
 
@@ -164,7 +155,7 @@ class FastMRIDataModule(LightningDataModule):
 
     def __post_init__(self) -> None:
         super().__init__()
-        self.given = None if self.maps in _MAPS else GivenMaps(self.maps, "data.maps")
+        self.given = None if self.maps in MAPS else GivenMaps(self.maps, "data.maps")
         for name, least in {"batch_size": 1, "num_workers": 0, "edge_slices": 0}.items():
             if getattr(self, name) < least:
                 raise InputError(f"data.{name} is at least {least}; got {getattr(self, name)}")
@@ -211,7 +202,7 @@ class FastMRIDataModule(LightningDataModule):
             slices = [(v, s) for v, s in slices if s in only.get(volumes[v].name, ())]
         if not slices:
             raise InputError(f"the {split} split of {self.source.name} has no slices left")
-        undersample = Undersample(self.mask if training else self.eval_mask, _MAPS.get(self.maps))
+        undersample = Undersample(self.mask if training else self.eval_mask, MAPS.get(self.maps))
         splits = self.supervision != "full" and (training or (split == "val" and not evaluate))
         splitter, noisy = self.split if splits else None, self.supervision == "noisy"
         seed, augment = (self.seed, self.augment) if training else (None, None)

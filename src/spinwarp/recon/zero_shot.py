@@ -93,9 +93,9 @@ class ZeroShot(Reconstructor):
         images = []
         # a tensor that was made in inference mode takes no gradient, but its copy does
         with torch.inference_mode(False), torch.enable_grad():
+            copied = acquisition.to(acquisition.kspace.device, copy=True)
             for i in range(n):
-                one = item_acquisition(acquisition.to(acquisition.kspace.device, copy=True), i)
-                problem = prepared(one, self.maps, self.whiten, self.virtual_coils)
+                problem = prepared(item_acquisition(copied, i), self.maps, self.whiten, self.virtual_coils)
                 if problem.noise_std is None:  # that of the whole scan, whatever lines a split leaves
                     problem = replace(problem, noise_std=noise_level(problem.kspace, problem.mask))
                 with part(i, n):
