@@ -79,10 +79,7 @@ def reconstruct(config: DictConfig) -> None:
     # data as measured have a mask without a name
     calibrated = method.calibrated(config, choices["mask"] if config.mask else None)
     calibrated = replace(calibrated, name=method.name)  # the images are those of the method as it is
-    undersample = Undersample(
-        instantiate(config.mask) if config.mask else None,
-        MAPS.get(config.maps),
-    )
+    undersample = Undersample(instantiate(config.mask) if config.mask else None, MAPS.get(config.maps))
     one = _OneFile(config, choices, calibrated, undersample, given)
     if len(files) == 1:
         one.reconstruct(next(iter(files)), folder)
