@@ -81,7 +81,9 @@ class ZeroShot(Reconstructor):
                 raise InputError(f"recon.{name} is at least 1; got {getattr(self, name)}")
         if self.learning_rate <= 0:
             raise InputError(f"recon.learning_rate is above 0; got {self.learning_rate}")
-        network, self.record = load_end_to_end(self.path, self.trusted)
+        network, record = load_end_to_end(self.path, self.trusted)
+        # a name of its own, or its results would pass for those of the weights as they are
+        self.record = {**record, "name": f"{record.get('name', '')} zero_shot".strip()}
         self.network = network.eval().requires_grad_(False)
         self._loss = NormalisedL1L2()
 
