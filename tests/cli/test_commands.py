@@ -373,8 +373,8 @@ def test_a_misspelt_group_option_or_key_is_named_and_nothing_is_written(
         (["mask.accelerations=[0]"], "an acceleration is at least 1; got 0"),
         (["mask.accelerations=[40]", "mask.center_fractions=[0]"], "64 columns are too few for a mask of acceleration"),
         (
-            ["data.maps=espirit"],
-            "data.maps=espirit is neither low_resolution nor none, nor a file or folder of coil maps",
+            ["data.maps=esprit"],
+            "data.maps=esprit is not low_resolution, espirit or none, nor a file or folder of coil maps",
         ),
         (["data.batch_size=0"], "data.batch_size is at least 1; got 0"),
         (["data.volume_sample_rate=0"], "data.volume_sample_rate is a fraction above 0"),

@@ -432,7 +432,7 @@ def test_own_maps_and_an_own_mask_are_what_the_method_gets(command: Command, tmp
         in command("reconstruct", *call, "recon.maps=eslirit", "out=s").sentence
     )
     assert (
-        "maps=no is neither low_resolution nor none, nor a file or folder"
+        "maps=no is not low_resolution, espirit or none, nor a file or folder"
         in command("reconstruct", *call, "maps=no", "out=s").sentence
     )
     assert not (tmp_path / "s").exists()

@@ -467,7 +467,7 @@ def test_options_that_cannot_be_are_told(options: dict[str, Any], words: str) ->
     [
         ("port=70000", "port=70000 is none"),
         ("port=scanner", "port=scanner is not a whole number"),
-        ("maps=espirit", "maps=espirit is neither low_resolution nor none, nor a file or folder of coil maps"),
+        ("maps=esprit", "maps=esprit is not low_resolution, espirit or none, nor a file or folder of coil maps"),
         ("recon.path=x", "there is no key recon.path"),
         ("device=cdua", "device=cdua cannot be used here"),
     ],

@@ -145,8 +145,8 @@ def test_a_file_of_maps_that_cannot_be_read_is_told(
 
 
 def test_maps_that_are_not_there_are_told(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"data\.maps=espirit is neither low_resolution nor none, nor a file or"):
-        GivenMaps("espirit", "data.maps")
+    with pytest.raises(InputError, match=r"data\.maps=esprit is not low_resolution, espirit or none, nor a file or"):
+        GivenMaps("esprit", "data.maps")
 
 
 # ------------------------------------------------------------------------------------------------------- masks

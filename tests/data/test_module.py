@@ -18,9 +18,10 @@ from numpy.random import RandomState
 from torch.utils.data import DataLoader
 
 from spinwarp.acquisition import Example, acs_columns, item
-from spinwarp.coils import low_resolution_maps
+from spinwarp.coils import espirit_maps, low_resolution_maps
 from spinwarp.data import batches as data_batches
 from spinwarp.data.module import FastMRIDataModule
+from spinwarp.data.source import Volume
 from spinwarp.errors import InputError
 from spinwarp.masks import EquispacedMask, RandomMask, seed_of
 
@@ -196,7 +197,7 @@ def test_leaving_out_every_slice_is_refused(edge: int) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"maps": "espirit"}, r"data\.maps=espirit is neither low_resolution nor none"),
+        ({"maps": "esprit"}, r"data\.maps=esprit is not low_resolution, espirit or none"),
         ({"batch_size": 0}, r"data\.batch_size is at least 1; got 0"),
         ({"volume_sample_rate": 0.0}, r"data\.volume_sample_rate is a fraction above 0 and up to 1; got 0\.0"),
         ({"slice_sample_rate": 1.5}, r"data\.slice_sample_rate is a fraction above 0 and up to 1; got 1\.5"),
@@ -299,3 +300,23 @@ def test_a_data_set_goes_to_another_process_and_stays_the_same() -> None:
 def test_slices_without_a_target_can_be_batched() -> None:
     source = MemorySource(has_targets=False)
     assert {batch.target for batch in module(source, batch_size=2).val_dataloader()} == {None}
+
+
+def test_maps_of_espirit_come_from_the_measured_lines() -> None:
+    example = FastMRIDataModule(MemorySource(), RandomMask([0.2], [3]), maps="espirit").dataset("val").example(0, 0)
+    acquisition = example.acquisition
+    expected, _ = espirit_maps(acquisition.kspace, acquisition.mask)
+    assert acquisition.maps is not None and torch.equal(acquisition.maps, expected)
+
+
+def test_an_empty_slice_has_maps_of_zeros() -> None:
+    dataset = FastMRIDataModule(Empty(), RandomMask([0.2], [3]), maps="espirit").dataset("val")
+    maps = dataset.example(0, 0).acquisition.maps
+    assert maps is not None and not maps.any()
+
+
+class Empty(MemorySource):
+    def read(self, volume: Volume, slice_index: int) -> Example:
+        example = super().read(volume, slice_index)
+        kspace = torch.zeros_like(example.acquisition.kspace)
+        return replace(example, acquisition=replace(example.acquisition, kspace=kspace))

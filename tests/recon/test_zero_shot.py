@@ -135,6 +135,11 @@ def test_random_weights_do_not_depend_on_those_of_the_file(path: str, scan: Acqu
     assert torch.equal(*images)
 
 
+def test_results_do_not_pass_for_those_of_the_weights_as_they_are(path: str) -> None:
+    assert ZeroShot(path).record["name"] == "tiny zero_shot"
+    assert ZeroShot(path).record["net"] == Checkpoint(path).record["net"]
+
+
 def test_progress_reaches_the_end(path: str, make_acquisition: Callable[..., Acquisition]) -> None:
     seen: list[float] = []
     with listen(seen.append):

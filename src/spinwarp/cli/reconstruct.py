@@ -57,9 +57,8 @@ def reconstruct(config: DictConfig) -> None:
     from spinwarp.cli.inputs import measured_files
     from spinwarp.cli.method import build_method, hand_over_maps, named_choices
     from spinwarp.cli.output import check_room
-    from spinwarp.coils import low_resolution_maps
     from spinwarp.data.given import GivenMaps
-    from spinwarp.data.undersample import Undersample
+    from spinwarp.data.undersample import MAPS, Undersample
     from spinwarp.errors import InputError
 
     if config.input is None:
@@ -72,7 +71,7 @@ def reconstruct(config: DictConfig) -> None:
         raise InputError("report=true reads the images from their .h5 file; add h5 to format, such as format=h5,nifti")
     choices = named_choices(config, HydraConfig.get().runtime.choices)
     hand_over_maps(config, config)
-    given = None if config.maps in ("low_resolution", "none") else GivenMaps(config.maps)
+    given = None if config.maps in MAPS else GivenMaps(config.maps)
     folder = Path(config.out or HydraConfig.get().runtime.output_dir)
     app.check_device(config.device)
     check_room(folder)
@@ -81,10 +80,7 @@ def reconstruct(config: DictConfig) -> None:
     # data as measured have a mask without a name
     calibrated = method.calibrated(config, choices["mask"] if config.mask else None)
     calibrated = replace(calibrated, name=method.name)  # the images are those of the method as it is
-    undersample = Undersample(
-        instantiate(config.mask) if config.mask else None,
-        low_resolution_maps if config.maps == "low_resolution" else None,
-    )
+    undersample = Undersample(instantiate(config.mask) if config.mask else None, MAPS.get(config.maps))
     one = _OneFile(config, choices, calibrated, undersample, given)
     if len(files) == 1:
         one.reconstruct(next(iter(files)), folder)

@@ -33,14 +33,13 @@ def serve(config: DictConfig) -> None:
 
     from spinwarp.cli.method import build_method, hand_over_maps
     from spinwarp.cli.serving import LiveMethod, Server
-    from spinwarp.coils import low_resolution_maps
     from spinwarp.data.given import GivenMaps
-    from spinwarp.data.undersample import Undersample
+    from spinwarp.data.undersample import MAPS, Undersample
     from spinwarp.errors import InputError
 
     app.check_device(config.device)
     hand_over_maps(config, config)
-    given = None if config.maps in ("low_resolution", "none") else GivenMaps(config.maps)
+    given = None if config.maps in MAPS else GivenMaps(config.maps)
     method = build_method(config, HydraConfig.get().runtime.choices)
     if method.n_adjacent > 1:
         raise InputError(
@@ -49,7 +48,7 @@ def serve(config: DictConfig) -> None:
         )
     live = LiveMethod(
         method.reconstructor.to(config.device),
-        Undersample(None, low_resolution_maps if config.maps == "low_resolution" else None),
+        Undersample(None, MAPS.get(config.maps)),
         method.name,
         config.device,
         config.seed,

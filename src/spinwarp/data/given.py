@@ -44,7 +44,7 @@ class GivenMaps:
         self.path = user_path(path)
         self._folder = is_folder(self.path)
         if not self._folder and not self.path.is_file():
-            raise InputError(f"{key}={path} is neither low_resolution nor none, nor a file or folder of coil maps")
+            raise InputError(f"{key}={path} is not low_resolution, espirit or none, nor a file or folder of coil maps")
 
     def __call__(self, example: Example) -> Example:
         """Return an example, a batch of one, with its coil maps.

@@ -11,18 +11,16 @@ import numpy as np
 import torch
 from lightning import LightningDataModule
 from numpy.random import RandomState
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from spinwarp.acquisition import Acquisition, Example, collate
-from spinwarp.coils import espirit_maps, low_resolution_maps
 from spinwarp.data.adjacent import adjacent_indices, with_adjacent
 from spinwarp.data.batches import Batch, InOrder, Item, ShapeBatchOrder
 from spinwarp.data.given import GivenMaps
 from spinwarp.data.row_block import RowBlock
 from spinwarp.data.source import DrawingSource, Source, Volume, check_split, random_state
 from spinwarp.data.split import Splitter
-from spinwarp.data.undersample import AddMaps, Undersample
+from spinwarp.data.undersample import MAPS, AddMaps, Undersample
 from spinwarp.errors import InputError
 from spinwarp.files import warn_once
 from spinwarp.lightning_internals import next_batch
@@ -40,12 +38,6 @@ class ScheduledAugmentation(Protocol):
         ...
 
 
-def _espirit(kspace: Tensor, n_acs: Tensor) -> Tensor:
-    """Return ESPIRiT's maps of undersampled k-space; what was not measured is zero in all coils."""
-    return espirit_maps(kspace, (kspace != 0).any(1, keepdim=True), n_acs)[0]
-
-
-_MAPS = {"low_resolution": low_resolution_maps, "espirit": _espirit, "none": None}
 SUPERVISION = ("full", "split", "noisy")
 
 
@@ -192,8 +184,8 @@ class FastMRIDataModule(LightningDataModule):
 
     def __post_init__(self) -> None:
         super().__init__()
-        self.given = None if self.maps in _MAPS else GivenMaps(self.maps, "data.maps")
-        self._add_maps = AddMaps(_MAPS.get(self.maps))
+        self.given = None if self.maps in MAPS else GivenMaps(self.maps, "data.maps")
+        self._add_maps = AddMaps(MAPS.get(self.maps))
         for name, least in {"batch_size": 1, "num_workers": 0, "edge_slices": 0}.items():
             if getattr(self, name) < least:
                 raise InputError(f"data.{name} is at least {least}; got {getattr(self, name)}")

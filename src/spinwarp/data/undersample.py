@@ -10,12 +10,23 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from spinwarp.acquisition import Acquisition, Example, acs_columns
+from spinwarp.coils import espirit_maps, low_resolution_maps
 from spinwarp.errors import InputError
 from spinwarp.masks.base import Mask
 from spinwarp.masks.learned import LearnedMask
 
 log = logging.getLogger(__name__)
 MapEstimator = Callable[[Tensor, Tensor], Tensor]
+
+
+def _espirit(kspace: Tensor, n_acs: Tensor) -> Tensor:
+    """Return ESPIRiT's maps of undersampled k-space of one slice; zero for a slice of zeros."""
+    measured = (kspace != 0).any(1, keepdim=True)  # what was not measured is zero in all coils
+    return espirit_maps(kspace, measured, n_acs)[0] if measured.any() else torch.zeros_like(kspace)
+
+
+#: how maps are made from the central lines, by the name that a user gives
+MAPS: dict[str, MapEstimator | None] = {"low_resolution": low_resolution_maps, "espirit": _espirit, "none": None}
 
 
 class AddMaps:

@@ -81,7 +81,9 @@ class ZeroShot(Reconstructor):
                 raise InputError(f"recon.{name} is at least 1; got {getattr(self, name)}")
         if self.learning_rate <= 0:
             raise InputError(f"recon.learning_rate is above 0; got {self.learning_rate}")
-        network, self.record = load_end_to_end(self.path, self.trusted)
+        network, record = load_end_to_end(self.path, self.trusted)
+        # a name of its own, or its results would pass for those of the weights as they are
+        self.record = {**record, "name": f"{record.get('name', '')} zero_shot".strip()}
         self.network = network.eval().requires_grad_(False)
         self._loss = NormalisedL1L2()
 
@@ -93,9 +95,9 @@ class ZeroShot(Reconstructor):
         images = []
         # a tensor that was made in inference mode takes no gradient, but its copy does
         with torch.inference_mode(False), torch.enable_grad():
+            copied = acquisition.to(acquisition.kspace.device, copy=True)
             for i in range(n):
-                one = item_acquisition(acquisition.to(acquisition.kspace.device, copy=True), i)
-                problem = prepared(one, self.maps, self.whiten, self.virtual_coils)
+                problem = prepared(item_acquisition(copied, i), self.maps, self.whiten, self.virtual_coils)
                 if problem.noise_std is None:  # that of the whole scan, whatever lines a split leaves
                     problem = replace(problem, noise_std=noise_level(problem.kspace, problem.mask))
                 with part(i, n):
