@@ -30,7 +30,6 @@ from torch import nn
 
 from spinwarp.acquisition import center_crop
 from spinwarp.cli.app import conf_folder
-from spinwarp.data.fastmri.source import FastMRIFolder
 from spinwarp.data.module import FastMRIDataModule
 from spinwarp.data.mraugment import MRAugment
 from spinwarp.files import atomic_write
@@ -194,11 +193,12 @@ def measure(net: nn.Module, data: FastMRIDataModule, device: str) -> dict[str, f
 
 
 def load_data(overrides: Sequence[str], seed: int, rates: Sequence[int], real: Path | None = None) -> FastMRIDataModule:
-    """Make the data as train.py does, or whole scans of a folder."""
+    """Make the data as train.py does, or those of a folder of whole scans."""
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        config = compose("train", ["mask=none", *overrides])
-    source = {} if real is None else {"source": FastMRIFolder(str(real))}
-    data: FastMRIDataModule = instantiate(config.data, mask=masks(rates), seed=seed, **source)
+        config = compose("train", ["mask=none", *(overrides if real is None else ["data=folder"])])
+    if real is not None:
+        config.data.source.path = str(real)
+    data: FastMRIDataModule = instantiate(config.data, mask=masks(rates), seed=seed)
     data.prepare_data()
     return data
 

@@ -56,13 +56,15 @@ def test_a_run_resumes_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[s
     options += [f"data.source.files.{key}={value}" for key, value in size.items()]
     ablation.main([*options, "--seeds", "0", "--only", "varnet"])
     first = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
-    ablation.main([*options, "--seeds", "0", "1", "--only", "varnet", "all but residual blocks"])
+    (test,) = (tmp_path / "phantom").glob("*/test")  # the scans of the test split, as a folder of whole scans
+    ablation.main([*options, "--seeds", "0", "1", "--only", "varnet", "all but residual blocks", "--real", str(test)])
     rows = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
     assert rows[0] == first[0]
     assert [(r["name"], r["seed"]) for r in rows] == [
         ("varnet", 0), ("all but residual blocks", 0), ("varnet", 1), ("all but residual blocks", 1),
     ]  # fmt: skip
     assert all(r["steps"] >= 1 and 5 < r["test 8x"]["psnr"] < 60 for r in rows)
+    assert all(r["real 4x"] == r["test 4x"] for r in rows[1:])
     assert (tmp_path / "out" / "gains.png").stat().st_size > 10_000
     assert "| varnet |" in (tmp_path / "out" / "table.md").read_text()
     with pytest.raises(SystemExit):

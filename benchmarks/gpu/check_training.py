@@ -33,6 +33,14 @@ SMALL: dict[str, dict[str, Any]] = {
     "score_edm": {"net.network.width": 32, "net.network.multipliers": "[1,2]"},
     "vae": {"net.size": "[64,64]", "net.levels": 3, "net.channels": 8},
     **{key: {"net.channels": 8, "net.pools": 3} for key in ("unet", "unet_heteroscedastic", "unet_small")},
+    **{
+        key: {"net.n_cascades": 2, "net.regulariser.channels": 4, "net.sensitivity.network.channels": 4}
+        for key in ("promptmr", "promptmr_plus", "promptmr_plus_small")
+    },
+    **{
+        key: {"net.n_cascades": 2, "net.regulariser.channels": 4, "net.consistency.iterations": 2}
+        for key in ("vsharp", "vsharp_small")
+    },
     **{key: {"net.n_cascades": 2, "net.regulariser.channels": 4} for key in ("varnet", "varnet_image", "varnet_small")},
 }
 # a gradient goes through some twenty layers with kinks, across which rounding moves a few features

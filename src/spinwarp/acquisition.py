@@ -254,7 +254,9 @@ def _item(batch: _Batch, index: int) -> _Batch:
     fields = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
     adjacent = tuple(_item(one, index) for one in fields.pop("adjacent", ()))
     picked: dict[str, Any] = {k: v[index : index + 1] for k, v in fields.items() if v is not None}
-    return dataclasses.replace(batch, **picked, **({"adjacent": adjacent} if adjacent else {}))
+    if adjacent:
+        picked["adjacent"] = adjacent
+    return dataclasses.replace(batch, **picked)
 
 
 def acs_columns(mask: Tensor) -> Tensor:

@@ -131,6 +131,13 @@ def test_the_target_is_made_anew_and_the_input_stays(seed: int) -> None:
     assert torch.equal(cut.target, center_crop(changed.target, (40, 40)))
 
 
+def test_an_empty_slice_of_one_coil_stays_empty() -> None:
+    changed = MRAugment(1, p_max=1.0)(of(torch.zeros(1, 1, 33, 40, dtype=torch.complex64)), RandomState(0))
+    assert changed.acquisition.kspace.shape == (1, 1, 33, 40)
+    assert not changed.acquisition.kspace.any()
+    assert not changed.target.any()
+
+
 def test_training_begins_without_changes_and_ends_with_the_largest_probability() -> None:
     augment = MRAugment(epochs=50)
     assert augment.probability(0) == 0

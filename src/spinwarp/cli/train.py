@@ -289,15 +289,17 @@ def learn_sampling(module: "NetworkModule", data: "FastMRIDataModule") -> "Learn
     from spinwarp.training.sampling import LearnedSampling
     from spinwarp.training.supervised import SupervisedModule
 
-    if not isinstance(data.mask, LearnedMask):
+    mask = data.mask
+    if not isinstance(mask, LearnedMask):
         return None
-    if not isinstance(module, SupervisedModule) or module.without_references or data.eval_mask is not data.mask:
+    its_own = data.eval_mask is mask
+    if not isinstance(module, SupervisedModule) or module.without_references or not its_own:
         raise InputError(
             "mask=learned is learned by networks that are trained end to end with references (model=varnet, unet and "
             "others), and is its own data.eval_mask"
         )
-    module.sampling = LearnedSampling(data.mask, with_maps=data.maps == "low_resolution")
-    return data.mask
+    module.sampling = LearnedSampling(mask, with_maps=data.maps == "low_resolution")
+    return mask
 
 
 def _export(trainer: Any, mask: "LearnedMask", folder: Path) -> None:

@@ -120,7 +120,7 @@ class MRAugment:
         if target is not None:
             size = (target.shape[-2], target.shape[-1])
             rss = center_crop(root_sum_of_squares(images), size)
-            if float((rss - target).norm()) < _RSS * float(target.norm()):
+            if float((rss - target).norm()) <= _RSS * float(target.norm()):  # an empty slice too
                 target = center_crop(root_sum_of_squares(changed), size)
             elif size == (h, w):
                 target = _changed(target.to(images.dtype)[:, None], change, pixel, _nothing)[:, 0].abs()

@@ -69,7 +69,7 @@ class LearnedMask(nn.Module):
         """Return the probability of each line ``(1, w)`` or point ``(h, w)`` of k-space; its sum is the budget."""
         positions = self._positions(shape)
         n_outer, center = self._budget(positions)
-        logits = self.logits
+        logits: Tensor = self.logits
         if positions != self.size:
             logits = F.interpolate(logits[None, None], positions, mode="bilinear", align_corners=True)[0, 0]
         outside = torch.ones(positions, dtype=torch.bool, device=logits.device)

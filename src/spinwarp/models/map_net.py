@@ -54,9 +54,9 @@ class MapNet(ComplexNetwork):
         self.espirit = espirit
         self.n_adjacent = n_adjacent
         self.network = network(n_adjacent, n_adjacent, 0) if network is not None else None
-        self.refinements = nn.ModuleList(
-            refinement(2 * n_adjacent, n_adjacent, 0) for _ in range(n_cascades - 1 if refinement is not None else 0)
-        )
+        self.refinements = nn.ModuleList()
+        if refinement is not None:
+            self.refinements.extend(refinement(2 * n_adjacent, n_adjacent, 0) for _ in range(n_cascades - 1))
 
     def forward(
         self, kspace: Tensor, n_acs: Tensor, inverse: Callable[[Tensor], Tensor], coil_by_coil: bool = False

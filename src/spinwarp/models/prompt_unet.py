@@ -188,7 +188,7 @@ class _Decoder(nn.Module):
         if self.prompt is not None:
             x = torch.cat([x, self.prompt(x)], dim=1)
         x = self.grow(F.interpolate(self.reduce(self.blocks(x)), scale_factor=2, mode="bilinear"))
-        return self.merged(x + skip)  # type: ignore[no-any-return]
+        return self.merged(x + skip)
 
 
 class _Prompt(nn.Module):
@@ -204,7 +204,7 @@ class _Prompt(nn.Module):
         """Features ``(batch, n, h, w)`` to a prompt ``(batch, channels, h, w)``."""
         weights = self.choose(x.mean((-2, -1))).softmax(1)
         prompt = torch.einsum("bp,pchw->bchw", weights, self.maps.to(weights.dtype))
-        return self.conv(F.interpolate(prompt, x.shape[-2:], mode="bilinear"))  # type: ignore[no-any-return]
+        return self.conv(F.interpolate(prompt, x.shape[-2:], mode="bilinear"))
 
 
 class _Code(nn.Module):
@@ -219,7 +219,7 @@ class _Code(nn.Module):
     def forward(self, x: Tensor, code: Tensor) -> Tensor:
         """Features ``(batch, n, h, w)`` and code ``(batch, n_code)``."""
         scale, shift = self.linear(code)[..., None, None].chunk(2, dim=1)
-        return x * (1 + scale) + shift  # type: ignore[no-any-return]
+        return x * (1 + scale) + shift
 
 
 class _Block(nn.Module):
@@ -240,7 +240,7 @@ class _Block(nn.Module):
         change = self.body(x)
         if self.attention is not None:
             change = change * self.attention(change.mean((-2, -1), keepdim=True))
-        return x + change  # type: ignore[no-any-return]
+        return x + change
 
 
 def _blocks(n: int, number: int, attention: bool) -> Layers:

@@ -64,7 +64,9 @@ class Motion:
         kspace = acquisition.kspace
         alpha = _uniform(self.alpha, len(kspace), kspace.device)
         phases = math.pi * alpha[:, None] * (2 * torch.rand(len(kspace), 2, device=kspace.device) - 1)
-        turns = torch.polar(torch.ones_like(phases), phases)[:, torch.arange(kspace.shape[-1]) % 2]  # (b, w)
+        turns = torch.polar(torch.ones_like(phases), phases)[
+            :, torch.arange(kspace.shape[-1], device=kspace.device) % 2
+        ]  # (b, w)
         adjacent = tuple(map(self, acquisition.adjacent))
         return replace(acquisition, kspace=kspace * turns[:, None, None], adjacent=adjacent)
 
