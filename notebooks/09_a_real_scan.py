@@ -106,7 +106,12 @@ assert torch.equal(acquisition.mask, mask) and torch.allclose(acquisition.kspace
 assert np.allclose(header.geometry.position, slices[2].headers[0].geometry.position, atol=1e-3)
 log = acquisition.kspace[0, 0].abs().clamp_min(1e-3 * float(acquisition.kspace.abs().max())).log10()
 zero_filled = ZeroFilled()(acquisition).image[0].abs()
-panel([log - log.min(), 3 * zero_filled / zero_filled.max()], ["k-space of one coil (log)", "zero-filled"], columns=2)
+log = log - log.min()
+panel(
+    [log, zero_filled * (log.quantile(0.998) / zero_filled.quantile(0.998))],
+    ["k-space of one coil (log)", "zero-filled"],
+    columns=2,
+)
 
 # %% [markdown]
 # ## Reconstruct
