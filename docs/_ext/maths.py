@@ -16,7 +16,8 @@ def mathml(tex: str, as_block: bool = False) -> str:
     r"""Return a formula as MathML.
 
     Parentheses grow by themselves, so ``\big`` and its like are dropped. Docutils takes ``\frac12`` for a fraction of
-    12, so arguments of one digit get braces.
+    12, so arguments of one digit get braces, and shows the space in ``\operatorname{arg\,min}`` as it is written. Bars
+    that carry an exponent must not grow, or they leave the line.
 
     Raises
     ------
@@ -24,7 +25,9 @@ def mathml(tex: str, as_block: bool = False) -> str:
     """
     tex = re.sub(r"\\[bB]ig+[lrm]?(?![a-zA-Z])", "", tex)
     tex = re.sub(r"\\([td]?frac)\s*(\d)\s*(\d)", r"\\\1{\2}{\3}", tex)
-    return re.sub(r">\s+<", "><", tex2mathml(tex, as_block=as_block))
+    tex = re.sub(r"\\operatorname\{[^}]*\}", lambda name: name[0].replace(r"\,", " "), tex)
+    made = re.sub(r">\s+<", "><", tex2mathml(tex, as_block=as_block))
+    return re.sub(r"<mo>([|‖])</mo>", r'<mo stretchy="false">\1</mo>', made)
 
 
 def _write(writer: HTML5Translator, node: nodes.Element, as_block: bool) -> None:
