@@ -121,5 +121,8 @@ def test_formulas_that_docutils_misreads_are_mended(pages: object) -> None:
     assert mathml(r"\Big( x \Big)") == mathml("( x )")
     assert "\\" not in mathml(r"\operatorname{arg\,min}_x f(x)")
     assert '<msup><mo stretchy="false">‖</mo><mn>2</mn></msup>' in mathml(r"\| x \|^2")
+    assert "munder" not in mathml(r"\hat x_i + \tilde{x}^2_j + \hat\theta_k") and mathml(r"\hat x y_i") == mathml(
+        r"\hat{x} y_i"
+    )
     with pytest.raises(MathError):
         mathml(r"\nosuchcommand")

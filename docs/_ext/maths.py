@@ -10,6 +10,10 @@ from sphinx.util import logging
 from sphinx.writers.html5 import HTML5Translator
 
 log = logging.getLogger(__name__)
+_BELOW = re.compile(
+    r"<munderover>(<m[in]>[^<]*</m[in]>)(<m[in]>[^<]*</m[in]>|<mrow>.*?</mrow>)"
+    r'(<mo stretchy="false">[ˆˉ~]</mo>)</munderover>'
+)
 
 
 def mathml(tex: str, as_block: bool = False) -> str:
@@ -17,7 +21,7 @@ def mathml(tex: str, as_block: bool = False) -> str:
 
     Parentheses grow by themselves, so ``\big`` and its like are dropped. Docutils takes ``\frac12`` for a fraction of
     12, so arguments of one digit get braces, and shows the space in ``\operatorname{arg\,min}`` as it is written. Bars
-    that carry an exponent must not grow, or they leave the line.
+    that carry an exponent must not grow, or they leave the line. An index of a letter with an accent would go below it.
 
     Raises
     ------
@@ -27,6 +31,7 @@ def mathml(tex: str, as_block: bool = False) -> str:
     tex = re.sub(r"\\([td]?frac)\s*(\d)\s*(\d)", r"\\\1{\2}{\3}", tex)
     tex = re.sub(r"\\operatorname\{[^}]*\}", lambda name: name[0].replace(r"\,", " "), tex)
     made = re.sub(r">\s+<", "><", tex2mathml(tex, as_block=as_block))
+    made = _BELOW.sub(r'<msub><mover accent="true">\1\3</mover>\2</msub>', made)
     return re.sub(r"<mo>([|‖])</mo>", r'<mo stretchy="false">\1</mo>', made)
 
 
