@@ -20,6 +20,7 @@ html_title = "spinwarp"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
+html_show_search_summary = False  # a summary is fetched, which browsers refuse to pages that are opened as files
 
 nb_execution_mode = "off"  # chapters are shown as they were stored
 myst_enable_extensions = ["dollarmath", "colon_fence"]

@@ -111,3 +111,18 @@ def test_docstrings_are_plain_text_and_what_follows_a_parameter_is_no_type(pages
         "    two \\* values",
         "    of them.",
     ]
+
+
+def test_formulas_that_docutils_misreads_are_mended(pages: object) -> None:
+    from docutils.utils.math import MathError
+    from maths import mathml
+
+    assert mathml(r"\tfrac12 x") == mathml(r"\tfrac{1}{2} x")
+    assert mathml(r"\Big( x \Big)") == mathml("( x )")
+    assert "\\" not in mathml(r"\operatorname{arg\,min}_x f(x)")
+    assert '<msup><mo stretchy="false">‖</mo><mn>2</mn></msup>' in mathml(r"\| x \|^2")
+    assert "munder" not in mathml(r"\hat x_i + \tilde{x}^2_j + \hat\theta_k") and mathml(r"\hat x y_i") == mathml(
+        r"\hat{x} y_i"
+    )
+    with pytest.raises(MathError):
+        mathml(r"\nosuchcommand")

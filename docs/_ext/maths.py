@@ -10,13 +10,18 @@ from sphinx.util import logging
 from sphinx.writers.html5 import HTML5Translator
 
 log = logging.getLogger(__name__)
+_BELOW = re.compile(
+    r"<munderover>(<m[in]>[^<]*</m[in]>)(<m[in]>[^<]*</m[in]>|<mrow>.*?</mrow>)"
+    r'(<mo stretchy="false">[ˆˉ~]</mo>)</munderover>'
+)
 
 
 def mathml(tex: str, as_block: bool = False) -> str:
     r"""Return a formula as MathML.
 
     Parentheses grow by themselves, so ``\big`` and its like are dropped. Docutils takes ``\frac12`` for a fraction of
-    12, so arguments of one digit get braces.
+    12, so arguments of one digit get braces, and shows the space in ``\operatorname{arg\,min}`` as it is written. Bars
+    that carry an exponent must not grow, or they leave the line. An index of a letter with an accent would go below it.
 
     Raises
     ------
@@ -24,7 +29,10 @@ def mathml(tex: str, as_block: bool = False) -> str:
     """
     tex = re.sub(r"\\[bB]ig+[lrm]?(?![a-zA-Z])", "", tex)
     tex = re.sub(r"\\([td]?frac)\s*(\d)\s*(\d)", r"\\\1{\2}{\3}", tex)
-    return re.sub(r">\s+<", "><", tex2mathml(tex, as_block=as_block))
+    tex = re.sub(r"\\operatorname\{[^}]*\}", lambda name: name[0].replace(r"\,", " "), tex)
+    made = re.sub(r">\s+<", "><", tex2mathml(tex, as_block=as_block))
+    made = _BELOW.sub(r'<msub><mover accent="true">\1\3</mover>\2</msub>', made)
+    return re.sub(r"<mo>([|‖])</mo>", r'<mo stretchy="false">\1</mo>', made)
 
 
 def _write(writer: HTML5Translator, node: nodes.Element, as_block: bool) -> None:

@@ -88,7 +88,7 @@ def _chapter(path: Path) -> str:
             pictures += [data for kind, data in output.get("data", {}).items() if kind in ("image/png", "image/jpeg")]
     page.write_text(json.dumps(notebook), encoding="utf-8")
     title, _, rest = "".join(notebook["cells"][0]["source"]).partition("\n")
-    summary = rest.strip().partition("\n\n")[0].replace("\n", " ")
+    summary = re.split(r"(?<=[.?!])\s", rest.strip().replace("\n", " "))[0]
     options = f":link: {path.stem}\n:link-type: doc\n"
     if pictures:
         options += f":img-top: {_thumbnail(pictures[0], path.stem)}\n"

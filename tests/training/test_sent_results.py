@@ -2,12 +2,17 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from lightning.pytorch.loggers import TensorBoardLogger
+from omegaconf import OmegaConf
 from PIL import Image
 
+from spinwarp.cli.loggers import result_loggers
+from spinwarp.errors import InputError
+from spinwarp.parallel import processes
 from spinwarp.results import RESULTS, Row, read_rows, write_rows
 from spinwarp.training.loggers import WandbRun, finish, send_results
 
@@ -64,3 +69,12 @@ def test_weights_and_biases_keeps_table_figures_and_report(
         assert image.getpixel((0, 0)) == (255, 0, 0)
     kept = [path.read_bytes() for path in (tmp_path / "home").rglob("*") if path.is_file()]
     assert b"<p>the report</p>" in kept and (folder / RESULTS).read_bytes() in kept
+
+
+def test_torchrun_is_refused_before_the_work_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    quiet, loud = OmegaConf.create({"logger": {}}), OmegaConf.create({"logger": {"a": {"_target_": "builtins.object"}}})
+    assert len(result_loggers(loud)) == 1
+    monkeypatch.setattr(processes, "place", lambda: SimpleNamespace(world=2))
+    assert result_loggers(quiet) == []
+    with pytest.raises(InputError, match="torchrun and srun; take processes=N"):
+        result_loggers(loud)

@@ -45,7 +45,7 @@ def evaluate(config: DictConfig) -> float:
     from rich.console import Console
 
     from spinwarp.cli.job import EvaluationJob, check_processes
-    from spinwarp.cli.loggers import publish
+    from spinwarp.cli.loggers import publish, result_loggers
     from spinwarp.cli.method import hand_over_maps, named_choices
     from spinwarp.cli.output import check_room
     from spinwarp.evaluation import UNFINISHED
@@ -55,6 +55,7 @@ def evaluate(config: DictConfig) -> float:
 
     check_processes(config)
     app.check_device(config.device)
+    loggers = result_loggers(config)
     chosen = {group: HydraConfig.get().runtime.choices[group] for group in ("recon", "mask", "uncertainty")}
     choices = named_choices(config, chosen)
     hand_over_maps(config, config.data)
@@ -72,7 +73,7 @@ def evaluate(config: DictConfig) -> float:
 
         log.info("report %s", write_report([folder], folder / "report.html"))
     log.info("results %s", folder / "results.csv")
-    publish(config, folder, rows)
+    publish(loggers, folder, rows)
     return float(np.mean([row.ssim for row in rows if not np.isnan(row.ssim)] or [np.nan]))
 
 

@@ -10,6 +10,8 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from spinwarp.errors import InputError
+from spinwarp.parallel import processes
 from spinwarp.results import Row
 
 
@@ -51,7 +53,22 @@ def reported(loggers: Sequence[Any]) -> Iterator[None]:
         finish(loggers, code)
 
 
-def publish(config: DictConfig, folder: Path, rows: Sequence[Row]) -> None:
+def result_loggers(config: DictConfig) -> list[Any]:
+    """Return the loggers of ``evaluate.py``, before its work begins.
+
+    Raises
+    ------
+    InputError : under torchrun or srun, where no process is sure to have all results and the run to send them to.
+    """
+    loggers = [instantiate(logger) for logger in (config.logger or {}).values() if logger is not None]
+    if loggers and processes.place().world > 1:
+        raise InputError(
+            "the loggers of evaluate.py do not work under torchrun and srun; take processes=N instead, or logger=none"
+        )
+    return loggers
+
+
+def publish(loggers: Sequence[Any], folder: Path, rows: Sequence[Row]) -> None:
     """Send the table, the figures and the report of a result folder to the loggers of ``evaluate.py``.
 
     Raises
@@ -60,7 +77,6 @@ def publish(config: DictConfig, folder: Path, rows: Sequence[Row]) -> None:
     """
     from spinwarp.training.loggers import send_results
 
-    loggers = [instantiate(logger) for logger in (config.logger or {}).values() if logger is not None]
     with reported(loggers):
         begin(loggers, ("recon", "mask", "data"))
         send_results(loggers, folder, rows)

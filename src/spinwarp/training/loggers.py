@@ -188,7 +188,7 @@ class WandbRun(WandbLogger):
             yield
         except Exception as error:
             if not self._failed:
-                log.warning("Weights & Biases failed (%s); training goes on", " ".join(str(error).split())[:200])
+                log.warning("Weights & Biases failed (%s); the command goes on", " ".join(str(error).split())[:200])
             self._failed = True
 
     def log_hyperparams(self, params: Any) -> None:
