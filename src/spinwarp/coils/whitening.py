@@ -99,8 +99,10 @@ def border_samples(kspace: Tensor, mask: Tensor, fraction: float = 0.1) -> Itera
         n = int(fraction * s.sum())
         lowest = frequency[s].topk(n).values[-1] if n else torch.inf
         corners, air = k[:, s & (frequency >= lowest)], air_samples(k, s)
-        quieter = air is not None and air.abs().square().mean() < _CLEARLY * corners.abs().square().mean()
-        yield air if quieter else corners
+        if air is None or air.abs().square().mean() >= _CLEARLY * corners.abs().square().mean():
+            yield corners
+        else:
+            yield air
 
 
 def air_samples(kspace: Tensor, sampled: Tensor) -> Tensor | None:

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -63,9 +65,9 @@ def held_out_weight(solve: Solve, problem: Acquisition, weights: Sequence[float]
         for curve, value in zip(curves, double(error * importance).flatten(1).sum(1).log().tolist(), strict=True):
             curve[wanted] = value
         wanted = next((i for curve in curves if (i := _descend(curve, len(weights))[1]) is not None), None)
-    logarithms = torch.tensor(weights, dtype=torch.float64).log().tolist()
+    logarithms = [math.log(weight) for weight in weights]
     chosen = [_refined(curve, _descend(curve, len(weights))[0], logarithms) for curve in curves]
-    return torch.tensor(chosen, dtype=torch.float64).exp().float().to(held.device)
+    return torch.tensor([math.exp(one) for one in chosen], device=held.device)
 
 
 def part_of(problem: Acquisition) -> Acquisition:
