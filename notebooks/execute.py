@@ -31,7 +31,10 @@ def execute(path: Path) -> NotebookNode:
         warnings.simplefilter("ignore")  # deprecations inside the Jupyter libraries
         notebook = jupytext.read(path)
         folder = {"metadata": {"path": str(FOLDER)}}
-        NotebookClient(notebook, timeout=SECONDS, resources=folder, record_timing=False).execute()
+        client = NotebookClient(
+            notebook, timeout=SECONDS, startup_timeout=SECONDS, resources=folder, record_timing=False
+        )
+        client.execute()
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{number}"  # a random one would change with every run
         for output in cell.get("outputs", []):
