@@ -31,7 +31,10 @@ def execute(path: Path) -> NotebookNode:
         warnings.simplefilter("ignore")  # deprecations inside the Jupyter libraries
         notebook = jupytext.read(path)
         folder = {"metadata": {"path": str(FOLDER)}}
-        NotebookClient(notebook, timeout=SECONDS, resources=folder, record_timing=False).execute()
+        client = NotebookClient(
+            notebook, timeout=SECONDS, startup_timeout=SECONDS, resources=folder, record_timing=False
+        )
+        client.execute()
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{number}"  # a random one would change with every run
         for output in cell.get("outputs", []):
@@ -57,6 +60,8 @@ def main() -> None:
     """Execute the chapters named on the command line, or all."""
     for name in sys.argv[1:] or sorted(path.stem for path in FOLDER.glob("[0-9]*.py")):
         path, start = FOLDER / f"{Path(name).stem}.py", time.perf_counter()
+        if not path.is_file():
+            sys.exit(f"there is no chapter {path.name}; leave the name out to execute all of {FOLDER}")
         target = path.with_suffix(".ipynb")
         jupytext.write(execute(path), target)
         print(f"{target.name}: {time.perf_counter() - start:.0f} s, {target.stat().st_size / 1000:.0f} kB")

@@ -1,9 +1,8 @@
 """The weight of a prior, chosen from the measured data alone."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-
-import math
 
 import torch
 from torch import Tensor
