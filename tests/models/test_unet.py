@@ -1,6 +1,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,7 +10,7 @@ from spinwarp.acquisition import Acquisition, Header, center_crop
 from spinwarp.coils import combine
 from spinwarp.fourier import ifftc
 from spinwarp.models.fastmri_weights import _our_name
-from spinwarp.models.unet import MagnitudeUNet, UNet, reconstruction_size, statistics
+from spinwarp.models.unet import InstanceNorm, MagnitudeUNet, UNet, _halve, reconstruction_size, statistics
 
 
 def test_the_output_is_that_of_the_fastmri_reference(shared: Path) -> None:
@@ -44,7 +45,26 @@ def test_odd_sizes_are_padded_by_reflection_as_the_reference_does(shape: tuple[i
             if sum(padding) != 0:
                 output = F.pad(output, padding, "reflect")
             output = conv(torch.cat([output, downsample_layer], dim=1))
-        assert torch.equal(network(image), network.head(output))
+        # the four pixels of a pooling are added in another order: the last bit of numbers of about one, over 14 layers
+        torch.testing.assert_close(network(image), network.head(output), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_normalised_features_have_mean_zero_and_variance_one_in_each_channel_of_each_item(dtype: torch.dtype) -> None:
+    x = (3 + 2 * torch.randn(2, 5, 9, 7, dtype=torch.float64)).to(dtype)
+    values = x.double().numpy()
+    mean, variance = (f(values, axis=(-2, -1), keepdims=True) for f in (np.mean, np.var))
+    expected = (values - mean) / np.sqrt(variance + 1e-5)
+    digits = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 0.05}[dtype]  # bf16 has eight bits
+    np.testing.assert_allclose(InstanceNorm(5)(x).double().numpy(), expected, atol=digits)
+    assert InstanceNorm(5)(x).dtype == dtype
+
+
+def test_pooling_has_the_means_of_four_pixels_with_and_without_a_gradient() -> None:
+    x = torch.randn(2, 3, 9, 12)
+    expected = x.numpy()[..., :8, :].reshape(2, 3, 4, 2, 6, 2).mean((3, 5))
+    for image in (x, x.clone().requires_grad_()):
+        np.testing.assert_allclose(_halve(image).detach().numpy(), expected, atol=1e-6)
 
 
 class Same(torch.nn.Module):
