@@ -85,6 +85,14 @@ def by_volume(rows: Sequence[Row]) -> dict[str, Row]:
     return {row.volume: row for row in rows}
 
 
+def test_maps_that_the_loader_leaves_out_are_added_before_the_method_computes(tmp_path: Path) -> None:
+    data, method = FastMRIDataModule(MemorySource(crop=CROP), RandomMask([0.16], [4])), Fixed()
+    evaluate(method, data.loader("test", maps=False), PROTOCOL, tmp_path, with_maps=data.with_maps)
+    expected = [example.acquisition.maps for example in data.loader("test")]
+    assert None not in expected and None not in [given.maps for given in method.given]
+    assert all(torch.equal(one.maps, other) for one, other in zip(method.given, expected, strict=True))  # type: ignore[arg-type]
+
+
 def test_the_numbers_are_those_of_scikit_image_over_whole_volumes(tmp_path: Path) -> None:
     rows = by_volume(evaluate(ZeroFilled(), batches(), PROTOCOL, tmp_path))
     assert rows.keys() == N_SLICES.keys()

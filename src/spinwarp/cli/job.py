@@ -7,8 +7,8 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +133,7 @@ class EvaluationJob:
         with one_sentence(folder, device, "use data.batch_size=1, or a method that needs less"):
             return evaluate(
                 self.method.reconstructor,
-                self._examples(batches, device),
+                self._loader(batches),
                 self.protocol,
                 folder,
                 n_examples=self.config.n_examples,
@@ -142,15 +142,11 @@ class EvaluationJob:
                 device=device,
                 seed=self.config.seed,
                 advance=advance,
+                with_maps=self.data.with_maps,
             )
 
     def _loader(self, batches: Sequence[Batch] | None = None) -> DataLoader[Example]:
         return self.data.loader(self.config.split, evaluate=True, only=self.slices, batches=batches, maps=False)
-
-    def _examples(self, batches: Sequence[Batch] | None, device: str) -> Iterator[Example]:
-        """Yield the batches with their coil maps, which are made on the device."""
-        for example in self._loader(batches):
-            yield replace(example, acquisition=self.data.with_maps(example.acquisition.to(device)))
 
     def _batches(self) -> tuple[list[Batch], Callable[[int], str]]:
         """Return all batches, and a function from the index of a slice to the name of its volume."""

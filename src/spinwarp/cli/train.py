@@ -329,7 +329,7 @@ def _describe(data: "FastMRIDataModule", module: Any, folder: Path) -> None:
     from spinwarp.data.patients import warn_of_shared_patients
 
     choices = HydraConfig.get().runtime.choices
-    dataset = data.dataset("train")
+    dataset = data.dataset("train", maps=False)
     example = dataset.example(0, 0)
     learned = getattr(module, "sampling", None)
     rates = [

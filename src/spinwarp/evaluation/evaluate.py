@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from spinwarp.acquisition import Example, center_crop, item, slice_generator
+from spinwarp.acquisition import Acquisition, Example, center_crop, item, slice_generator
 from spinwarp.errors import InputError
 from spinwarp.evaluation.volume import Measured, Protocol, Results, VolumeAccumulator
 from spinwarp.progress import steps
@@ -38,6 +38,7 @@ def evaluate(
     device: str = "cpu",
     seed: int = 0,
     advance: Callable[[float], None] = lambda _: None,
+    with_maps: Callable[[Acquisition], Acquisition] = lambda acquisition: acquisition,
 ) -> list[Row]:
     """Reconstruct and measure every volume; write ``results.csv``, ``examples.h5`` and ``reconstructions/``.
 
@@ -58,6 +59,7 @@ def evaluate(
     device : where the method computes.
     seed : of the method's random numbers, together with the volume and the slice.
     advance : called with the slices done since the last call, fractions if the method reports them.
+    with_maps : adds coil maps on the device, if the batches come without.
 
     Raises
     ------
@@ -70,7 +72,7 @@ def evaluate(
     try:
         for example in batches:
             with steps(len(example), advance):
-                measured = _reconstruct(method, example, device, seed)
+                measured = _reconstruct(method, example, device, seed, with_maps)
             for i, name in enumerate(example.volume):
                 volume = under_way.setdefault(name, VolumeAccumulator(protocol, name in chosen))
                 volume.add(item(example, i), measured, i)
@@ -90,10 +92,16 @@ def evaluate(
     return so_far.rows
 
 
-def _reconstruct(method: Reconstructor, example: Example, device: str, seed: int) -> Measured:
+def _reconstruct(
+    method: Reconstructor,
+    example: Example,
+    device: str,
+    seed: int,
+    with_maps: Callable[[Acquisition], Acquisition],
+) -> Measured:
     if example.target is None:
         raise InputError(f"{example.volume[0]} has no reference image to evaluate against; use reconstruct.py")
-    acquisition = example.acquisition.to(device)
+    acquisition = with_maps(example.acquisition.to(device))
     generator = slice_generator(seed, example, device)
     names = [f"{volume}, slice {index}," for volume, index in zip(example.volume, example.slice, strict=True)]
     _synchronise(device)
