@@ -71,9 +71,9 @@ class InstanceNorm(nn.InstanceNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``(batch, channels, h, w)`` with mean zero and variance one in every channel."""
-        if x.dtype in (torch.float32, torch.float64):
-            return F.group_norm(x, x.shape[1], eps=self.eps)
-        return super().forward(x)
+        if x.dtype in (torch.float16, torch.bfloat16):
+            return super().forward(x)
+        return F.group_norm(x, x.shape[1], eps=self.eps)
 
 
 class MagnitudeUNet(ComplexNetwork):

@@ -1,5 +1,6 @@
 """The weight of a prior, chosen from the measured data alone."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -63,9 +64,9 @@ def held_out_weight(solve: Solve, problem: Acquisition, weights: Sequence[float]
         for curve, value in zip(curves, double(error * importance).flatten(1).sum(1).log().tolist(), strict=True):
             curve[wanted] = value
         wanted = next((i for curve in curves if (i := _descend(curve, len(weights))[1]) is not None), None)
-    logarithms = torch.tensor(weights, dtype=torch.float64).log().tolist()
-    chosen = [_refined(curve, _descend(curve, len(weights))[0], logarithms) for curve in curves]
-    return torch.tensor(chosen, dtype=torch.float64).exp().float().to(held.device)
+    logarithms = [math.log(weight) for weight in weights]
+    chosen = [math.exp(_refined(curve, _descend(curve, len(weights))[0], logarithms)) for curve in curves]
+    return torch.tensor(chosen, device=held.device)
 
 
 def part_of(problem: Acquisition) -> Acquisition:
