@@ -198,7 +198,7 @@ panel(
 # %% [markdown]
 # ## Samples of the prior alone
 # Start from noise and denoise step by step, and an image appears from nothing (Karras et al., 2022). This prior is
-# small: it was trained for a quarter of an hour, on patches and on noise up to twice the brightness of the image. Its
+# small: it was trained for an hour on one core, on patches. Its
 # samples are patches: smooth regions with soft or sharp borders, unlike noise, but no head as a whole. It knows heads
 # from near, not from far. That is enough to reconstruct, because the measurement says what the head looks like from
 # far.
