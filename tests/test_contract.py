@@ -91,7 +91,8 @@ def networks(base: type, descriptions: dict[str, Any]) -> dict[str, Any]:
 # the networks of conf/model, tiny, as train.py describes them in a checkpoint
 DESCRIPTIONS = {name: tiny(model["net"]) for name, model in options("model").items()}
 SCORE, GENERATORS = networks(Denoiser, DESCRIPTIONS), networks(ImageGenerator, DESCRIPTIONS)
-NETWORKS = networks(nn.Module, {k: v for k, v in DESCRIPTIONS.items() if k not in SCORE and k not in GENERATORS})
+PRIORS = (*SCORE.values(), *GENERATORS.values())
+NETWORKS = networks(nn.Module, {k: v for k, v in DESCRIPTIONS.items() if v not in PRIORS})
 # what no YAML has as it stands
 NETWORKS["varnet_image_learned"] = {**DESCRIPTIONS["varnet"], "update_domain": "image"}
 DESCRIPTIONS |= NETWORKS | {"dropout": {**DESCRIPTIONS["unet_heteroscedastic"], "dropout": 0.2}}

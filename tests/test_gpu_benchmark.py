@@ -48,7 +48,8 @@ def test_nothing_is_made_or_left_on_the_cpu_by_what_computes_on_another_device(r
         mock.patch.object(same_numbers, "PERTURBATION", 0.0),
         elsewhere(),
     ):
-        assert rows[row]()["difference"] <= 1e-6  # the same operations on the same numbers
+        # the same operations on the same numbers, but for group normalisation, which sums otherwise away from the CPU
+        assert rows[row]()["difference"] <= 1e-5
 
 
 def test_the_pretended_device_refuses_tensors_generators_and_arrays_of_the_cpu() -> None:

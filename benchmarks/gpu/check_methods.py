@@ -28,7 +28,13 @@ SHAPE = (32, 36)
 DIRECT, ITERATED = 1e-3, 1e-2
 
 #: networks that the methods read from files, in the words of gpu.problems.NETWORKS; a sampler reads the score model
-FILES = {"checkpoint": ["varnet"], "ensemble": ["unet", "unet"], "mc_dropout": ["unet"], "latent": ["vae"]}
+FILES = {
+    "checkpoint": ["varnet"],
+    "ensemble": ["unet", "unet"],
+    "mc_dropout": ["unet"],
+    "latent": ["vae"],
+    "zero_shot": ["unet"],
+}
 #: fewer iterations than a reconstruction takes
 SHORT: dict[str, dict[str, Any]] = {
     **{key: {"iterations": 3, "n_seeds": 2} for key in ("convdecoder", "deep_decoder", "dip")},
@@ -36,6 +42,7 @@ SHORT: dict[str, dict[str, Any]] = {
     "tv": {"iterations": 4},
     "latent": {"iterations": 5, "restarts": 2},
     "mc_dropout": {"n_samples": 2},
+    "zero_shot": {"epochs": 1, "n_splits": 2},
 }
 SHORT_SAMPLER = {"n_samples": 2, "sampler.schedule.sigma_max": 1.0, "sampler.schedule.n_levels": 5}
 

@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from spinwarp.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 log = logging.getLogger(__name__)
 LARGEST_RATIO = 1100  # of unpacked to stored bytes; deflate, which packs tightest, ends at 1032
@@ -103,7 +105,7 @@ def as_input_error(path: Path, expected: str, remedy: str = "repair or remove it
         raise unreadable(path, error, f"is not a whole {expected} ({{reason}}); {remedy}") from error
 
 
-def open_npy(path: Path) -> np.ndarray:
+def open_npy(path: Path) -> "np.ndarray":
     """Return the array of a ``.npy`` file, memory-mapped.
 
     numpy takes a file that is none of its own for pickled objects, and its message then explains how to load them
@@ -113,6 +115,8 @@ def open_npy(path: Path) -> np.ndarray:
     ------
     InputError : if the file is damaged, holds objects, or is something else.
     """
+    import numpy as np  # --help answers without it
+
     with as_input_error(path, ".npy file of numbers"):
         with path.open("rb") as file:
             start = file.read(6)

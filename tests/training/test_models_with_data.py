@@ -171,7 +171,7 @@ def composed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str
     def compose_both(model: str, entry: str) -> Any:
         config, (data, size) = deepcopy(of_model(model)), of_data(entry)
         shrink(config["model"], size)
-        chosen = {key: config["data"][key] for key in ("supervision", "split")}  # by the model
+        chosen = {key: config["data"][key] for key in ("supervision", "split", "n_adjacent")}  # by the model
         return OmegaConf.create({**config, "data": {**data, **chosen}})
 
     with pytest.MonkeyPatch.context() as patch:

@@ -56,7 +56,7 @@ def weights(model: nn.Module) -> Tensor:
 
 
 def batches(source: FastMRIDataModule) -> list[Example]:
-    return list(source.train_dataloader())
+    return [source.on_after_batch_transfer(batch, 0) for batch in source.train_dataloader()]
 
 
 @pytest.mark.parametrize(("rate", "n"), [(0.3, 1), (0.7, 2), (1.0, 3)])

@@ -142,7 +142,8 @@ def test_the_published_loss_is_no_estimate_of_the_risk_and_zero_filled_images_ha
 
 @pytest.mark.parametrize("training", [True, False])
 def test_the_loss_is_the_squared_error_plus_the_term(training: bool) -> None:
-    batch = next(iter(data().train_dataloader()))
+    source = data()
+    batch = source.on_after_batch_transfer(next(iter(source.train_dataloader())), 0)
     model = module("ensure").train(training)
     batch = replace(batch, acquisition=with_level(batch))
     plain = SelfSupervisedModule.kspace_loss(model, batch)

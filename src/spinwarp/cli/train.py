@@ -296,7 +296,7 @@ def learn_sampling(module: "NetworkModule", data: "FastMRIDataModule") -> "Learn
     if not isinstance(module, SupervisedModule) or module.without_references or not its_own:
         raise InputError(
             "mask=learned is learned by networks that are trained end to end with references (model=varnet, unet and "
-            "others), and is its own data.eval_mask"
+            "others), and validates with the same mask"
         )
     module.sampling = LearnedSampling(mask, with_maps=data.maps == "low_resolution")
     return mask

@@ -92,8 +92,8 @@ class Undersample:
     def __init__(self, mask: Mask | None, maps: MapEstimator | None = None) -> None:
         if isinstance(mask, LearnedMask):
             raise InputError(
-                "mask=learned is for train.py alone, which learns it with a network and writes it to mask.npy of its "
-                "run folder; then use mask=file mask.path=RUN/mask.npy"
+                "mask=learned is for train.py alone, which learns it with a network and writes it into its run folder; "
+                "then use mask=file mask.path=RUN/mask.npy"
             )
         self.mask = mask
         self.maps = maps

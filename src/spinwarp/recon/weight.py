@@ -66,7 +66,7 @@ def held_out_weight(solve: Solve, problem: Acquisition, weights: Sequence[float]
         wanted = next((i for curve in curves if (i := _descend(curve, len(weights))[1]) is not None), None)
     logarithms = [math.log(weight) for weight in weights]
     chosen = [math.exp(_refined(curve, _descend(curve, len(weights))[0], logarithms)) for curve in curves]
-    return torch.tensor(chosen, device=held.device)
+    return torch.tensor(chosen).to(held.device)
 
 
 def part_of(problem: Acquisition) -> Acquisition:

@@ -121,7 +121,7 @@ class ConsistencyModule(SupervisedModule):
 
 def _range(values: Sequence[float], name: str) -> tuple[float, float]:
     if len(values) != 2 or not 0 < values[0] <= values[1] < math.inf:
-        raise InputError(f"model.worse.{name} is a range of two positive numbers, low and high; got {list(values)}")
+        raise InputError(f"{name} is a range of two positive numbers, low and high; got {list(values)}")
     return float(values[0]), float(values[1])
 
 
