@@ -33,12 +33,12 @@ demo: setup ## train, compare and draw on embedded data: offline, two CPU cores,
 	$(BIN)/python evaluate.py recon=posterior recon.n_samples=8 n_volumes=1 slices=3:4 out=$(DEMO)/posterior
 	$(BIN)/python -m spinwarp.figures $(DEMO)/zero_filled $(DEMO)/tv $(DEMO)/unet $(DEMO)/varnet $(DEMO)/pretrained \
 	  $(DEMO)/posterior --out $(DEMO)/comparison
-	@echo "The network that comes with spinwarp (pretrained) has the highest PSNR; it was trained on simulated heads for an hour."
+	@echo "The network that comes with spinwarp (pretrained) has the highest PSNR; it was trained on simulated heads for two hours."
 	@echo "Total variation learns nothing and beats the two networks that trained for minutes: it assumes piecewise constant"
 	@echo "images, which the phantoms nearly are. See docs/weights.md and docs/results.md."
 	@echo "On one slice, images were drawn from the posterior of the prior that comes with spinwarp (posterior): slower than the"
 	@echo "network, closer to the truth, and with a standard deviation for each pixel."
-	@echo "The comparison of the five methods: $$(ls $(DEMO)/comparison/phantom_*.png | head -1)"
+	@echo "The comparison of the five methods: $$(ls $(DEMO)/comparison/phantom_test_equispaced*.png | head -1)"
 
 test: setup ## run the tests but those of several processes and of all chapters; a worker a core
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not ddp and not notebooks"

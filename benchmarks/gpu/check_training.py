@@ -55,6 +55,7 @@ def rows(setting: Setting) -> Rows:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore")  # of Lightning, on few workers and the like
     models = names("model")
+    mixable = [model for model in models if model not in FLOAT32_ONLY]
     return {
         "trainer=8gb": partial(eight_gigabytes, setting),
         **{f"model={model}, step": partial(step, setting, model) for model in models},
