@@ -12,9 +12,9 @@ from numpy.random import RandomState
 
 from spinwarp.acquisition import Acquisition
 from spinwarp.cli.train import learn_sampling
-from spinwarp.coils import low_resolution_maps
 from spinwarp.data.given import FileMask
 from spinwarp.data.module import FastMRIDataModule
+from spinwarp.data.undersample import MAPS, AddMaps, Undersample
 from spinwarp.errors import InputError
 from spinwarp.losses import L1Loss
 from spinwarp.masks import LearnedMask, RandomMask
@@ -42,21 +42,26 @@ def module() -> VarNetModule:
     return VarNetModule(VarNet(partial(NormUNet, 4, 2), 1), L1Loss(), ADAM)
 
 
-def test_the_network_gets_masked_kspace_and_maps_of_its_centre() -> None:
+@pytest.mark.parametrize("maps", ["low_resolution", "espirit"])
+def test_the_network_gets_masked_kspace_and_the_maps_that_evaluation_makes(maps: str) -> None:
     mask = LearnedMask(4, 0.16, (1, 40))
     whole = data(mask, n_adjacent=3).dataset("train").example(0, 1)
     assert whole.acquisition.mask.all()
     assert whole.acquisition.maps is None  # maps of the whole k-space would know too much
-    given = LearnedSampling(mask, with_maps=True)(whole, RandomState(5)).acquisition
+    given = LearnedSampling(mask, AddMaps(MAPS[maps]))(whole, RandomState(5)).acquisition
     lines = mask((32, 40), RandomState(5))[0]
     assert torch.equal(given.mask[0, 0], lines)
     assert torch.allclose(given.kspace, whole.acquisition.kspace * lines, atol=1e-6)
     assert torch.equal(given.kspace == 0, ~lines.expand_as(given.kspace))
     assert given.n_acs.tolist() == [6]
-    assert torch.equal(given.maps, low_resolution_maps(given.kspace.detach(), torch.tensor([6])))
-    assert all(torch.equal(one.mask, given.mask) for one in given.adjacent)
+    fixed = Undersample(lambda *_: (lines, 6), MAPS[maps])(whole, RandomState(0)).acquisition  # type: ignore[arg-type]
+    assert given.maps is not None
+    assert not given.maps.requires_grad
+    # masked k-space is a product with ones in training, and the same numbers otherwise
+    torch.testing.assert_close(given.maps, fixed.maps)
+    assert all(torch.equal(one.mask, given.mask) and one.maps is not None for one in given.adjacent)
     assert given.kspace.requires_grad
-    again = LearnedSampling(mask, with_maps=False)(whole, None).acquisition
+    again = LearnedSampling(mask, AddMaps(None))(whole, None).acquisition
     assert torch.equal(again.mask[0, 0], mask((32, 40), RandomState(0))[0])
     assert again.maps is None
 

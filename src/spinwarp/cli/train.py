@@ -285,6 +285,7 @@ def learn_sampling(module: "NetworkModule", data: "FastMRIDataModule") -> "Learn
     ------
     InputError : if the model does not learn from whole scans and their references.
     """
+    from spinwarp.data.undersample import MAPS, AddMaps
     from spinwarp.masks import LearnedMask
     from spinwarp.training.sampling import LearnedSampling
     from spinwarp.training.supervised import SupervisedModule
@@ -298,7 +299,7 @@ def learn_sampling(module: "NetworkModule", data: "FastMRIDataModule") -> "Learn
             "mask=learned is learned by networks that are trained end to end with references (model=varnet, unet and "
             "others), and validates with the same mask"
         )
-    module.sampling = LearnedSampling(mask, with_maps=data.maps == "low_resolution")
+    module.sampling = LearnedSampling(mask, AddMaps(MAPS.get(data.maps)))
     return mask
 
 

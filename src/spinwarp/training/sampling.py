@@ -1,6 +1,7 @@
 """Learn a sampling mask together with a network."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ from numpy.random import RandomState
 from torch import Tensor, nn
 
 from spinwarp.acquisition import Acquisition, Example
-from spinwarp.coils import low_resolution_maps
 from spinwarp.errors import InputError
 from spinwarp.files import warn_once
 from spinwarp.masks import LearnedMask
@@ -29,13 +29,14 @@ class LearnedSampling(nn.Module):
     Parameters
     ----------
     mask : whose probabilities are learned.
-    with_maps : make coil maps from the centre of the undersampled k-space, unless the data bring their own.
+    add_maps : adds coil maps to what was undersampled, unless the data bring their own: the
+        :class:`spinwarp.data.undersample.AddMaps` of the data, so that evaluation with the written mask has the same.
     """
 
-    def __init__(self, mask: LearnedMask, with_maps: bool) -> None:
+    def __init__(self, mask: LearnedMask, add_maps: Callable[[Acquisition], Acquisition]) -> None:
         super().__init__()
         self.mask = mask
-        self.with_maps = with_maps
+        self.add_maps = add_maps
 
     def forward(self, example: Example, generator: RandomState | None) -> Example:
         """Return the undersampled batch; ``generator`` draws the masks, None takes the mask that is written."""
@@ -54,12 +55,9 @@ class LearnedSampling(nn.Module):
         kspace = acquisition.kspace * lines
         mask = (lines.detach() > 0.5) & acquisition.mask
         n_center = torch.full((len(kspace),), self.mask.n_center((mask.shape[-2], mask.shape[-1])), device=mask.device)
-        maps = acquisition.maps
-        if maps is None and self.with_maps:
-            single = kspace.shape[1] == 1
-            maps = torch.ones_like(kspace) if single else low_resolution_maps(kspace.detach(), n_center)
         adjacent = tuple(self._undersampled(one, lines) for one in acquisition.adjacent)
-        return replace(acquisition, kspace=kspace, mask=mask, maps=maps, n_acs=n_center, adjacent=adjacent)
+        measured = replace(acquisition, kspace=kspace.detach(), mask=mask, n_acs=n_center, adjacent=())
+        return replace(self.add_maps(measured), kspace=kspace, adjacent=adjacent)
 
 
 def write_mask(checkpoint: str, mask: LearnedMask, path: Path) -> None:
