@@ -98,7 +98,8 @@ def test_draws_differ_and_their_mean_is_the_image(checkpoints: Callable[..., str
     assert result.samples.shape[0] == 3
     assert (result.samples[0] - result.samples[1]).abs().mean() > 0.1 * result.image.abs().mean()
     assert torch.allclose(result.samples.mean(0), result.image)
-    assert torch.allclose(result.samples.abs().std(0), result.std)
+    # the mean of three draws errs too: 1 + 1/3 times their variance
+    assert torch.allclose(result.samples.abs().std(0) * (4 / 3) ** 0.5, result.std)
     other = Posterior(checkpoints(), SAMPLER, n_samples=3)(acquisition, generator=seeded(1))
     assert (other.image - result.image).norm() > 1e-2 * result.image.norm()
 
@@ -129,7 +130,19 @@ def test_the_items_of_a_batch_end_by_themselves() -> None:
     assert both.std is not None
     assert both.samples.shape == (2, 2, 4, 5)
     assert torch.equal(both.image[0], long.mean(0))
-    assert torch.equal(both.std[0], long.abs().std(0))
+    assert torch.equal(both.std[0], long.abs().std(0) * (7 / 6) ** 0.5)
+    assert torch.equal(both.std[1], short.abs().std(0) * (3 / 2) ** 0.5)
+
+
+def test_the_standard_deviation_is_that_of_the_error_of_the_mean() -> None:
+    torch.manual_seed(0)
+    draws = 10 + torch.randn(4, 100_000, 1).to(torch.complex64)  # far from zero, so that magnitudes are the real parts
+    truth = 10 + torch.randn(100_000, 1)
+    result = from_samples([draws])
+    assert result.std is not None
+    # both are 1.25; 100,000 pixels know a variance to half a percent
+    assert float((result.image[0].abs() - truth).square().mean()) == pytest.approx(1.25, rel=0.02)
+    assert float(result.std.square().mean()) == pytest.approx(1.25, rel=0.02)
 
 
 def test_the_noise_level_is_found_in_the_corners_of_k_space() -> None:
@@ -192,6 +205,23 @@ def test_half_precision_gives_nearly_the_same(checkpoints: Callable[..., str], a
     assert (half.image - full.image).norm() < 0.02 * full.image.norm()
 
 
+def test_estimated_maps_are_refined_before_the_draws_and_given_ones_are_not(
+    checkpoints: Callable[..., str], make_acquisition: Callable[..., Acquisition]
+) -> None:
+    made = make_acquisition(n_coils=4, shape=(32, 36))
+
+    def images(**settings: Any) -> Tensor:
+        return Posterior(checkpoints(), SAMPLER, n_samples=3, **settings)(made, generator=seeded()).image
+
+    fractions: list[float] = []
+    with listen(fractions.append):
+        refined = images(refine_maps=2)
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == pytest.approx(1.0)
+    assert (refined - images()).norm() > 1e-3 * refined.norm()
+    assert torch.equal(images(maps="given", refine_maps=2), images(maps="given"))
+
+
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
@@ -200,6 +230,7 @@ def test_half_precision_gives_nearly_the_same(checkpoints: Callable[..., str], a
         ({"tolerance": -1.0}, "at least 0"),
         ({"noise_std": 0.0}, "noise_std=0.0 must be above 0"),
         ({"maps": "exact"}, "not one of espirit"),
+        ({"refine_maps": -1}, "refine_maps=-1 counts rounds"),
         ({"precision": "16"}, "not one of 32, bf16"),
     ],
 )

@@ -279,7 +279,8 @@ def test_several_seeds_give_their_mean_and_their_deviation(make_acquisition) -> 
     assert result.samples.shape == (3, *result.image.shape)
     torch.testing.assert_close(result.image, result.samples.mean(0))
     magnitudes = result.samples.abs()  # the phase of a seed is no part of its deviation
-    torch.testing.assert_close(result.std, (magnitudes - magnitudes.mean(0)).square().sum(0).div(2).sqrt())
+    spread = (magnitudes - magnitudes.mean(0)).square().sum(0).div(2)
+    torch.testing.assert_close(result.std, (4 / 3 * spread).sqrt())  # of the error of a mean of three
     assert untrained()(acquisition).std is None
 
 

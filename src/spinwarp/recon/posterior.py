@@ -17,6 +17,7 @@ from spinwarp.operators.sense import coil_maps
 from spinwarp.preparation import check_preparation, prepared, prior_scale, with_image_phase
 from spinwarp.progress import part
 from spinwarp.recon.base import Reconstructor
+from spinwarp.recon.map_refinement import with_refined_maps
 from spinwarp.recon.samples import from_samples
 from spinwarp.samplers import ChainNoise, Problem, chain_generators
 
@@ -24,6 +25,8 @@ Sampler = Callable[..., Tensor]
 
 #: smallest noise level, as a fraction of the image's root mean square: no data are exact
 LEAST_NOISE = 1e-3
+#: draws whose mean refines the coil maps
+ROUGH_DRAWS = 2
 
 
 @dataclass(eq=False)
@@ -48,6 +51,9 @@ class Posterior(Reconstructor):
     noise_std : of the complex noise of a k-space sample, in the units of the data. None: that of the acquisition, or
         else an estimate from the scan itself (:func:`spinwarp.coils.noise_level`).
     maps, whiten, virtual_coils : see :class:`spinwarp.recon.regularised.Regularised`.
+    refine_maps : how often estimated coil maps are refined by the mean of two draws before the others are drawn, see
+        :func:`spinwarp.recon.map_refinement.with_refined_maps`. Maps of few central lines limit the draws more than the
+        prior does.
     precision : inside the network: ``32``, ``bf16``, or ``auto``, which is bf16 on devices that support it natively.
     trusted : packages beside spinwarp from which the checkpoint may build its network.
 
@@ -67,6 +73,7 @@ class Posterior(Reconstructor):
     tolerance: float = 0.0
     noise_std: float | None = None
     maps: str = "espirit"
+    refine_maps: int = 0
     whiten: bool = False
     virtual_coils: int | None = None
     precision: str | int = "32"  # YAML reads 32 as a number
@@ -79,6 +86,8 @@ class Posterior(Reconstructor):
                 f"n_samples={self.n_samples} and chains_at_once={self.chains_at_once} are at least 1, "
                 f"tolerance={self.tolerance} at least 0"
             )
+        if self.refine_maps < 0:
+            raise InputError(f"refine_maps={self.refine_maps} counts rounds; give 0 to leave the coil maps as they are")
         self.precision = str(self.precision)
         if self.precision not in PRECISIONS:
             raise InputError(f"precision={self.precision!r} is not one of {', '.join(PRECISIONS)}")
@@ -96,22 +105,35 @@ class Posterior(Reconstructor):
         """Draw from the posterior of every item of a batch."""
         device = generator.device if generator is not None else None
         seeds = torch.randint(2**62, (self.n_samples,), generator=generator, device=device).tolist()
+        few = seeds[:ROUGH_DRAWS]
         with torch.no_grad():
             acquisition = prepared(acquisition, self.maps, self.whiten, self.virtual_coils)
-            phase = torch.ones_like(acquisition.kspace[:, 0])
-            if self.denoiser.channels == "magnitude":
-                acquisition, phase = with_image_phase(acquisition)
-            scale = prior_scale(acquisition)
-            noise = (self.noise(acquisition) / scale).clamp_min(LEAST_NOISE).tolist()
-            problem = replace(acquisition, kspace=acquisition.kspace / scale.view(-1, 1, 1, 1))
-            n = len(noise)
-            # where the maps are zero no coil sees the image, so the draws would be of the prior alone
-            factor = scale.view(-1, 1, 1) * phase * (coil_maps(acquisition) != 0).any(1)
-            drawn = []
-            for i in range(n):
-                with part(i, n):
-                    drawn.append(self.draw(item_acquisition(problem, i), noise[i], seeds) * factor[i])
-        return from_samples(drawn)
+            estimated = self.maps != "given" and acquisition.kspace.shape[1] > 1
+            rounds = self.refine_maps if estimated else 0
+            total = rounds * len(few) + len(seeds)
+            for i in range(rounds):
+                with part(i * len(few), total, len(few)):
+                    rough = from_samples(self.draws(acquisition, few)).image
+                acquisition = with_refined_maps(acquisition, rough)
+            with part(rounds * len(few), total, len(seeds)):
+                return from_samples(self.draws(acquisition, seeds))
+
+    def draws(self, acquisition: Acquisition, seeds: Sequence[int]) -> list[Tensor]:
+        """Draw ``(as many as seeds or fewer, h, w)`` images of every item, in the units of the data."""
+        phase = torch.ones_like(acquisition.kspace[:, 0])
+        if self.denoiser.channels == "magnitude":
+            acquisition, phase = with_image_phase(acquisition)
+        scale = prior_scale(acquisition)
+        noise = (self.noise(acquisition) / scale).clamp_min(LEAST_NOISE).tolist()
+        problem = replace(acquisition, kspace=acquisition.kspace / scale.view(-1, 1, 1, 1))
+        n = len(noise)
+        # where the maps are zero no coil sees the image, so the draws would be of the prior alone
+        factor = scale.view(-1, 1, 1) * phase * (coil_maps(acquisition) != 0).any(1)
+        drawn = []
+        for i in range(n):
+            with part(i, n):
+                drawn.append(self.draw(item_acquisition(problem, i), noise[i], seeds) * factor[i])
+        return drawn
 
     def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
         """Run the denoiser in the chosen precision."""

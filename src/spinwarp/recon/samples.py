@@ -1,7 +1,6 @@
 """Mean and standard deviation of several draws of one image."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -11,10 +10,15 @@ from spinwarp.coils import with_phase_of
 
 
 def from_samples(samples: Sequence[Tensor]) -> Reconstruction:
-    """Return the mean of the complex images, the standard deviation of their magnitudes, and the samples themselves.
+    """Return the mean of the complex images, the standard deviation of its error, and the samples themselves.
 
     Images are judged by their magnitude, so the standard deviation is that of the magnitudes. One of complex numbers
     would include the phase.
+
+    If the truth is as good as one more draw, it differs from the mean of n draws by more than the draws do: the mean of
+    a few is uncertain itself. With s^2 the variance of the draws, n - 1 in its denominator,
+
+        std^2 = (1 + 1/n) s^2
 
     Parameters
     ----------
@@ -24,11 +28,16 @@ def from_samples(samples: Sequence[Tensor]) -> Reconstruction:
     Returns
     -------
     A reconstruction; without a standard deviation if an item has a single sample.
+
+    References
+    ----------
+    Fortin et al., "Why should ensemble spread match the RMSE of the ensemble mean?", Journal of Hydrometeorology 2014,
+    eq. 15.
     """
     n = min(len(item) for item in samples)
     return Reconstruction(
         image=torch.stack([item.mean(0) for item in samples]),
-        std=torch.stack([item.abs().std(0) for item in samples]) if n > 1 else None,
+        std=torch.stack([item.abs().std(0) * (1 + 1 / len(item)) ** 0.5 for item in samples]) if n > 1 else None,
         samples=torch.stack([item[:n] for item in samples], 1),
     )
 
@@ -53,13 +62,12 @@ def mixture(answers: Sequence[Reconstruction]) -> Reconstruction:
     Lakshminarayanan et al., "Simple and scalable predictive uncertainty estimation using deep ensembles", NeurIPS 2017,
     section 2.4. Kendall and Gal, NeurIPS 2017, eq. 9, for dropout.
     """
-    summed = from_samples(torch.stack([answer.image for answer in answers], 1).unbind())
-    magnitude = torch.stack([answer.image.abs() for answer in answers]).mean(0)
+    images = torch.stack([answer.image for answer in answers])
+    std = images.abs().std(0)
     own = [answer.std.square() for answer in answers if answer.std is not None]
-    std = summed.std
-    if own and std is not None:
+    if own:
         std = (torch.stack(own).mean(0) + std.square()).sqrt()
-    return replace(summed, image=with_phase_of(magnitude, summed.image), std=std)
+    return Reconstruction(image=with_phase_of(images.abs().mean(0), images.mean(0)), std=std, samples=images)
 
 
 def join(items: Sequence[Reconstruction]) -> Reconstruction:

@@ -69,9 +69,10 @@ def ranks_of(samples: Tensor, target: Tensor) -> Ranks:
 class Calibration:
     """Errors against predicted standard deviations over the foreground of one volume; it keeps all pixels.
 
-    If errors are Gaussian with exactly the predicted standard deviation, two of them cover .954. Mean and standard
-    deviation of a few draws of an exact posterior are themselves uncertain and cover less: .93 for 16 draws, .90 for 8,
-    .65 for 2. A method with a higher coverage predicts too large errors; with a lower one, too small ones.
+    If errors are Gaussian with exactly the predicted standard deviation, two of them cover .954. The standard deviation
+    of a few draws of an exact posterior is itself uncertain, and the ratio follows Student's t: two cover .94 for 16
+    draws, .91 for 8, .70 for 2. A method with a higher coverage predicts too large errors; with a lower one, too small
+    ones.
 
     As a baseline, everything is also measured for a standard deviation proportional to the local intensity. It is
     scaled so that its mean square over the volume equals the mean squared error. That needs the truth, so the baseline
