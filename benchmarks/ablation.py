@@ -1,7 +1,7 @@
 r"""Which parts of an unrolled network pay: each added to a VarNet in turn, and each left out of the whole.
 
-    python benchmarks/ablation.py --out FOLDER --seconds 1200 --seeds 0 1 2 \
-        data=simulated_heads 'data.source.path=[HEADS,CHENG]' --real SCANS
+    python benchmarks/ablation.py data=simulated_heads 'data.source.path=[HEADS,CHENG]' \
+        --out FOLDER --seconds 1200 --seeds 0 1 2 --real SCANS
     python benchmarks/ablation.py --out FOLDER --draw      # the table and the figure of what is there
 
 All networks have as many weights as the first (their width is chosen for it), and all train for the same time on the
@@ -10,7 +10,9 @@ process, because machines are shared; elsewhere it is the time of the clock. The
 the test split is measured at 4x and at 8x, and so are the whole scans of ``--real`` (a folder in the fastMRI layout,
 such as ``spinwarp-convert`` writes). results.json grows with each training; the same command goes on where it stopped.
 
-Table: mean over the seeds, and the standard error of the difference, which is paired by seed.
+Table: mean over the seeds, and the standard error of the difference, which is paired by seed. The last row is
+``model=unrolled``, which is no setting of the others: one network for all alternations, bias-free and told the noise
+level, with conjugate gradients and ESPIRiT maps.
 """
 
 import argparse
@@ -59,6 +61,8 @@ PARTS: dict[str, tuple[str, ...]] = {
 }
 #: other data steps in the whole, in place of k-space gradients
 STEPS = ("image gradient", "conjugate gradient", "ADMM")
+#: the network that comes with spinwarp, here from random weights
+SHIPPED = "unrolled"
 MODELS = "spinwarp.models"
 
 
@@ -73,7 +77,7 @@ def settings() -> dict[str, frozenset[str]]:
         made[f"all but {part}"] = whole - {part} - {other for other, needs in PARTS.items() if part in needs}
     for step in STEPS:
         made[f"all with {step}"] = whole | {step}
-    return made
+    return made | {SHIPPED: frozenset({SHIPPED})}
 
 
 def description(parts: frozenset[str], channels: int) -> dict[str, Any]:
@@ -82,6 +86,10 @@ def description(parts: frozenset[str], channels: int) -> dict[str, Any]:
     def has(part: str) -> bool:
         return part in parts
 
+    if has(SHIPPED):
+        network = {"_target_": f"{MODELS}.residual_unet.ComplexResidualUNet", "_partial_": True, "blocks": 2}
+        widths = [channels, 2 * channels, 4 * channels]
+        return {"_target_": f"{MODELS}.unrolled.UnrolledNet", "regulariser": network | {"widths": widths}}
     blocks, plain = f"{MODELS}.prompt_unet.PromptUNet", f"{MODELS}.norm_unet.PlainUNet"
     small = {"_target_": blocks, "_partial_": True, "channels": 6, "pools": 2, "n_prompts": 0}
     unet: dict[str, Any] = {"_target_": plain, "_partial_": True, "channels": channels, "pools": POOLS}

@@ -31,7 +31,7 @@ def test_the_ladder_adds_one_part_at_a_time_and_the_whole_lacks_one_and_what_nee
     assert made["all with ADMM"] == ladder[-1] | {"ADMM"}
 
 
-@pytest.mark.parametrize("name", ["varnet", "all with ADMM"])
+@pytest.mark.parametrize("name", ["varnet", "all with ADMM", "unrolled"])
 def test_all_networks_have_about_the_same_number_of_weights(name: str) -> None:
     network = ablation.of_size(ablation.settings()[name], 1_000_000)
     # the width is a whole number

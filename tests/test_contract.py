@@ -113,6 +113,8 @@ FILES: dict[type, list[str]] = {
 
 def files_of(entry: str) -> list[Any]:
     kinds = FILES.get(get_class(METHODS[entry]["_target_"]), [None])
+    if entry == "pretrained":  # another file for recon=checkpoint, which is tried with every network
+        return ["unrolled"]
     return list(SCORE) if entry == "posterior" else kinds  # one sampler is tried with every score model
 
 
