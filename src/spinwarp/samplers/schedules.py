@@ -71,7 +71,7 @@ def check(sigma_max: float, sigma_min: float, n_levels: int) -> None:
         )
 
 
-LANGEVIN = geometric(2.0, 0.01, 59)
+LANGEVIN = geometric(10.0, 0.01, 69)
 """For samplers of the posterior at every level: 60 network evaluations with the last denoising."""
 
 DIFFUSION = karras(10.0, 0.01, 50)
