@@ -37,7 +37,7 @@ ANIMAL = "scanner data, 1 coil, a small animal (MRIRecoTutorial, MIT)"
 PELVIS = "simulated from a magnitude (PROSTATE-MRI, TCIA): do not publish"
 PHANTOM = "phantom, 6 coils"
 ZERO_FILLED, TV, PRETRAINED = ("recon=zero_filled",), ("recon=tv",), ("recon=pretrained",)
-PRIOR = ("recon=posterior", "recon.n_samples=4", "recon.sampler.schedule.sigma_max=2")
+PRIOR = ("recon=posterior", "recon.n_samples=4")
 GENERAL = {"zero-filled": ZERO_FILLED, "total variation": TV, "pretrained": PRETRAINED}
 WINDOW = 0.65  # top of the grey scale, relative to the largest value of the target
 

@@ -72,7 +72,7 @@ def check(sigma_max: float, sigma_min: float, n_levels: int) -> None:
 
 
 LANGEVIN = geometric(10.0, 0.01, 69)
-"""For samplers of the posterior at every level: 60 network evaluations with the last denoising."""
+"""For samplers of the posterior at every level: 70 network evaluations with the last denoising."""
 
 DIFFUSION = karras(10.0, 0.01, 50)
 """For samplers that step from level to level along the reverse diffusion."""
