@@ -69,7 +69,7 @@ def read_slice(
         warn_once_per_folder(
             path,
             "k-space is strongest far from its centre (h // 2, w // 2)",
-            "if its zero frequency is not there, masks and images are wrong: store numpy.fft.fftshift(kspace, axes=(-2, -1))",
+            "if its zero frequency is not there, masks and images are wrong; use numpy.fft.fftshift(kspace, axes=(-2, -1))",
         )
     if allowed is None:
         mask = _sampled(peak)

@@ -118,10 +118,10 @@ def text_width(text: str, size: float, *, bold: bool = False) -> float:
 def wrapped(text: str, width: float, size: float, *, bold: bool = False) -> str:
     """Break a text into lines that fit ``width`` inches, after spaces, after ``_ / . -``, else anywhere.
 
-    It does not break after the point in a number.
+    It does not break after the point in a number, nor at a no-break space.
     """
     lines = [""]
-    for token in re.findall(r"(?:[^\s_/.-]|(?<=\d)\.(?=\d))*[\s_/.-]*", " ".join(text.split())):
+    for token in re.findall(r"(?:[^ _/.-]|(?<=\d)\.(?=\d))*[ _/.-]*", re.sub(r"[ \t\n]+", " ", text.strip())):
         if lines[-1] and text_width((lines[-1] + token).rstrip(), size, bold=bold) > width:
             lines.append("")
         for letter in token:
@@ -134,6 +134,11 @@ def wrapped(text: str, width: float, size: float, *, bold: bool = False) -> str:
 def text_height(text: str, size: float) -> float:
     """Return the height of a text of several lines in inches; 0 if it is empty."""
     return (text.count("\n") + 1) * size / 72 * 1.25 if text else 0.0
+
+
+def origin(provenance: str) -> str:
+    """Return where data came from as the heading of a figure says it."""
+    return "origin unknown" if provenance == "unknown" else provenance
 
 
 def save(figure: "Figure", path: Path) -> None:

@@ -15,8 +15,8 @@ import numpy as np
 
 from spinwarp.acquisition import Header
 from spinwarp.data.fastmri.ismrmrd import LONGEST, Geometry, geometry
-from spinwarp.data.patients import named_patient
 from spinwarp.data.measurement import coils_misplaced
+from spinwarp.data.patients import named_patient
 from spinwarp.data.sampling import check_mask, padding_has_signal, warn_once_per_folder
 from spinwarp.errors import InputError
 from spinwarp.files import LARGEST_RATIO, atomic_write, cache_folder, unreadable, warn_once

@@ -19,7 +19,7 @@ class Measurement(Measured):
     """One file of k-space, read slice by slice; :func:`read_slice` finds out what was measured.
 
     HDF5 holds ``kspace`` (slice, [coil,] h, w) and may hold ``mask``, as fastMRI's test sets do, ``maps`` and
-    ``geometry``. ``.npy`` holds complex (h, w), (coil, h, w) or (slice, coil, h, w), or axes in the order that is given.
+    ``geometry``. ``.npy`` holds complex (h, w), (coil, h, w) or (slice, coil, h, w), or axes in the order of ``axes``.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ class Measurement(Measured):
         _, n_coils, h, w = array.shape
         if coils_misplaced(n_coils, w):
             raise InputError(
-                f"{self.path} would be {n_coils} coils of {h}x{w} pixels; are its axes in another order? Say which with "
+                f"{self.path} would be {n_coils} coils of {h}x{w} pixels; are its axes in another order? Name it with "
                 f"axes=, such as axes=hwc or axes=shwc with the coils last, or axes=chw or axes=schw if this is right"
             )
         return array
