@@ -69,7 +69,8 @@ def read_slice(
         warn_once_per_folder(
             path,
             "k-space is strongest far from its centre (h // 2, w // 2)",
-            "if its zero frequency is not there, masks and images are wrong; use numpy.fft.fftshift(kspace, axes=(-2, -1))",
+            "if its zero frequency is not there, masks and images are wrong; numpy.fft.fftshift(kspace, axes=(-2, -1)) "
+            "moves it there",
         )
     if allowed is None:
         mask = _sampled(peak)
