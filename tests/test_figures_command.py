@@ -23,6 +23,7 @@ from spinwarp.results import (
     read_rows,
     write_calibration,
     write_examples,
+    write_reconstruction,
     write_rows,
 )
 from spinwarp.results.comparison import compare
@@ -115,10 +116,13 @@ def test_the_command_ends_with_one_sentence_where_the_input_is_wrong(
 ) -> None:
     good = str(write_folder(tmp_path / "a", "tv", 1))
     other = str(write_folder(tmp_path / "b", "varnet", 1, crop="9x9"))
+    images = tmp_path / "c"
+    write_reconstruction(images, "scan", np.ones((1, 8, 8), np.float32))
     out = ["--out", str(tmp_path / "out")]
     for arguments, message in [
         ([good, other, *out], "differ in crop"),
         ([str(tmp_path / "none"), *out], "none/results.csv does not exist"),
+        ([str(images), *out], "side: python -m spinwarp.report FOLDER FOLDER --out report.html"),
         ([good, "--out", good], "one of the result folders"),
         ([good, "--out", f"{good}/{RESULTS}"], "is a file"),
         ([good, *out, "--slices", "-1"], "--slices is -1"),

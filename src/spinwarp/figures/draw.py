@@ -42,7 +42,7 @@ def draw(comparison: Comparison, folder: Path, n_slices: int = 8) -> list[Path]:
     paths : of the PNG files; the distribution of the volumes is the last.
     """
     paths = []
-    comparison = _in_words(comparison)
+    comparison = _renamed(comparison)
     for picture in comparison.pictures[:n_slices]:
         name = _slug(f"{picture.group} {picture.volume.removesuffix('.h5')} {picture.slice:03d}")
         paths.append(folder / f"{name}.png")
@@ -63,10 +63,15 @@ def _slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9.]+", "_", text)
 
 
-def _in_words(comparison: Comparison) -> Comparison:
+def in_words(method: str) -> str:
+    """Return the name of a method of the configuration as one writes it; other names as they are."""
+    return _WORDS.get(method, method)
+
+
+def _renamed(comparison: Comparison) -> Comparison:
     """Return it with the names of methods as one writes them, where the results have those of the configuration."""
     methods = dict.fromkeys(row.method for row in comparison.rows)
-    words = {method: _WORDS.get(method, method) for method in methods}
+    words = {method: in_words(method) for method in methods}
     if len(set(words.values())) < len(words):  # a user gave one of these names to another method
         return comparison
     return replace(

@@ -28,7 +28,7 @@ function protocolOf(group) {
     ["volumes", `${volumes.length}, with ${slices} slices`],
     ["provenance", counted(rows, "provenance")],
     ["contrast", counted(rows, "contrast")],
-    ["mask", first.mask],
+    ["mask", first.mask === "none" ? "none, as measured" : first.mask],
     ["acceleration", `${Number.isNaN(nominal) ? "" : `nominal ${nominal}, `}realised ${range(measured(rows, "acceleration"), 2)}`],
     ["target", unique(rows.map((row) => row.target_type)).join(", ")],
     ["size judged", unique(rows.map((row) => row.crop)).join(", ")],

@@ -116,8 +116,9 @@ def reconstructed(paths: Sequence[Path]) -> list[Source]:
     groups: dict[tuple[str, str, str], dict[str, Path]] = {}
     for path in paths:
         origin, volume = read_origin(path), read_reconstruction(path)
-        known = {key: value for key, value in origin.items() if key in ("mask", "data")}
-        group = " ".join(f"{key} {value}" for key, value in known.items()) or "origin unknown"
+        mask, rate = origin.get("mask", ""), origin.get("acceleration", "")
+        parts = ["as measured" if mask == "none" else f"mask {mask}" if mask else "", f"R {rate}" if rate else ""]
+        group = ", ".join(part for part in (*parts, origin.get("data", "")) if part) or "origin unknown"
         methods = groups.setdefault((group, path.stem, f"{volume.images.shape} {volume.slices}"), {})
         method = origin.get("method", "unknown method")
         methods[f"{method} ({path.parent.name})" if method in methods else method] = path
