@@ -358,7 +358,10 @@ FIGURES: dict[str, tuple[Callable[[Any], list[list[Panel]]], str]] = {
     "methods/tv": (method("total variation", *TV), f"{PHANTOM}, 4x"),
     "methods/l1_image": (method("sparse image", "recon=l1_image"), f"{PHANTOM}, 4x"),
     "methods/l1_wavelet": (method("wavelets", "recon=l1_wavelet"), f"{PHANTOM}, 4x"),
-    "methods/naive_cnn": (method("naive CNN", "demo=naive_cnn"), f"{PHANTOM}, 4x; 4 layers of 16 channels, trained for two minutes"),
+    "methods/naive_cnn": (
+        method("naive CNN", "demo=naive_cnn"),
+        f"{PHANTOM}, 4x; 4 layers of 16 channels, trained for two minutes",
+    ),
     "methods/latent": (latent, f"{PHANTOM}, 4x; a VAE trained for five minutes, on 192 slices"),
     "methods/unet": (method("U-Net", "demo=unet"), f"{PHANTOM}, 4x; make demo"),
     "methods/varnet": (method("VarNet", "demo=varnet"), f"{PHANTOM}, 4x; make demo"),
