@@ -123,7 +123,7 @@ def wrapped(text: str, width: float, size: float, *, bold: bool = False) -> str:
     It does not break after the point in a number, nor at a no-break space.
     """
     lines = [""]
-    for token in re.findall(r"(?:[^ _/.-]|(?<=\d)\.(?=\d))*[ _/.-]*", re.sub(r"[ \t\n]+", " ", text.strip())):
+    for token in re.findall(r"(?:[^ _/.-]|(?<=\d)\.(?=\d))*[ _/.-]*", re.sub(r"[^\S\u00a0]+", " ", text.strip())):
         if lines[-1] and text_width((lines[-1] + token).rstrip(), size, bold=bold) > width:
             lines.append("")
         for letter in token:

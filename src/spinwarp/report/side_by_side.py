@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from spinwarp.errors import InputError
 from spinwarp.figures import comparison, in_words, save
 from spinwarp.report.volumes import read, reconstructed
 
 
 def draw_images(paths: Sequence[Path], folder: Path) -> list[Path]:
-    """Draw the middle slice of each scan by all methods that have it; return the paths of the pictures.
+    """Draw the middle slice of each scan that several methods have; return the paths of the pictures.
 
     Parameters
     ----------
@@ -18,7 +17,7 @@ def draw_images(paths: Sequence[Path], folder: Path) -> list[Path]:
 
     Raises
     ------
-    InputError : if a file cannot be read, or no scan has images by two methods.
+    InputError : if a file cannot be read.
     """
     drawn: list[Path] = []
     sources = [source for source in reconstructed(paths) if len(source.files) > 1]
@@ -39,6 +38,4 @@ def draw_images(paths: Sequence[Path], folder: Path) -> list[Path]:
         alone = sum(other.name == source.name for other in sources) == 1
         drawn.append(folder / f"{source.name if alone else f'{source.name}_{number}'}.png")
         save(figure, drawn[-1])
-    if not drawn:
-        raise InputError("no two jobs have the same slices of the same scan with the same mask")
     return drawn
