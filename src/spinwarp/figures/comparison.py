@@ -110,6 +110,7 @@ def comparison(
     under = max(foot + n_lines * _LINE, strip[1] + strip[3] + 0.06 + _LINE if mask is not None else 0.0)
     sheet = Sheet(left + columns_width + scale_width + EDGE, under + EDGE)
     lefts = [left + i * (width + GAP) for i in range(len(pictures))]
+    columns = dict(zip(shown, lefts[-len(shown) :], strict=True))
 
     sheet.text(left, EDGE, heading, TITLE, bold=True, align="left")
     sheet.text(left, EDGE + text_height(heading, TITLE), small, SMALL, align="left", color="0.3")
@@ -127,7 +128,6 @@ def comparison(
         # The errors set the scale: an exaggerated standard deviation then stands out.
         factor = error_factor([*next(iter(colored.values())).values()], grey)
         labels += [f"error × {factor}" if label == "error" else label for label in colored]
-        columns = dict(zip(shown, lefts[-len(shown) :], strict=True))
         for i, maps in enumerate(colored.values()):
             for name, values in maps.items():
                 axes = sheet.axes(columns[name], below + i * (height + GAP), width, height)
@@ -136,11 +136,12 @@ def comparison(
         color_bar(sheet, axes, (lefts[-1] + width + 0.07, below, 0.09, tall), data_range or grey)
     for i, label in enumerate(labels):
         middle = top + i * (height + GAP) + height / 2
-        beside = left if i < 2 else lefts[-len(shown)]  # the target has no errors: their label stands by the first
+        # the target has no error, and some methods no deviation: these labels stand beside the first that has one
+        beside = left if i < 2 else columns[next(iter([*colored.values()][i - 2]))]
         sheet.text(beside - 0.05 - SMALL / 144, middle, label, SMALL, anchor="center", upright=True, color="0.3")
     if mask is not None:
         _draw_mask(sheet, strip, mask)
-    for x, name in zip(lefts[-len(shown) :], shown, strict=True):
+    for name, x in columns.items():
         for i, (line, best) in enumerate(lines[name]):
             sheet.text(x + width / 2, foot + i * _LINE, line, SMALL, bold=best)
     return sheet.figure
