@@ -25,7 +25,7 @@ function protocolOf(group) {
   const nominal = number(first.acceleration_nominal);
   const facts = [
     ["data", `${first.dataset}, split ${first.split}${first.selection ? ` (${first.selection})` : ""}`],
-    ["volumes", `${volumes.length}, with ${slices} slices`],
+    ["volumes", `${volumes.length}, with ${slices} slice${slices === 1 ? "" : "s"}`],
     ["provenance", counted(rows, "provenance")],
     ["contrast", counted(rows, "contrast")],
     ["mask", first.mask === "none" ? "none, as measured" : first.mask],

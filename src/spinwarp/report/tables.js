@@ -33,7 +33,7 @@ function estimate(rows, field) {
 function showResults() {
   const rows = chosenRows();
   const volumes = unique(rows.map((row) => `${row.dataset} ${row.volume}`)).length;
-  $("count").textContent = `${rows.length} of ${head.rows.length} lines, ${volumes} volumes`;
+  $("count").textContent = `${rows.length} of ${head.rows.length} lines, ${volumes} volume${volumes === 1 ? "" : "s"}`;
   showMeans(rows);
   showRows(rows);
   $("distribution").replaceChildren(...unique(rows.map((row) => row.group)).flatMap((group) => {
