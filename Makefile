@@ -70,7 +70,11 @@ benchmarks: setup ## measure the speed beside the peers, into docs/benchmarks.md
 notebooks: setup ## execute every chapter and store its pictures in the .ipynb; ten minutes
 	$(BIN)/python notebooks/execute.py
 
-figures: setup ## draw the figures of docs/ in runs/figures; after make demo, also those of its networks
+figures: setup ## draw the figures of docs/ in runs/figures, for two of which networks train for minutes; after make demo, all
+	$(BIN)/python train.py model=naive_cnn model.net.channels=16 model.net.n_layers=4 data.batch_size=2 trainer.max_epochs=3 \
+	  ckpt_path=last hydra.run.dir=$(DEMO)/train_naive_cnn
+	$(BIN)/python train.py model=vae model.net.channels=8 model.net.max_channels=64 data.batch_size=4 trainer.max_epochs=25 \
+	  trainer.check_val_every_n_epoch=25 ckpt_path=last hydra.run.dir=$(DEMO)/train_vae
 	$(BIN)/python benchmarks/article_figures.py runs/figures --demo $(DEMO)
 
 docs: .venv/docs ## build the site from docs/, notebooks/ and docstrings: docs/_build/html/index.html

@@ -1,6 +1,13 @@
 """The command evaluate: ``python evaluate.py --help`` says how."""
 
-from spinwarp.cli.evaluate import main
+import sys
+
+try:
+    from spinwarp.cli.evaluate import main
+except ModuleNotFoundError as error:
+    if error.name != "spinwarp":
+        raise
+    sys.exit("error: spinwarp is not installed in this Python; run make setup once, then source .venv/bin/activate")
 
 if __name__ == "__main__":
     main()

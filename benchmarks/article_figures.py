@@ -1,8 +1,9 @@
 """The figures of the article and of the method pages: ``make figures``.
 
 ``python benchmarks/article_figures.py FOLDER --demo runs/demo --only NAME ...`` writes ``FOLDER/NAME.webp``. Phantoms
-need nothing. The networks are those of ``make demo``. Figures of scans read ``SPINWARP_SHARED`` and are left out
-without it. ``FOLDER/local`` gets what may be looked at but not published: the licence of the pelvis is not confirmed.
+need nothing. The networks are those of ``make demo``, and two that ``make figures`` trains. Figures of scans read
+``SPINWARP_SHARED`` and are left out without it. ``FOLDER/local`` gets what may be looked at but not published: the
+licence of the pelvis is not confirmed.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from spinwarp.data.undersample import Undersample
 from spinwarp.fourier import fftc, ifftc
 from spinwarp.metrics import psnr
 from spinwarp.operators import finite_difference
+from spinwarp.recon import ZeroFilled
 
 SHARED = Path(os.environ.get("SPINWARP_SHARED", "none"))
 BRAIN = "scanner data, 7 coils (lab-midas/ismrm-moco-workshop, MIT)"
@@ -158,7 +160,7 @@ def draw(rows: Iterable[Iterable[Panel]], path: Path, note: str) -> None:
     side = 11.0 / columns
     height = side * h / w
     lines = max(title.count("\n") for row in rows for title, _, _ in row) + 1
-    total = len(rows) * (height + 0.06 + 0.17 * lines) + 0.22
+    total = len(rows) * (height + 0.06 + 0.17 * lines) + 0.26
     figure = plt.figure(figsize=(11.0, total), facecolor="black")
     for i, row in enumerate(rows):
         bottom = total - (i + 1) * (height + 0.06 + 0.17 * lines)
@@ -167,7 +169,7 @@ def draw(rows: Iterable[Iterable[Panel]], path: Path, note: str) -> None:
             axes.imshow(values, cmap="gray", vmin=0, vmax=top, aspect="auto", interpolation="lanczos")
             axes.set_title(title, color="white", fontsize=9, pad=3)
             axes.axis("off")
-    figure.text(0.005, 0.04 / total, note, color="0.6", fontsize=7.5)
+    figure.text(0.005, 0.04 / total, note, color="0.7", fontsize=10.5)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="webp", dpi=110, facecolor="black", pil_kwargs={"quality": 82, "method": 6})
     plt.close(figure)
@@ -213,7 +215,10 @@ def edge_map(args: Any) -> list[list[Panel]]:
     for name, values in {"fully sampled": scan.target, **found}.items():
         edges = finite_difference()(torch.from_numpy(values)[None]).abs().square().sum(1).sqrt()[0].numpy()
         total = edges.sum() / scan.target.max() / 1e3
-        row += [(name, values, WINDOW * scan.target.max()), (f"edges, sum {total:.2f}", edges, 0.3 * scan.target.max())]
+        row += [
+            (name, values, WINDOW * scan.target.max()),
+            (f"edges, sum {total:.2f} thousand", edges, 0.3 * scan.target.max()),
+        ]
     return [row]
 
 
@@ -228,11 +233,12 @@ def tv_weight(args: Any) -> list[list[Panel]]:
 
 
 def demo(args: Any, network: str) -> tuple[str, ...]:
-    """Return the method of one of the demo's networks, ``unet`` or ``varnet``."""
+    """Return the method of a network of the demo, ``unet`` or ``varnet``, or of one that is trained for figures."""
     path = args.demo / f"train_{network}" / "checkpoints" / "best.ckpt"
     if not path.is_file():
-        raise FileNotFoundError(f"there is no {path}; run make demo first, or name its folder with --demo")
-    return "recon=checkpoint", f'recon.path="{path}"'
+        hint = "make figures trains it" if network in ("naive_cnn", "vae") else "run make demo first"
+        raise FileNotFoundError(f"there is no {path}; {hint}, or name its folder with --demo")
+    return "recon=latent" if network == "vae" else "recon=checkpoint", f'recon.path="{path}"'
 
 
 def unet_tv(args: Any) -> list[list[Panel]]:
@@ -309,6 +315,25 @@ def method(name: str, *options: str, mask: str = "equispaced_4x") -> Callable[[A
     return made
 
 
+def latent(args: Any) -> list[list[Panel]]:
+    """The image of a generator, and what it gains by leaving the generator's range."""
+    scan, vae = phantom(args.data), demo(args, "vae")
+    methods = {"zero-filled": ZERO_FILLED, "VAE": vae, "VAE and a sparse deviation": (*vae, "recon.deviation=0.01")}
+    return compared(scan, images(scan, "equispaced_4x", methods), errors=4)
+
+
+def pocs(args: Any) -> list[list[Panel]]:
+    """Five eighths of the lines, the rest zero or filled."""
+    scan = phantom(args.data)
+    whole = scan.example.acquisition
+    mask = torch.arange(whole.kspace.shape[-1]) < 5 * whole.kspace.shape[-1] // 8
+    part = Acquisition(whole.kspace * mask, mask.view(1, 1, 1, -1))
+    methods = {"zero-filled": ZeroFilled(), "POCS": ZeroFilled(pocs=20)}
+    found = {name: method(part).image.abs()[0].numpy() for name, method in methods.items()}
+    row, below = compared(scan, found, errors=10)
+    return [[*row, *below[1:]]]
+
+
 def zero_filled(args: Any) -> list[list[Panel]]:
     """Zero-filling with regular and with random lines."""
     scan = phantom(args.data)
@@ -318,7 +343,7 @@ def zero_filled(args: Any) -> list[list[Panel]]:
 
 FIGURES: dict[str, tuple[Callable[[Any], list[list[Panel]]], str]] = {
     "undersampling": (undersampling, PHANTOM),
-    "edge_map": (edge_map, f"{PHANTOM}, 4x; sums relative to the brightest pixel, in thousands"),
+    "edge_map": (edge_map, f"{PHANTOM}, 4x; sums in units of the brightest pixel"),
     "tv_weight": (tv_weight, f"{PHANTOM}, 4x"),
     "unet_tv": (unet_tv, f"{PHANTOM}; the U-Net of make demo, trained for minutes at 4x"),
     "varnet": (varnet, f"{PHANTOM}, 4x; the VarNet of make demo, trained for minutes"),
@@ -328,10 +353,16 @@ FIGURES: dict[str, tuple[Callable[[Any], list[list[Panel]]], str]] = {
     "scanner": (scanner, BRAIN),
     "local/pelvis": (lambda _: other(pelvis()), f"{PELVIS}; 8 coils, 4x"),
     "methods/zero_filled": (zero_filled, f"{PHANTOM}, 4x"),
+    "methods/pocs": (pocs, f"{PHANTOM}, smooth phase; partial Fourier 5/8, 20 iterations"),
     "methods/cg_sense": (method("CG-SENSE", "recon=cg_sense"), f"{PHANTOM}, 4x"),
     "methods/tv": (method("total variation", *TV), f"{PHANTOM}, 4x"),
     "methods/l1_image": (method("sparse image", "recon=l1_image"), f"{PHANTOM}, 4x"),
     "methods/l1_wavelet": (method("wavelets", "recon=l1_wavelet"), f"{PHANTOM}, 4x"),
+    "methods/naive_cnn": (
+        method("naive CNN", "demo=naive_cnn"),
+        f"{PHANTOM}, 4x; 4 layers of 16 channels, trained for two minutes",
+    ),
+    "methods/latent": (latent, f"{PHANTOM}, 4x; a VAE trained for five minutes, on 192 slices"),
     "methods/unet": (method("U-Net", "demo=unet"), f"{PHANTOM}, 4x; make demo"),
     "methods/varnet": (method("VarNet", "demo=varnet"), f"{PHANTOM}, 4x; make demo"),
     "methods/unrolled": (method("pretrained", *PRETRAINED), f"{PHANTOM}, 4x"),

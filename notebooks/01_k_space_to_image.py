@@ -143,9 +143,10 @@ figure, axes = plt.subplots(figsize=(8, 2.8), layout="constrained")
 for i, seconds in enumerate(scans.values()):
     for j, R in enumerate((1, 2, 4, 8)):
         minutes = seconds / R / 60
-        bar = axes.barh(i + 0.3 - 0.2 * j, minutes, 0.18, color=plt.cm.Blues(0.9 - 0.18 * j))
+        bar = axes.barh(i - 0.3 + 0.2 * j, minutes, 0.18, color=plt.cm.Blues(0.9 - 0.18 * j))
         axes.bar_label(bar, [f" R = {R}: {minutes:.1f} min"])
 axes.set(yticks=range(len(scans)), yticklabels=list(scans), xlabel="minutes", xlim=(0, 12.5))
+axes.invert_yaxis()  # the first on top
 assert (
     round(192 * 3.0 / 60, 1) == 9.6 and round(192 * 3.0 / 4 / 60, 1) == 2.4
 )  # nine and a half minutes become two and a half
@@ -187,8 +188,9 @@ axes.set(xlabel="columns nearest to the centre / %", ylabel="energy / %", ylim=(
 axes.grid(alpha=0.3)
 
 # %% [markdown]
-# Here are two masks with the same number of columns, one with a dense centre. Setting what is missing to zero and
-# transforming back is called **zero-filling**. Without the centre the brightness of the head is lost.
+# Here are three masks: one with a dense centre, one with as many columns and no centre, and the centre alone. Setting
+# what is missing to zero and transforming back is called **zero-filling**. Without the centre the brightness of the
+# head is lost; with nothing but the centre, its detail.
 
 # %%
 target, data_range = example.target, example.data_range

@@ -183,7 +183,7 @@ axes.bar(np.arange(4) - 0.2, before, 0.38, label="as predicted")
 axes.bar(np.arange(4) + 0.2, after, 0.38, label="conformal")
 axes.axhline(level, color="0.3", lw=1)
 axes.set(xticks=range(4), xticklabels=[f"head {i + 1}" for i in range(4)], ylabel="coverage", ylim=(0, 1))
-axes.legend(loc="lower right")
+figure.legend(loc="outside upper center", ncols=2)  # beside the bars, not on them
 plt.show()
 
 # %% [markdown]
@@ -255,7 +255,7 @@ assert all(1 / 4 < e / t < 4 for e, t in zip(estimated, true, strict=True))
 figure, axes = plt.subplots(figsize=(5.5, 2.6), layout="constrained")
 axes.loglog(weights, true, "o-", label="true squared error")
 axes.loglog(weights, estimated, "x--", label="SURE, without the truth")
-axes.set(xlabel="weight of total variation")
+axes.set(xlabel="weight of total variation", ylabel="squared error")
 axes.legend()
 plt.show()
 

@@ -1,5 +1,6 @@
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -230,3 +231,13 @@ def test_a_crop_keeps_the_centre_pixel_at_half_the_size_for_even_sizes() -> None
 def test_a_crop_that_does_not_fit_is_refused_with_both_sizes(size: tuple[int, int]) -> None:
     with pytest.raises(InputError, match=f"cannot crop an image of 10x8 to {size[0]}x{size[1]}"):
         center_crop(torch.zeros(10, 8), size)
+
+
+def test_arrays_of_numpy_are_refused_with_the_way_to_tensors() -> None:
+    kspace, mask = np.zeros((1, 2, 4, 6), np.complex64), np.ones((1, 1, 1, 6), bool)
+    with pytest.raises(InputError, match=r"kspace of an Acquisition is of type ndarray; .* torch\.from_numpy"):
+        Acquisition(kspace, mask)
+    with pytest.raises(InputError, match="mask of an Acquisition is of type ndarray"):
+        Acquisition(torch.from_numpy(kspace), mask)
+    with pytest.raises(InputError, match="maps of an Acquisition is of type ndarray"):
+        Acquisition(torch.from_numpy(kspace), torch.from_numpy(mask), kspace)

@@ -126,15 +126,25 @@ def hold_to_the_contract(reconstructor: Reconstructor, acquisition: Acquisition)
     contract.test_the_physical_scale_is_kept(first, reconstructor, acquisition, 700.0)
 
 
-def test_the_page_shows_four_examples_of_about_twenty_lines() -> None:
+def test_the_page_shows_five_examples_of_about_twenty_lines() -> None:
     examples = {name for name, text in SECTIONS.items() if blocks("python", text)}
-    assert examples == {"A mask", "A network with a loss", "A data set", "A sampler"}
+    assert examples == {"A method", "A mask", "A network with a loss", "A data set", "A sampler"}
     for name in examples:
         (code,) = blocks("python", SECTIONS[name])
         body = code.partition("\n\n\n")[2]  # without the imports
         assert len([line for line in body.splitlines() if line.strip()]) <= 30
         (yaml,) = blocks("yaml", SECTIONS[name])
         assert yaml.startswith("# my_project/conf/")
+
+
+def test_a_method_of_ones_own_is_evaluated_and_keeps_the_contract(
+    run: Callable[[str], list[list[Row]]], make_acquisition: Callable[..., Acquisition]
+) -> None:
+    ((row,),) = run("A method")
+    assert (row.method, row.mask) == ("my_method", "equispaced_4x")
+    method = instantiate(contract.options("recon", Path.cwd() / "my_project" / "conf")["my_method"])
+    for kind in contract.ACQUISITIONS.values():
+        hold_to_the_contract(method, make_acquisition(**kind))
 
 
 def test_a_mask_without_a_centre_trains_and_is_evaluated(
@@ -202,6 +212,6 @@ def test_a_sampler_with_a_schedule_of_its_own_samples_and_keeps_the_contract(
     contract.write_checkpoint(home / "prior.ckpt", "score")
     ((row,),) = run("A sampler")
     assert row.method == "my_sampler"
-    (config,) = contract.options("recon", home / "my_project" / "conf").values()
+    config = contract.options("recon", home / "my_project" / "conf")["my_sampler"]
     sampler = contract.build("my_sampler", config, [home / "prior.ckpt"])
     hold_to_the_contract(sampler, make_acquisition(**contract.ACQUISITIONS["line mask, four coils"]))

@@ -47,7 +47,10 @@ def head(h: int, w: int) -> np.ndarray:
 def case(h: int, w: int, n: int) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, dict[str, float]], np.ndarray]:
     target = head(h, w)
     images = {name: target + np.roll(target, 5 + i, axis=1) / (3 + i) for i, name in enumerate(NAMES[:n])}
-    numbers = {name: {"psnr": 20.0 + i, "ssim": 0.8 + i / 100, "nmse": 0.1 / (1 + i)} for i, name in enumerate(images)}
+    numbers = {
+        name: {"psnr": 20.0 + i, "ssim": 0.8 + i / 100, "ssim_foreground": 0.9 - i / 100, "nmse": 0.1 / (1 + i)}
+        for i, name in enumerate(images)
+    }
     return target, images, numbers, np.arange(w + 10)[None] % 4 == 0
 
 
@@ -98,8 +101,9 @@ def texts(figure: Figure) -> dict[str, str]:
 @pytest.mark.parametrize("n", [1, 6])
 def test_nothing_overlaps_in_a_comparison(h: int, w: int, n: int) -> None:
     target, images, numbers, mask = case(h, w, n)
-    title = "knee val equispaced_4x, file1000001.h5 slice 17, R = 3.72, simulated"
-    assert_tidy(comparison(target, images, data_range=3e-4, numbers=numbers, mask=mask, title=title))
+    title, small = "equispaced_4x, R = 3.72: file1000001, slice 17", "knee val (1 of 6 volumes, slices 3:4), simulated"
+    assert_tidy(comparison(target, images, data_range=3e-4, numbers=numbers, mask=mask, title=title, subtitle=small))
+    assert_tidy(comparison(target, images, mask=mask, subtitle=small))
     assert_tidy(comparison(None, images, numbers=numbers, mask=mask, title=title))
     assert_tidy(comparison(None, images))
 
@@ -176,6 +180,28 @@ def test_the_best_number_is_bold() -> None:
     shown = texts(comparison(target, images, numbers=numbers))
     assert shown["PSNR 21.00 dB"] == shown["NMSE 0.0500"] == "bold"
     assert shown["PSNR 20.00 dB"] == shown["NMSE 0.1000"] == "normal"
+
+
+def test_the_ssim_of_the_foreground_is_bold_and_that_of_the_whole_image_only_without_it() -> None:
+    target, images, numbers, _ = case(48, 40, 2)
+    shown = texts(comparison(target, images, numbers=numbers))
+    assert (shown["SSIM fg 0.9000"], shown["SSIM fg 0.8900"]) == ("bold", "normal")
+    assert shown["SSIM 0.8100"] == shown["SSIM 0.8000"] == "normal"
+    for of in numbers.values():  # as in results of older versions
+        del of["ssim_foreground"]
+    shown = texts(comparison(target, images, numbers=numbers))
+    assert (shown["SSIM 0.8100"], shown["SSIM 0.8000"]) == ("bold", "normal")
+
+
+def test_the_mask_stands_below_the_zoom_of_the_target_and_the_label_of_the_errors_beside_them() -> None:
+    target, images, _, mask = case(48, 40, 2)
+    figure = comparison(target, images, mask=mask)
+    zoom, error = figure.axes[1], next(a for a in figure.axes if a.images and a.images[0].get_cmap().name == "inferno")
+    drawn = next(axes for axes in figure.axes if axes.images and axes.images[0].get_array().shape == mask.shape)
+    label = next(text for text in figure.texts if text.get_text().startswith("error"))
+    assert drawn.get_position().x0 == pytest.approx(zoom.get_position(original=True).x0)
+    assert drawn.get_position().y1 < zoom.get_position().y0
+    assert drawn.get_position().x1 < label.get_position()[0] < error.get_position().x0
 
 
 def test_the_zoom_finds_the_stripes() -> None:
@@ -313,6 +339,7 @@ def test_a_line_is_not_broken_within_a_number() -> None:
     text = "scan.npy, slice 0, R 8.04"
     for width in np.arange(0.6, 2.6, 0.1):
         assert "8.04" in wrapped(text, float(width), 9.0)
+        assert "R\u00a0=\u00a08.04" in wrapped("scan.npy, R\u00a0=\u00a08.04", float(width), 9.0)
 
 
 # ------------------------------------------------------------------------------------------------ predictions
@@ -335,9 +362,8 @@ def predicting(shape: tuple[int, int], n: int, level: float = math.nan) -> dict[
 @pytest.mark.parametrize("shape", [(48, 48), (128, 196), (100, 30), (16, 128)])
 @pytest.mark.parametrize("n", [1, 6])
 def test_nothing_overlaps_where_image_error_and_prediction_stand_side_by_side(shape: tuple[int, int], n: int) -> None:
-    assert_tidy(
-        uncertainty(predicting(shape, n, level=0.9), "knee val equispaced_4x, file1000001.h5 slice 17, R = 3.72")
-    )
+    title, small = "equispaced_4x, R = 3.72: file1000001, slice 17", "knee val, simulated"
+    assert_tidy(uncertainty(predicting(shape, n, level=0.9), title, small))
     assert_tidy(uncertainty(predicting(shape, n)))
 
 

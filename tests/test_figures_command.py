@@ -23,6 +23,7 @@ from spinwarp.results import (
     read_rows,
     write_calibration,
     write_examples,
+    write_reconstruction,
     write_rows,
 )
 from spinwarp.results.comparison import compare
@@ -68,6 +69,25 @@ def test_the_command_joins_folders_into_a_table_and_figures(tmp_path: Path, caps
     assert "tv (b)" in out and "1 more slice with --slices 2" in out and err == ""
 
 
+def test_figures_name_methods_in_words_and_what_is_special_of_a_slice_in_the_title(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = []
+    drawing = sys.modules["spinwarp.figures.draw"]  # the function hides its module
+    monkeypatch.setattr(drawing, "save", lambda figure, _: figures.append(figure))
+    folders = [write_folder(tmp_path / m, m, q, n_slices=1) for m, q in (("zero_filled", 1), ("tv", 2), ("mine", 3))]
+    drawing.draw(compare(folders), tmp_path / "out")
+    for figure in figures:
+        shown = {text.get_text() for text in figure.texts}
+        assert {"zero-filled", "total variation", "mine"} <= shown
+    first = {text.get_text() for text in figures[0].texts}
+    assert {"equispaced_4x, R\u00a0=\u00a03.70: file0, slice\u00a00", "knee val, simulated"} <= first
+    # a method of the user's own may have the name
+    other = write_folder(tmp_path / "other", "total variation", 2, n_slices=1)
+    drawing.draw(compare([*folders, other]), tmp_path / "out")
+    assert {"zero_filled", "tv", "total variation"} <= {text.get_text() for text in figures[-1].texts}
+
+
 def test_the_table_may_be_split_by_the_contrast(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     folders = [str(write_folder(tmp_path / name, name, 1, contrast="AXT2")) for name in ("tv", "varnet")]
     assert main([*folders, "--out", str(tmp_path / "out"), "--by", "contrast", "--slices", "0"]) == 0
@@ -96,10 +116,13 @@ def test_the_command_ends_with_one_sentence_where_the_input_is_wrong(
 ) -> None:
     good = str(write_folder(tmp_path / "a", "tv", 1))
     other = str(write_folder(tmp_path / "b", "varnet", 1, crop="9x9"))
+    images = tmp_path / "c"
+    write_reconstruction(images, "scan", np.ones((1, 8, 8), np.float32))
     out = ["--out", str(tmp_path / "out")]
     for arguments, message in [
         ([good, other, *out], "differ in crop"),
         ([str(tmp_path / "none"), *out], "none/results.csv does not exist"),
+        ([str(images), *out], "side: python -m spinwarp.report FOLDER FOLDER --out report.html"),
         ([good, "--out", good], "one of the result folders"),
         ([good, "--out", f"{good}/{RESULTS}"], "is a file"),
         ([good, *out, "--slices", "-1"], "--slices is -1"),

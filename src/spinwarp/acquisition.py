@@ -84,6 +84,10 @@ class Acquisition(_Movable):
     adjacent : the slices beside these, in the order of the volume and without these themselves: half of them before,
         half after. Each is an acquisition of the whole batch. Beyond the edge of a volume the last slice is repeated.
         Empty: these slices alone. Only networks that see several slices at once use it.
+
+    Raises
+    ------
+    InputError : if k-space, mask or another of the tensors is something else, such as a numpy array.
     """
 
     kspace: Tensor
@@ -93,6 +97,15 @@ class Acquisition(_Movable):
     n_acs: Tensor | None = None
     headers: tuple[Header, ...] = ()
     adjacent: "tuple[Acquisition, ...]" = ()
+
+    def __post_init__(self) -> None:
+        for name in ("kspace", "mask", "maps", "noise_std", "n_acs"):
+            value = getattr(self, name)
+            if not isinstance(value, Tensor) and (value is not None or name in ("kspace", "mask")):
+                raise InputError(
+                    f"{name} of an Acquisition is of type {type(value).__name__}; a torch tensor is expected, such as "
+                    f"torch.from_numpy(array) of a numpy array"
+                )
 
     def all_slices(self) -> "tuple[Acquisition, ...]":
         """Return the slices and those beside them, in the order of the volume."""

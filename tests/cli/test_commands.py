@@ -293,7 +293,7 @@ def test_the_report_of_an_evaluation_has_all_slices_and_its_logger_the_means(com
         # slices of one size: the mean squared error of the volume is the mean of theirs
         errors = [10 ** (-psnr / 10) for psnr in volume["psnr"][0]]
         assert -10 * np.log10(np.mean(errors)) == pytest.approx(row.psnr, abs=1e-4)
-    assert head["warnings"] == ["2 of 2 volumes are computed: a phantom, not a person"]
+    assert head["warnings"] == ["all 2 volumes are computed by a program, not measured on a person"]
     with (tmp_path / "run" / "metrics" / "metrics.csv").open(newline="") as file:
         (logged,) = csv.DictReader(file)
     assert float(logged["test/psnr"]) == pytest.approx(np.mean([row.psnr for row in rows]))

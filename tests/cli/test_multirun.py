@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from spinwarp.cli import evaluate
 from spinwarp.errors import InputError
-from spinwarp.results import read_rows
+from spinwarp.results import read_rows, write_reconstruction
 
 TINY = [f"data.source.files.{key}={value}" for key, value in {
     "n_train": 2, "n_val": 1, "n_test": 1, "n_slices": 1, "height": 64, "width": 64, "n_coils": 2,
@@ -89,6 +90,22 @@ def test_a_job_does_not_overwrite_the_results_of_an_earlier_one_of_its_multirun(
         assert run("evaluate", "-m", *fine, task=raising(InputError("never"), seed=9)).code == 0
     files = ["input=a.npy,b.npy", "out=here"]
     assert run("reconstruct", "-m", *files, task=raising(InputError("never"), seed=9)).code == 0
+
+
+def test_images_of_several_methods_are_drawn_side_by_side_after_the_last_job(run: Any) -> None:
+    def writes(config: DictConfig) -> None:
+        job = HydraConfig.get().runtime
+        origin = {"method": job.choices.recon, "mask": "none", "acceleration": "1.00"}
+        image = np.linspace(0, 1, 24 * 16, dtype=np.float32).reshape(1, 24, 16)
+        write_reconstruction(Path(job.output_dir), "scan", image, origin=origin)
+
+    done = run("reconstruct", "-m", "input=scan.npy", "recon=zero_filled,tv", "report=true", task=writes)
+    assert (done.code, done.err) == (0, "")
+    (picture,), (page,) = Path.cwd().rglob("comparison/scan.png"), Path.cwd().rglob("comparison/report.html")
+    assert f"figure {picture.relative_to(Path.cwd())}" in done.out.replace(f"{Path.cwd()}/", "")
+    assert '"methods":["zero_filled","tv"]' in page.read_text()
+    # one method alone has nothing beside it
+    assert "figure" not in run("reconstruct", "-m", "input=scan.npy", "recon=tv", task=writes).out
 
 
 def test_a_multirun_that_goes_well_ends_with_its_table_and_exit_code_0(run: Any) -> None:

@@ -144,6 +144,11 @@ def test_rectangles_are_judged_as_by_the_evaluation_of_fastmri(tmp_path: Path) -
     for example in read_examples(tmp_path / EXAMPLES):  # what was judged, so that the numbers belong to the picture
         assert example.target.shape == example.reconstruction.shape == (20, 20)
         assert example.std is not None and example.std.shape == (20, 20)
+        _, similarity = structural_similarity(
+            example.target, example.reconstruction, data_range=example.data_range, full=True
+        )
+        tissue = (example.target > 0.05 * example.data_range)[3:-3, 3:-3]
+        assert example.ssim_foreground == pytest.approx(similarity[3:-3, 3:-3][tissue].mean(), rel=1e-5)  # of float32
     with h5py.File(tmp_path / "reconstructions" / "f.h5") as file:  # a submission holds whole images
         assert file["reconstruction"].shape == file["std"].shape == (3, *CROP)
 

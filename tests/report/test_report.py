@@ -16,7 +16,7 @@ from PIL import Image
 from result_folders import HTML, SHAPE, SLICES, row, target, write_folder
 
 from spinwarp.errors import InputError
-from spinwarp.report import write_report
+from spinwarp.report import draw_images, write_report
 from spinwarp.report.__main__ import main
 from spinwarp.report.encoding import ENCODINGS
 from spinwarp.results import (
@@ -178,8 +178,8 @@ def test_measured_data_and_an_unseen_test_set_need_no_warning(tmp_path: Path) ->
     write_folder(tmp_path / "b", "tv", 0.1, split="train", provenance="phantom")
     found = Page(write_report([tmp_path / "b"], tmp_path / "page.html")).json("head")["warnings"]
     assert found == [
-        "1 of 1 volumes is computed: a phantom, not a person",
-        "tv is judged on training data: 1 of 1 volumes belongs to the split train",
+        "the volume is computed by a program, not measured on a person",
+        "tv is judged on training data: the volume belongs to the split train",
     ]
 
 
@@ -231,15 +231,35 @@ def test_images_are_cropped_as_they_were_judged(tmp_path: Path) -> None:
     np.testing.assert_allclose(found, 0.1, atol=2e-3)
 
 
+def test_files_of_reconstruct_are_drawn_side_by_side_a_picture_for_each_scan_and_mask(tmp_path: Path) -> None:
+    paths = []
+    for method, mask in (("tv", "none"), ("unet", "none"), ("tv", "random_8x"), ("unet", "random_8x"), ("dip", "x")):
+        folder = tmp_path / f"{method} {mask}"
+        origin = {"method": method, "mask": mask, "input": "scan.h5"}
+        std = 0.1 * target() if method == "unet" else None
+        paths.append(write_reconstruction(folder, "scan", target(), std, origin=origin))
+    drawn = draw_images(paths, tmp_path / "out")
+    assert [path.name for path in drawn] == ["scan_0.png", "scan_1.png"]
+    for path in drawn:
+        with Image.open(path) as picture:
+            assert picture.format == "PNG"
+    assert [path.name for path in draw_images(paths[:2], tmp_path / "out")] == ["scan.png"]
+    assert draw_images(paths[1:3], tmp_path / "out") == []
+    # a scan of the same name elsewhere is another one
+    origin = {"method": "unet", "mask": "none", "input": "other/scan.h5"}
+    other = write_reconstruction(tmp_path / "other", "scan", target(), origin=origin)
+    assert draw_images([paths[0], other], tmp_path / "out") == []
+
+
 def test_files_of_reconstruct_are_shown_without_a_reference(tmp_path: Path) -> None:
     for method in ("tv", "unet"):
-        origin = {"method": method, "mask": "none", "input": "/home/someone/scan.h5"}
+        origin = {"method": method, "mask": "none", "acceleration": "3.57", "input": "/home/someone/scan.h5"}
         write_reconstruction(tmp_path / method, "scan", target(), origin=origin, slices=[3, 5, 7, 9])
     page = Page(write_report([tmp_path / "tv", tmp_path / "unet" / "scan.h5"], tmp_path / "page.html"))
     (about,) = page.json("head")["volumes"]
     assert about["methods"] == ["tv", "unet"] and about["slices"] == [3, 5, 7, 9] and about["targets"] == 0
     assert page.json("head")["rows"] == [] and "someone" not in page.text
-    assert page.json("head")["title"] == "scan, mask none"
+    assert page.json("head")["title"] == "scan, as measured, R 3.57"
     assert page.json("head")["warnings"] == ["volumes without a reference image, whose errors are unknown: 1"]
 
 

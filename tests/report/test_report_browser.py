@@ -187,6 +187,31 @@ def test_errors_of_all_methods_have_one_colour_scale(browser: Browser, page: Pat
     color = [0.5 * 255 * part for part in colormaps["inferno"](2 * STD / shown)[:3]]
     assert_shown(browser, 1, UPPER_RIGHT, list(np.add(color, np.multiply(grey(0.5 + OFFSET), 0.5))), near=9)
     assert "no predicted interval here" in browser.run("panes[2].caption.textContent")
+    assert browser.run("$('colors-name').textContent").startswith("half width (2 std) 0 to ")
+
+
+def test_the_axes_of_the_distribution_have_round_numbers(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    labels = [
+        ((19.8, 37.26), ["20", "25", "30", "35"]),
+        ((0.0005, 0.0017), ["0.0005", "0.0010", "0.0015"]),
+        ((0.95, 1.05), ["0.95", "1.00", "1.05"]),
+        ((-3.0, 3.0), ["-2", "0", "2"]),
+        ((31.01, 31.02), ["31.010", "31.015", "31.020"]),
+    ]
+    for (low, high), expected in labels:
+        assert browser.run(f"ticks({low}, {high}).map(([, label]) => label)") == expected
+        assert all(low - 1e-9 <= x <= high + 1e-9 for x in browser.run(f"ticks({low}, {high}).map(([x]) => x)"))
+
+
+def test_an_image_and_its_caption_are_in_sight_however_few_methods_there_are(browser: Browser, page: Path) -> None:
+    browser.open(page, 1600, 700)
+    for hidden in ([], [-1], [-1, 0]):
+        browser.run(f"state.hidden = new Set({hidden}); layOut()")
+        browser.settle()
+        assert browser.run("panes[0].figure.getBoundingClientRect().height") < 0.75 * 700
+    caption = browser.run("panes[0].caption.textContent")
+    assert "slice: PSNR\u00a0" in caption and "volume: PSNR\u00a0" in caption and "SSIM\u00a0" in caption
 
 
 def test_pixels_outside_the_interval_are_red(browser: Browser, page: Path) -> None:

@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--format", choices=["fastmri", "mrd"], help="default: mrd for OUT.mrd, fastmri for OUT.h5 or OUT.hdf5"
     )
     parser.add_argument("--variable", metavar="NAME", help="of the array, if a MATLAB file holds several")
-    parser.add_argument("--axes", metavar="LETTERS", help="order of the axes of a MATLAB array, such as hwcs")
+    parser.add_argument("--axes", metavar="LETTERS", help="order of the axes of a MATLAB or .npy array, such as hwcs")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:

@@ -40,6 +40,8 @@ def sentence(error: BaseException, folder: Path, name: str, arguments: Sequence[
         return f"the configuration already holds {found[1]}; leave out the + to set it"
     if found := re.search(r"Could not (?:override|append to config|delete from config)[^']*'([^']+)'", text):
         key = found[1].partition("=")[0].lstrip("+~")
+        if only := _only_some(folder, name, arguments, key):
+            return only
         config = _composed(folder, name, arguments, key)
         groups = [path.name for path in folder.iterdir() if path.is_dir()]
         # what has a group is set there: logger=none, not trainer.logger=false
@@ -94,6 +96,23 @@ def _how_to_write(argument: str, several: bool) -> str:
     odd = dict.fromkeys(re.sub(r"[\w./:\[\]-]" if not several else r"[\w./:,\[\]-]", "", value, flags=re.ASCII))
     signs = " ".join(map(repr, odd)) or "such a value"
     return f"{signs} needs quotes; write {shlex.quote(written)}"
+
+
+def _only_some(folder: Path, name: str, arguments: Sequence[str], key: str) -> str:
+    """Return a sentence if some of several options of a group have the key and others have not, else an empty one."""
+    group, _, rest = key.partition(".")
+    for argument in arguments:
+        chosen, _, values = argument.partition("=")
+        options = values.split(",")
+        if chosen != group or len(options) < 2:
+            continue
+        others = [other for other in arguments if other != argument]
+        have = [o for o in options if key in _keys(_composed(folder, name, [*others, f"{group}={o}"], key))]
+        if have and len(have) < len(options):
+            lack = ", ".join(f"{group}={option}" for option in options if option not in have)
+            join = ", and compare their folders with python -m spinwarp.figures" if name == "evaluate" else ""
+            return f"{lack} has no {rest}, {', '.join(f'{group}={o}' for o in have)} has; run them apart{join}"
+    return ""
 
 
 def _composed(folder: Path, name: str, arguments: Sequence[str], wrong: str) -> Any:

@@ -1,6 +1,7 @@
 """The method that a configuration describes, as ``evaluate.py`` and ``reconstruct.py`` run it."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -131,7 +132,14 @@ def hand_over_maps(config: DictConfig, data: DictConfig) -> None:
 
 
 def named_choices(config: DictConfig, choices: Mapping[str, str]) -> dict[str, str]:
-    """Return the chosen options of the groups; a mask from a file has the name of that file, for the results."""
-    mask = config.mask
-    name = f"file {Path(mask.path).name}" if mask and choices["mask"] == "file" else choices["mask"]
+    """Return the chosen options of the groups, for the results.
+
+    A mask from a file has the name of that file, and one of another acceleration than its option says has its own:
+    ``equispaced_6x`` for ``mask=equispaced_4x mask.accelerations=[6]``.
+    """
+    mask, name = config.mask, choices["mask"]
+    if mask and name == "file":
+        name = f"file {Path(mask.path).name}"
+    elif mask and "accelerations" in mask and (kind := re.fullmatch(r"(.+)_(?:\d+x)+", name)):
+        name = f"{kind[1]}_{''.join(f'{rate:g}x' for rate in dict.fromkeys(mask.accelerations))}"
     return {**choices, "mask": name}

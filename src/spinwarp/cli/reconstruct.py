@@ -3,16 +3,20 @@
 import hashlib
 import json
 import logging
+import sys
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from spinwarp.cli import app
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from spinwarp.cli.method import Method
     from spinwarp.data.given import GivenMaps
     from spinwarp.data.undersample import Undersample
@@ -151,7 +155,7 @@ class _OneFile:
         import numpy as np
         from numpy.random import RandomState
 
-        from spinwarp.acquisition import Example, acs_columns, collate
+        from spinwarp.acquisition import Example, collate
         from spinwarp.cli.method import magnitudes
         from spinwarp.cli.output import check_room, one_sentence
         from spinwarp.cli.progress import slices_progress
@@ -159,7 +163,7 @@ class _OneFile:
         from spinwarp.data.adjacent import adjacent_indices, with_adjacent
         from spinwarp.data.raw import open_measurement
         from spinwarp.errors import InputError
-        from spinwarp.figures import comparison, save
+        from spinwarp.figures import comparison, in_words, save
         from spinwarp.masks import seed_of
         from spinwarp.models.unet import reconstruction_size
         from spinwarp.progress import steps
@@ -206,7 +210,8 @@ class _OneFile:
                         pixels, stds = magnitudes(self.reconstructor, example, config.seed, config.device, names)
                     h, w = acquisition.kspace.shape[-2:]
                     images.add(example.slice, pixels, stds, acquisition.headers, (h, w))
-                written = images.write()
+                rate = float(np.mean(rates))
+                written = images.write(rate)
         except BaseException as error:  # Ctrl-C too
             kept = images.write_unfinished()
             if kept and isinstance(error, InputError):
@@ -214,24 +219,52 @@ class _OneFile:
             if kept:
                 log.info(kept)
             raise
-        log.info(
-            "%s: %d coils, realised R %.2f, %d central columns",
-            source,
-            acquisition.kspace.shape[1],
-            np.mean(rates),
-            int(acs_columns(acquisition.mask)[0]),
-        )
+        n_coils = acquisition.kspace.shape[1]
+        log.info("%s: %d coils, realised R %.2f, %s", source, n_coils, rate, _centre(acquisition.mask[0, 0]))
         middle = indices[len(indices) // 2]
-        title = f"{source}, slice {middle}, R {np.mean(rates):.2f}"
-        std = {shown: images.stds[middle]} if middle in images.stds else None
+        title = f"{source}, slice\u00a0{middle}, R\u00a0=\u00a0{rate:.2f}"  # numbers are not parted from their names
+        name = in_words(shown)
+        std = {name: images.stds[middle]} if middle in images.stds else None
         picture = folder / f"{images.name}.png"
-        save(comparison(None, {shown: images.images[middle]}, std=std, title=title), picture)
+        save(comparison(None, {name: images.images[middle]}, std=std, title=title), picture)
         if config.report:
             from spinwarp.report import write_report
 
             log.info("report %s", write_report([folder / f"{images.name}.h5"], folder / f"{images.name}.html"))
         log.info("images %s, picture %s", ", ".join(map(str, written)), picture)
         return True
+
+
+class CompareImages(Callback):
+    """Draws the images of a multirun side by side; Hydra calls it after the last job."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ARG002
+        """Compare the images of the jobs that succeeded; jobs with an ``out`` of their own are left out."""
+        from spinwarp.cli import multirun
+        from spinwarp.errors import InputError
+        from spinwarp.report import draw_images, write_report
+
+        folders = multirun.finished(config)
+        files = [path for folder in folders for path in sorted(folder.rglob("*.h5"))]
+        if len(folders) < 2 or not files:
+            return
+        together = Path(config.hydra.sweep.dir) / "comparison"
+        try:
+            for path in draw_images(files, together):
+                print(f"figure {path}")
+            if config.report:
+                print(f"report {write_report(files, together / 'report.html')}")
+        except InputError as error:
+            print(f"all images were written, but could not be compared: {error}", file=sys.stderr)
+
+
+def _centre(mask: "Tensor") -> str:
+    """Say how much of the centre ``mask``, bool ``(1 or h, w)``, has: rows if only rows are missing, else columns."""
+    from spinwarp.acquisition import acs_columns
+
+    if mask.any(-2).all() and not mask.any(-1).all():
+        return f"{int(acs_columns(mask.T[None, None])[0])} central rows"
+    return f"{int(acs_columns(mask[None, None])[0])} central columns"
 
 
 def _indices(config: DictConfig, source: str, n_slices: int) -> list[int]:

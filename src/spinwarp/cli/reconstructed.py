@@ -117,10 +117,15 @@ class Reconstructed:
             self.places[index] = None if place is None else place.cropped(size, crop)
             self.voxel_size = header.voxel_size or (place.voxel_size if place else None)
 
-    def write(self) -> list[Path]:
-        """Write the images in every format, in the order in which they were added; return the paths."""
+    def write(self, acceleration: float) -> list[Path]:
+        """Write the images in every format, in the order in which they were added; return the paths.
+
+        Parameters
+        ----------
+        acceleration : realised, mean over the slices.
+        """
         for one, path in zip(self.writers, self.paths, strict=True):
-            one.write(path, self._volume())
+            one.write(path, self._volume(acceleration))
         self._unfinished.unlink(missing_ok=True)  # from an earlier call
         return self.paths
 
@@ -134,7 +139,7 @@ class Reconstructed:
             return f"the finished slices could not be written ({error.strerror})"
         return f"slices {', '.join(map(str, self.images))} are finished; their images are in {self._unfinished}"
 
-    def _volume(self) -> Volume:
+    def _volume(self, acceleration: float | None = None) -> Volume:
         # an empty slice has no standard deviation
         stds = [self.stds.get(index, np.zeros_like(image)) for index, image in self.images.items()]
         return Volume(
@@ -146,6 +151,7 @@ class Reconstructed:
             record=Record(
                 self.record.method, self.record.mask, self.record.input, self.record.settings, tuple(self.images)
             ),
+            acceleration=acceleration,
             interval=self.interval,
             patient=self.patient,
         )

@@ -53,7 +53,9 @@ def check_types(config: Any, key: str = "", types: Mapping[str, Any] | None = No
         where = f"{key}.{name}" if key else str(name)
         if name in known and not _fits(value, known[name]):
             shown = "null" if value is None else str(value)
-            raise InputError(f"{where}={shown[:80]} is not {' or '.join(dict.fromkeys(_words(known[name])))}")
+            listed = _fits([value], known[name])  # such as 6 for [6]
+            remedy = f"; write {where}=[{shown[:80]}]" if listed else ""
+            raise InputError(f"{where}={shown[:80]} is not {' or '.join(dict.fromkeys(_words(known[name])))}{remedy}")
         check_types(value, where)
 
 

@@ -69,7 +69,8 @@ def read_slice(
         warn_once_per_folder(
             path,
             "k-space is strongest far from its centre (h // 2, w // 2)",
-            "if its zero frequency is not there, masks and results are wrong; move it there (numpy.fft.fftshift)",
+            "if its zero frequency is not there, masks and images are wrong; numpy.fft.fftshift(kspace, axes=(-2, -1)) "
+            "moves it there",
         )
     if allowed is None:
         mask = _sampled(peak)
@@ -319,4 +320,4 @@ def warn_once_per_folder(path: Path, what: str, so: str) -> None:
     """Log something odd about a file, once for all files of its folder."""
     if (path.parent, what) not in _said:
         _said.add((path.parent, what))
-        log.warning("%s, and perhaps files next to it: %s; %s", path.name, what, so)
+        log.warning("%s: %s; %s (said once for all files of its folder)", path.name, what, so)

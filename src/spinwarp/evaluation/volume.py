@@ -241,8 +241,6 @@ class VolumeAccumulator:
         image, std = self._judged(one)
         single = VolumeMetrics()
         single.update(image, one.target[None], data_range, [self._volume], [index])
-        numbers = _numbers(single)
-        numbers.pop("ssim_foreground")
         return ExampleSlice(
             volume=self._volume,
             slice=index,
@@ -256,7 +254,7 @@ class VolumeAccumulator:
             mask=None if one.mask is None else one.mask.numpy(),
             foreground=foreground(one.target[None], data_range)[0].numpy(),
             level=self.protocol.level,
-            **numbers,
+            **_numbers(single),
         )
 
     def _row(self, numbers: dict[str, Any]) -> Row:

@@ -7,12 +7,13 @@ imported only here, and only when something is drawn.
 from spinwarp.figures.comparison import comparison, zoom_region
 from spinwarp.figures.convergence import convergence
 from spinwarp.figures.distribution import distribution
-from spinwarp.figures.draw import draw
+from spinwarp.figures.draw import draw, in_words
 from spinwarp.figures.panel import panel
 from spinwarp.figures.reliability import reliability
 from spinwarp.figures.sheet import save
 from spinwarp.figures.uncertainty import uncertainty
 
 __all__ = [
-    "comparison", "convergence", "distribution", "draw", "panel", "reliability", "save", "uncertainty", "zoom_region",
+    "comparison", "convergence", "distribution", "draw", "in_words", "panel", "reliability", "save", "uncertainty",
+    "zoom_region",
 ]  # fmt: skip

@@ -28,7 +28,12 @@ if TYPE_CHECKING:
 _LABEL, _SCALE, _STRIP = 0.24, 0.66, 0.22  # inches: row label, colour bar with its text, mask strip
 _LINE = text_height("x", SMALL)
 _FRAME = "#ffc20a"
-_FORMATS = {"psnr": "PSNR {:.2f} dB", "ssim": "SSIM {:.4f}", "nmse": "NMSE {:.4f}"}
+_FORMATS = {
+    "psnr": "PSNR {:.2f} dB",
+    "ssim_foreground": "SSIM fg {:.4f}",
+    "ssim": "SSIM {:.4f}",
+    "nmse": "NMSE {:.4f}",
+}
 
 
 def comparison(
@@ -41,6 +46,7 @@ def comparison(
     notes: Mapping[str, str] | None = None,
     mask: np.ndarray | None = None,
     title: str | None = None,
+    subtitle: str | None = None,
 ) -> "Figure":
     """Show one slice by several methods: images in one grey window, a zoom, and the errors on one scale.
 
@@ -53,10 +59,11 @@ def comparison(
     images : method -> ``(h, w)`` in the units of the target; complex images are shown as magnitudes.
     data_range : 100 % on the error scale; None: the top of the grey window.
     std : method -> ``(h, w)`` predicted standard deviation; a method without one has no picture there.
-    numbers : method -> any of ``psnr``, ``ssim``, ``nmse``, printed below; the best of each is bold.
+    numbers : method -> any of ``psnr``, ``ssim_foreground``, ``ssim``, ``nmse``, printed below. The best of each is
+        bold, but not the SSIM of the whole image where that of the foreground is given: it may prefer the worse image.
     notes : method -> a line below its numbers.
     mask : ``(1 or h, w)`` sampling mask on the k-space grid.
-    title : above the whole figure.
+    title, subtitle : above the whole figure, the second in small print.
 
     Raises
     ------
@@ -84,21 +91,29 @@ def comparison(
         colored["2 std"] = twice
     scale_width = _SCALE if colored else 0.0
     heading = wrapped(title or "", columns_width + scale_width, TITLE, bold=True)
+    small = wrapped(subtitle or "", columns_width + scale_width, SMALL)
 
     left = EDGE + _LABEL
-    top = EDGE + text_height(heading, TITLE) + 0.06 + max(text_height(name, NAME) for name in names)
+    top = EDGE + text_height(heading, TITLE) + text_height(small, SMALL) + 0.06
+    top += max(text_height(name, NAME) for name in names)
     foot = top + (2 + len(colored)) * (height + GAP)
     lines = {name: _number_lines(name, numbers or {}) for name in shown}
     for name, note in (notes or {}).items():
         lines[name] += [(line, False) for line in wrapped(note, width, SMALL).split("\n")]
     n_lines = max(map(len, lines.values()))
-    # The mask fills the empty last cell under the target; without a target it is a strip below everything.
-    strip = (foot + n_lines * _LINE + 2 * GAP, _STRIP) if truth is None else (foot - height - GAP, height)
-    under = max(foot + n_lines * _LINE, sum(strip) + 0.06 + _LINE if mask is not None else 0.0)
+    # The mask fills the empty cell below the target's zoom, beside the label of the errors; without a target it is a
+    # strip below everything.
+    below = top + 2 * (height + GAP)
+    strip = (left, foot + n_lines * _LINE + 2 * GAP, width, _STRIP)
+    if truth is not None:
+        strip = (left, below, width - _LABEL, height)
+    under = max(foot + n_lines * _LINE, strip[1] + strip[3] + 0.06 + _LINE if mask is not None else 0.0)
     sheet = Sheet(left + columns_width + scale_width + EDGE, under + EDGE)
     lefts = [left + i * (width + GAP) for i in range(len(pictures))]
+    columns = dict(zip(shown, lefts[-len(shown) :], strict=True))
 
     sheet.text(left, EDGE, heading, TITLE, bold=True, align="left")
+    sheet.text(left, EDGE + text_height(heading, TITLE), small, SMALL, align="left", color="0.3")
     # All methods share the target's window. Without a target the median ignores the window of a failed method.
     grey = grey_top(truth) if truth is not None else float(np.median([grey_top(image) for image in shown.values()]))
     zoom = zoom_region(truth if truth is not None else np.mean(list(shown.values()), axis=0))
@@ -113,20 +128,20 @@ def comparison(
         # The errors set the scale: an exaggerated standard deviation then stands out.
         factor = error_factor([*next(iter(colored.values())).values()], grey)
         labels += [f"error × {factor}" if label == "error" else label for label in colored]
-        columns = dict(zip(shown, lefts[-len(shown) :], strict=True))
-        y = top + 2 * (height + GAP)
         for i, maps in enumerate(colored.values()):
             for name, values in maps.items():
-                axes = sheet.axes(columns[name], y + i * (height + GAP), width, height)
+                axes = sheet.axes(columns[name], below + i * (height + GAP), width, height)
                 draw(axes, values, (0, grey / factor), cmap="inferno")
         tall = len(colored) * (height + GAP) - GAP
-        color_bar(sheet, axes, (lefts[-1] + width + 0.07, y, 0.09, tall), data_range or grey)
+        color_bar(sheet, axes, (lefts[-1] + width + 0.07, below, 0.09, tall), data_range or grey)
     for i, label in enumerate(labels):
         middle = top + i * (height + GAP) + height / 2
-        sheet.text(left - 0.05 - SMALL / 144, middle, label, SMALL, anchor="center", upright=True, color="0.3")
+        # the target has no error, and some methods no deviation: these labels stand beside the first that has one
+        beside = left if i < 2 else columns[next(iter([*colored.values()][i - 2]))]
+        sheet.text(beside - 0.05 - SMALL / 144, middle, label, SMALL, anchor="center", upright=True, color="0.3")
     if mask is not None:
-        _draw_mask(sheet, (left, strip[0], width, strip[1]), mask)
-    for x, name in zip(lefts[-len(shown) :], shown, strict=True):
+        _draw_mask(sheet, strip, mask)
+    for name, x in columns.items():
         for i, (line, best) in enumerate(lines[name]):
             sheet.text(x + width / 2, foot + i * _LINE, line, SMALL, bold=best)
     return sheet.figure
@@ -195,11 +210,12 @@ def _draw_mask(sheet: Sheet, place: tuple[float, float, float, float], mask: np.
 def _number_lines(name: str, numbers: Mapping[str, Mapping[str, float]]) -> list[tuple[str, bool]]:
     """Return the lines under a method, each with whether its number is the best."""
     lines = []
+    inside = any("ssim_foreground" in other for other in numbers.values())
     for metric, form in _FORMATS.items():
         if metric in numbers.get(name, {}):
             rivals = [form.format(other[metric]) for other in numbers.values() if metric in other]
             values = [other[metric] for other in numbers.values() if metric in other]
             best = form.format(min(values) if metric == "nmse" else max(values))
             own = form.format(numbers[name][metric])
-            lines.append((own, len(rivals) > 1 and own == best))
+            lines.append((own, len(rivals) > 1 and own == best and not (inside and metric == "ssim")))
     return lines

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spinwarp.errors import InputError
-from spinwarp.figures.sheet import EDGE, NAME, SMALL, TITLE, Sheet, text_height, text_width, wrapped
+from spinwarp.figures.sheet import EDGE, NAME, SMALL, TITLE, Sheet, origin, text_height, text_width, wrapped
 from spinwarp.results import Group, Row, Summary, group_of, summarise
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def distribution(rows: Sequence[Row]) -> "Figure":
 
     y = EDGE
     for (group, summaries), height in zip(groups.items(), heights, strict=True):
-        sheet.text(left, y, f"{group}, {summaries[0].provenance}", TITLE, bold=True, align="left")
+        sheet.text(left, y, f"{group}, {origin(summaries[0].provenance)}", TITLE, bold=True, align="left")
         y += head
         for i, summary in enumerate(summaries):
             middle = y + (i + 0.5) * step

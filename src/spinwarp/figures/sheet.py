@@ -71,12 +71,14 @@ class Sheet:
 
 
 def draw(axes: "Axes", image: np.ndarray, window: tuple[float, float], *, cmap: str = "gray") -> None:
-    """Fill axes with an image without ticks; values that are not finite are magenta."""
+    """Fill axes with an image without ticks, in a thin frame; values that are not finite are magenta."""
     from matplotlib import colormaps
 
     colors = colormaps[cmap].with_extremes(bad=_BAD_COLOR)
     axes.imshow(np.ma.masked_invalid(image), vmin=window[0], vmax=window[1], cmap=colors)
-    axes.set_axis_off()
+    axes.set(xticks=[], yticks=[])
+    for side in axes.spines.values():  # a white mask would have no edge on white paper
+        side.set(color="0.6", linewidth=0.5)
 
 
 def magnitude(image: np.ndarray, name: str) -> np.ndarray:
@@ -118,10 +120,10 @@ def text_width(text: str, size: float, *, bold: bool = False) -> float:
 def wrapped(text: str, width: float, size: float, *, bold: bool = False) -> str:
     """Break a text into lines that fit ``width`` inches, after spaces, after ``_ / . -``, else anywhere.
 
-    It does not break after the point in a number.
+    It does not break after the point in a number, nor at a no-break space.
     """
     lines = [""]
-    for token in re.findall(r"(?:[^\s_/.-]|(?<=\d)\.(?=\d))*[\s_/.-]*", " ".join(text.split())):
+    for token in re.findall(r"(?:[^ _/.-]|(?<=\d)\.(?=\d))*[ _/.-]*", re.sub(r"[^\S\u00a0]+", " ", text.strip())):
         if lines[-1] and text_width((lines[-1] + token).rstrip(), size, bold=bold) > width:
             lines.append("")
         for letter in token:
@@ -134,6 +136,11 @@ def wrapped(text: str, width: float, size: float, *, bold: bool = False) -> str:
 def text_height(text: str, size: float) -> float:
     """Return the height of a text of several lines in inches; 0 if it is empty."""
     return (text.count("\n") + 1) * size / 72 * 1.25 if text else 0.0
+
+
+def origin(provenance: str) -> str:
+    """Return where data came from as the heading of a figure says it."""
+    return "origin unknown" if provenance == "unknown" else provenance
 
 
 def save(figure: "Figure", path: Path) -> None:

@@ -48,13 +48,15 @@ def fraction_outside(example: ExampleSlice) -> str | None:
     return f"{100 * missed.sum() / example.foreground.sum():.1f} % outside {half_width(example)[1]}"
 
 
-def uncertainty(examples: Mapping[str, ExampleSlice], title: str | None = None) -> "Figure":
+def uncertainty(
+    examples: Mapping[str, ExampleSlice], title: str | None = None, subtitle: str | None = None
+) -> "Figure":
     """Show a row per method: image, error, half width on the scale of the error, and the pixels outside it in red.
 
     Parameters
     ----------
     examples : method -> one slice with a standard deviation, all of the same target.
-    title : above the whole figure.
+    title, subtitle : above the whole figure, the second in small print.
 
     Raises
     ------
@@ -68,18 +70,23 @@ def uncertainty(examples: Mapping[str, ExampleSlice], title: str | None = None) 
     grey = grey_top(first.target)
     factor = error_factor([*errors.values()], grey)
     width, height = cell(first.target.shape[0], first.target.shape[1], 1.9, 2.0)
-    columns = ["reconstruction", f"error × {factor}", f"half width × {factor}", "outside the interval"]
+    plain = all(kind == "2 std" for _, kind in widths.values())
+    shown, interval = ("2 std", "2 std") if plain else ("half width", "the interval")
+    columns = ["reconstruction", f"error × {factor}", f"{shown} × {factor}", f"outside {interval}"]
     names = {name: wrapped(name, _NAMES - 0.1, NAME, bold=True) for name in examples}
-    notes = {name: wrapped(_note(e), _NAMES - 0.1, SMALL) for name, e in examples.items()}
+    notes = {name: "\n".join(wrapped(line, _NAMES - 0.1, SMALL) for line in _notes(e)) for name, e in examples.items()}
     left = EDGE + _NAMES
     whole = left + len(columns) * (width + GAP) + _SCALE
     heading = wrapped(title or "", whole - 2 * EDGE, TITLE, bold=True)
+    small = wrapped(subtitle or "", whole - 2 * EDGE, SMALL)
     heights = [
         max(height, text_height(names[name], NAME) + 0.05 + text_height(notes[name], SMALL)) + GAP for name in examples
     ]
-    top = EDGE + text_height(heading, TITLE) + 0.08 + text_height("x", NAME)
+    above = EDGE + text_height(heading, TITLE)
+    top = above + text_height(small, SMALL) + 0.08 + text_height("x", NAME)
     sheet = Sheet(whole + EDGE, top + sum(heights) - GAP + EDGE)
     sheet.text(EDGE, EDGE, heading, TITLE, bold=True, align="left")
+    sheet.text(EDGE, above, small, SMALL, align="left", color="0.3")
     lefts = [left + i * (width + GAP) for i in range(len(columns))]
     for x, text in zip(lefts, columns, strict=True):
         sheet.text(x + width / 2, top - 0.04, text, NAME, anchor="bottom")
@@ -101,5 +108,8 @@ def uncertainty(examples: Mapping[str, ExampleSlice], title: str | None = None) 
     return sheet.figure
 
 
-def _note(example: ExampleSlice) -> str:
-    return fraction_outside(example) or f"interval: {half_width(example)[1]}"
+def _notes(example: ExampleSlice) -> list[str]:
+    lines = [f"PSNR {example.psnr:.2f} dB"]
+    if not math.isnan(example.ssim_foreground):
+        lines.append(f"SSIM fg {example.ssim_foreground:.4f}")
+    return [*lines, fraction_outside(example) or f"interval: {half_width(example)[1]}"]

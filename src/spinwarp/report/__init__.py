@@ -4,5 +4,6 @@
 """
 
 from spinwarp.report.page import write_report
+from spinwarp.report.side_by_side import draw_images
 
-__all__ = ["write_report"]
+__all__ = ["draw_images", "write_report"]

@@ -237,7 +237,9 @@ function showControls() {
   $("scale").value = Math.log2(volume.errorShown / state.shown);
   $("window").textContent = `window ${percent(state.low)} to ${percent(state.high)}, zoom ${state.zoom.toFixed(1)}`;
   $("ramp").style.background = `linear-gradient(90deg, ${INFERNO.join(", ")})`;
-  $("colors-name").textContent = `${state.overlay === "error" ? "error" : "half width"} 0 to ${percent(state.shown)}`;
+  const kinds = unique(volume.intervals.filter((kind) => kind)).join(" or "); // such as 2 std
+  const word = state.overlay === "error" ? "error" : `half width (${kinds})`;
+  $("colors-name").textContent = `${word} 0 to ${percent(state.shown)}`;
 }
 
 // The methods of a volume: which are shown, and the two to flicker between.

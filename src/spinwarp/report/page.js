@@ -25,10 +25,10 @@ function protocolOf(group) {
   const nominal = number(first.acceleration_nominal);
   const facts = [
     ["data", `${first.dataset}, split ${first.split}${first.selection ? ` (${first.selection})` : ""}`],
-    ["volumes", `${volumes.length}, with ${slices} slices`],
+    ["volumes", `${volumes.length}, with ${slices} slice${slices === 1 ? "" : "s"}`],
     ["provenance", counted(rows, "provenance")],
     ["contrast", counted(rows, "contrast")],
-    ["mask", first.mask],
+    ["mask", first.mask === "none" ? "none, as measured" : first.mask],
     ["acceleration", `${Number.isNaN(nominal) ? "" : `nominal ${nominal}, `}realised ${range(measured(rows, "acceleration"), 2)}`],
     ["target", unique(rows.map((row) => row.target_type)).join(", ")],
     ["size judged", unique(rows.map((row) => row.crop)).join(", ")],

@@ -193,7 +193,7 @@ def _warnings(rows: Sequence[Row]) -> list[str]:
     if simulated:
         found.append(f"{simulated} simulated: k-space was made from images, which flatters every method")
     if phantoms := _count(rows, "provenance", "phantom"):
-        found.append(f"{phantoms} computed: a phantom, not a person")
+        found.append(f"{phantoms} computed by a program, not measured on a person")
     if unknown := _count(rows, "provenance", "unknown"):
         found.append(f"{unknown} of unknown origin: measured or simulated")
     for method in dict.fromkeys(row.method for row in rows):
@@ -228,9 +228,11 @@ def _gaps(sources: Sequence[Source], volumes: Sequence[dict[str, Any]]) -> list[
 
 
 def _count(rows: Sequence[Row], field: str, value: str, one: str = "is", many: str = "are") -> str:
-    """Return such as ``3 of 5 volumes are``; empty if there is none."""
+    """Return such as ``3 of 5 volumes are`` or ``all 5 volumes are``; empty if there is none."""
     volumes = {(row.dataset, row.volume) for row in rows}
     n = len({(row.dataset, row.volume) for row in rows if getattr(row, field) == value})
+    if n == len(volumes):
+        return f"the volume {one}" if n == 1 else f"all {n} volumes {many}" if n else ""
     return f"{n} of {len(volumes)} volumes {one if n == 1 else many}" if n else ""
 
 

@@ -33,7 +33,7 @@ function estimate(rows, field) {
 function showResults() {
   const rows = chosenRows();
   const volumes = unique(rows.map((row) => `${row.dataset} ${row.volume}`)).length;
-  $("count").textContent = `${rows.length} of ${head.rows.length} lines, ${volumes} volumes`;
+  $("count").textContent = `${rows.length} of ${head.rows.length} lines, ${volumes} volume${volumes === 1 ? "" : "s"}`;
   showMeans(rows);
   showRows(rows);
   $("distribution").replaceChildren(...unique(rows.map((row) => row.group)).flatMap((group) => {
@@ -160,9 +160,19 @@ function reliability(curves) {
   return picture;
 }
 
+// Round numbers of a range, with steps of 1, 2 or 5 times a power of ten: their values and labels.
+function ticks(low, high) {
+  const power = 10 ** Math.floor(Math.log10((high - low) / 2));
+  const step = power * [5, 2, 1].find((factor) => Math.floor(high / (factor * power)) > Math.ceil(low / (factor * power)));
+  const places = Math.max(-Math.floor(Math.log10(step) + 1e-9), 0);
+  const first = Math.ceil(low / step - 1e-9);
+  const count = Math.floor(high / step + 1e-9) - first + 1;
+  return Array.from({ length: count }, (_, i) => [(first + i) * step, ((first + i) * step).toFixed(places)]);
+}
+
 function strips(rows, [field, name, places, more]) {
   const methods = unique(rows.map((row) => row.method));
-  const [width, step, above, foot] = [420, 34, 18, 22];
+  const [width, step, above, foot] = [420, 38, 18, 22];
   const bottom = above + methods.length * step;
   const picture = svg("svg", { viewBox: `0 0 ${width} ${bottom + foot}`, role: "img" });
   picture.append(svg("text", { x: 8, y: 12, class: "faint" }, `${name} (${more ? "more" : "less"} is better)`));
@@ -173,17 +183,15 @@ function strips(rows, [field, name, places, more]) {
   }
   let [low, high] = [Math.min(...finite), Math.max(...finite)];
   if (low === high) [low, high] = [low - (Math.abs(low) || 1) * 0.05, high + (Math.abs(high) || 1) * 0.05];
-  const at = (x) => 16 + ((x - low) / (high - low)) * (width - 32);
-  for (const share of [0, 0.5, 1]) {
-    const x = at(low + share * (high - low));
+  const at = (x) => 22 + ((x - low) / (high - low)) * (width - 44);
+  for (const [value, label] of ticks(low, high)) {
+    const x = at(value);
     picture.append(svg("line", { x1: x, x2: x, y1: above, y2: bottom, class: "grid" }));
-    const anchor = share === 0 ? "start" : share === 1 ? "end" : "middle";
-    const label = (low + share * (high - low)).toFixed(places);
-    picture.append(svg("text", { x: x + 12 * (share === 1) - 12 * (share === 0), y: bottom + 15, "text-anchor": anchor, class: "faint" }, label));
+    picture.append(svg("text", { x, y: bottom + 15, "text-anchor": "middle", class: "faint" }, label));
   }
   methods.forEach((method, i) => {
     const y = above + (i + 0.68) * step;
-    picture.append(svg("text", { x: 8, y: y - 10 }, method.length > 60 ? `${method.slice(0, 59)}…` : method));
+    picture.append(svg("text", { x: 8, y: y - 13 }, method.length > 60 ? `${method.slice(0, 59)}…` : method));
     const mine = rows.filter((row) => row.method === method);
     mine.forEach((row, j) => {
       const value = number(row[field]);

@@ -53,7 +53,7 @@ function layOut() {
   panes = methods.map((method) => {
     const [figure, canvas, caption] = ["figure", "canvas", "figcaption"].map((tag) => element(tag));
     canvas.style.aspectRatio = `${w} / ${h}`;
-    if (single) canvas.style.width = `min(100%, ${(78 * w) / h}vh)`;
+    canvas.style.width = `min(100%, ${(66 * w) / h}vh)`; // the whole image and its caption are in sight
     canvas.tabIndex = 0;
     canvas.setAttribute("role", "img");
     figure.append(canvas, caption);
@@ -169,8 +169,12 @@ function writeCaption(pane, method, slice, overlay) {
   if (method >= 0) {
     const row = head.rows.find((r) => r.group === volume.group && r.volume === volume.name && r.method === nameOf(method));
     const psnr = number(volume.psnr[method][slice]);
-    if (!Number.isNaN(psnr)) notes.push(`slice ${digits(psnr, 2)} dB`);
-    if (row) notes.push(`volume ${digits(number(row.psnr), 2)} dB, SSIM ${digits(number(row.ssim), 4)}`);
+    if (!Number.isNaN(psnr)) notes.push(`slice: PSNR\u00a0${digits(psnr, 2)}\u00a0dB`);
+    if (row) {
+      const inside = number(row.ssim_foreground); // results of older versions lack it
+      const [word, ssim] = Number.isNaN(inside) ? ["SSIM", number(row.ssim)] : ["SSIM\u00a0fg", inside];
+      notes.push(`volume: PSNR\u00a0${digits(number(row.psnr), 2)}\u00a0dB, ${word}\u00a0${digits(ssim, 4)}`);
+    }
     const missed = number(volume.missed[method][slice]);
     if (!Number.isNaN(missed)) notes.push(`${digits(100 * missed, 1)} % outside ${volume.intervals[method]}`);
     if (state.overlay !== "none" && !overlay) notes.push(`no ${WORDS[state.overlay]} here`);

@@ -107,21 +107,24 @@ def evaluated(comparison: Comparison) -> list[Source]:
 
 
 def reconstructed(paths: Sequence[Path]) -> list[Source]:
-    """Return the volumes of files of ``reconstruct.py``: those of one name, mask and shape are put side by side.
+    """Return the volumes of files of ``reconstruct.py``: those of one scan, mask and shape are put side by side.
 
     Raises
     ------
     InputError : if a file cannot be read.
     """
-    groups: dict[tuple[str, str, str], dict[str, Path]] = {}
+    groups: dict[tuple[str, str, str, str], dict[str, Path]] = {}
     for path in paths:
         origin, volume = read_origin(path), read_reconstruction(path)
-        known = {key: value for key, value in origin.items() if key in ("mask", "data")}
-        group = " ".join(f"{key} {value}" for key, value in known.items()) or "origin unknown"
-        methods = groups.setdefault((group, path.stem, f"{volume.images.shape} {volume.slices}"), {})
+        mask, rate = origin.get("mask", ""), origin.get("acceleration", "")
+        parts = ["as measured" if mask == "none" else f"mask {mask}" if mask else "", f"R {rate}" if rate else ""]
+        group = ", ".join(part for part in (*parts, origin.get("data", "")) if part) or "origin unknown"
+        # another patient's scan may have the same name
+        key = (group, path.stem, f"{volume.images.shape} {volume.slices}", origin.get("input", ""))
+        methods = groups.setdefault(key, {})
         method = origin.get("method", "unknown method")
         methods[f"{method} ({path.parent.name})" if method in methods else method] = path
-    return [Source(group, name, files) for (group, name, _), files in groups.items()]
+    return [Source(group, name, files) for (group, name, *_), files in groups.items()]
 
 
 def files_of(path: Path) -> list[Path]:

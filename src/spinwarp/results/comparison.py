@@ -102,6 +102,11 @@ def _short_names(folders: Sequence[Path]) -> dict[Path, str]:
 
 
 def _load(folder: Path, name: str, warnings: list[str]) -> _Folder:
+    if not (folder / RESULTS).exists() and any(folder.glob("*.h5")):
+        raise InputError(
+            f"{folder} has images of reconstruct.py, which have no reference and so no {RESULTS}; to see them side by "
+            f"side: python -m spinwarp.report FOLDER FOLDER --out report.html"
+        )
     rows = read_rows(folder / RESULTS)
     if not rows:
         raise InputError(f"{folder / RESULTS} holds no volume; let the evaluation finish or leave the folder out")

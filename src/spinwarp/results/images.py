@@ -33,6 +33,7 @@ class ExampleSlice:
     mask : ``(1 or h, w)`` bool on the k-space grid, which may be wider than the image, or None.
     foreground : ``(h, w)`` bool, where errors are compared with ``std``, or None.
     level : coverage of the Gaussian interval that ``std`` was scaled to promise; NaN if it was not scaled.
+    ssim_foreground : SSIM of this slice in its foreground; NaN in results of older versions.
     """
 
     volume: str
@@ -50,6 +51,7 @@ class ExampleSlice:
     mask: np.ndarray | None = None
     foreground: np.ndarray | None = None
     level: float = math.nan
+    ssim_foreground: float = math.nan
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +76,7 @@ EXAMPLES = "examples.h5"
 RECONSTRUCTIONS = "reconstructions"  # the folder of whole volumes
 TARGETS = "targets"  # the folder of their targets
 _EXAMPLE_ATTRIBUTES = ("method", "data_range", "nmse", "psnr", "ssim", "provenance", "acceleration")
+_OPTIONAL_ATTRIBUTES = ("level", "ssim_foreground")
 
 
 def write_reconstruction(
@@ -227,8 +230,7 @@ def write_examples(path: Path, examples: Sequence[ExampleSlice]) -> None:
                 image = getattr(example, name)
                 if image is not None:
                     group.create_dataset(name, data=np.asarray(image, bool), compression="gzip")
-            group.attrs["level"] = example.level
-            for name in _EXAMPLE_ATTRIBUTES:
+            for name in (*_EXAMPLE_ATTRIBUTES, *_OPTIONAL_ATTRIBUTES):
                 group.attrs[name] = getattr(example, name)
 
 
@@ -257,7 +259,7 @@ def _read_example(group: h5py.Group) -> ExampleSlice:
     attributes = {name: group.attrs[name] for name in _EXAMPLE_ATTRIBUTES}
     values: dict[str, Any] = {k: v if isinstance(v, str) else float(v) for k, v in attributes.items()}
     optional: dict[str, Any] = {n: _plane(group[n]) for n in ("std", "mask", "foreground") if n in group}
-    values["level"] = float(group.attrs.get("level", math.nan))
+    values |= {name: float(group.attrs.get(name, math.nan)) for name in _OPTIONAL_ATTRIBUTES}
     images: dict[str, Any] = {name: _plane(group[name]) for name in ("target", "reconstruction")}
     if len({image.shape for name, image in {**images, **optional}.items() if name != "mask"}) > 1:
         raise ValueError(f"the images of {group.name} differ in shape")

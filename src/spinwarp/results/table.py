@@ -81,8 +81,8 @@ class Estimate(NamedTuple):
     error: float | None
 
     def text(self, digits: int) -> str:
-        """Return ``mean ± error`` with that many decimal places."""
-        return f"{self.mean:.{digits}f} ± " + ("-" if self.error is None else f"{self.error:.{digits}f}")
+        """Return ``mean ± error`` with that many decimal places, the mean alone of a single volume."""
+        return f"{self.mean:.{digits}f}" + ("" if self.error is None else f" ± {self.error:.{digits}f}")
 
 
 @dataclass(frozen=True)

@@ -121,6 +121,15 @@ def test_an_array_that_is_no_kspace_is_refused_with_what_it_is(tmp_path: Path, a
         Measurement(save(tmp_path / "scan.npy", array))
 
 
+def test_an_hdf5_file_whose_coils_are_last_is_read_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with h5py.File(tmp_path / "file1.h5", "w") as file:
+        file["kspace"] = random_kspace(1, 40, 36, 8)
+    Measurement(str(tmp_path / "file1.h5"))
+    assert "file1.h5: its k-space (1, 40, 36, 8) is read as 40 coils of 36x8 pixels" in caplog.text
+
+
 def test_a_truncated_array_is_named_wherever_it_ends(tmp_path: Path) -> None:
     path = tmp_path / "scan.npy"
     save(path, random_kspace(2, 16, 12))

@@ -138,7 +138,31 @@ def test_three_axes_are_never_guessed(tmp_path: Path, axes: str | None) -> None:
 
 def test_options_of_matlab_are_refused_for_other_files(tmp_path: Path) -> None:
     np.save(tmp_path / "k.npy", random_kspace(8, 6))
-    with pytest.raises(InputError, match=r"k\.npy is no MATLAB file; leave out variable and axes"):
+    with pytest.raises(InputError, match=r"k\.npy is no MATLAB file; leave out variable"):
+        open_measurement(tmp_path / "k.npy", variable="k")
+    (tmp_path / "scan.raw").write_bytes(b"hello" * 100)
+    with pytest.raises(InputError, match=r"scan\.raw is neither a MATLAB nor a \.npy file; leave out axes"):
+        open_measurement(tmp_path / "scan.raw", axes="hw")
+
+
+@pytest.mark.parametrize("axes", ["hwc", "shwc", "hwcs"])
+def test_an_array_of_numpy_with_its_coils_last_is_refused_until_its_axes_are_named(tmp_path: Path, axes: str) -> None:
+    kspace = random_kspace(2, 8, 70, 66) if "s" in axes else random_kspace(1, 8, 70, 66)
+    array = kspace.transpose(["schw".index(letter) for letter in ("s" * ("s" not in axes) + axes)])
+    np.save(tmp_path / "k.npy", array if "s" in axes else array.reshape(70, 66, 8))
+    with pytest.raises(InputError, match=r"k\.npy would be (70|66) coils of .*axes=hwc"):
+        open_measurement(tmp_path / "k.npy")
+    measurement = open_measurement(tmp_path / "k.npy", axes=axes)
+    assert measurement.n_slices == len(kspace)
+    found = np.concatenate([measurement.read(i).kspace.numpy() for i in range(len(kspace))])
+    np.testing.assert_array_equal(found, kspace)
+
+
+def test_many_coils_are_read_if_their_axis_is_named(tmp_path: Path) -> None:
+    kspace = random_kspace(40, 30, 16)
+    np.save(tmp_path / "k.npy", kspace)
+    np.testing.assert_array_equal(open_measurement(tmp_path / "k.npy", axes="chw").read(0).kspace[0].numpy(), kspace)
+    with pytest.raises(InputError, match="its array is 40x30x16; say what its axes are"):
         open_measurement(tmp_path / "k.npy", axes="hw")
 
 

@@ -184,7 +184,7 @@ def shapes(path: Path) -> list[str]:
             "out.nii ends in none of .h5, .hdf5, .mrd",
         ),
         (lambda path: [str(oblique(path / "a.mrd")), str(path / "out.x"), "--format=fastmri"], "ends in .h5"),
-        (lambda path: [str(oblique(path / "a.mrd")), str(path / "out.h5"), "--axes=hw"], "a.mrd is no MATLAB file"),
+        (lambda path: [str(oblique(path / "a.mrd")), str(path / "out.h5"), "--axes=hw"], "a.mrd is neither a MATLAB"),
     ],
 )
 def test_an_error_is_one_sentence_and_leaves_nothing(

@@ -15,6 +15,7 @@ import numpy as np
 
 from spinwarp.acquisition import Header
 from spinwarp.data.fastmri.ismrmrd import LONGEST, Geometry, geometry
+from spinwarp.data.measurement import coils_misplaced
 from spinwarp.data.patients import named_patient
 from spinwarp.data.sampling import check_mask, padding_has_signal, warn_once_per_folder
 from spinwarp.errors import InputError
@@ -174,6 +175,12 @@ def scan(path: Path, provenance: str) -> Entry:
             )
         n_slices, n_coils, (h, w) = shape[0], shape[1] if len(shape) == 4 else 1, shape[-2:]
         _check_stored(path, file["kspace"])
+        if coils_misplaced(n_coils, w):
+            warn_once_per_folder(
+                path,
+                f"its k-space {shape} is read as {n_coils} coils of {h}x{w} pixels",
+                "if the axes are in another order, store it as (slice, coil, h, w)",
+            )
         if "mask" in file:
             check_mask(path, file["mask"], shape)
             _check_stored(path, file["mask"])

@@ -9,7 +9,7 @@ import torch
 from spinwarp.acquisition import Acquisition, Header
 from spinwarp.data.fastmri.index import open_volume, scan
 from spinwarp.data.fastmri.layout import read_geometry, read_maps
-from spinwarp.data.measurement import Measured
+from spinwarp.data.measurement import Measured, coils_misplaced, in_order
 from spinwarp.data.sampling import read_slice
 from spinwarp.errors import InputError
 from spinwarp.files import open_npy, user_path
@@ -19,19 +19,21 @@ class Measurement(Measured):
     """One file of k-space, read slice by slice; :func:`read_slice` finds out what was measured.
 
     HDF5 holds ``kspace`` (slice, [coil,] h, w) and may hold ``mask``, as fastMRI's test sets do, ``maps`` and
-    ``geometry``. ``.npy`` holds complex (h, w), (coil, h, w) or (slice, coil, h, w).
+    ``geometry``. ``.npy`` holds complex (h, w), (coil, h, w) or (slice, coil, h, w), or axes in the order of ``axes``.
 
     Parameters
     ----------
     path : the file.
+    axes : of a ``.npy`` file, see :func:`spinwarp.data.measurement.in_order`.
 
     Raises
     ------
     InputError : if the file cannot be read as k-space.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, axes: str | None = None) -> None:
         self.path = user_path(path)
+        self._axes = axes
         self._suffix = self.path.suffix.lower()
         if self._suffix == ".npy":
             self.header = Header(source=self.path.name)
@@ -76,4 +78,13 @@ class Measurement(Measured):
                 f"{self.path} holds {array.dtype} of shape {array.shape}; complex (h, w), (coil, h, w) or "
                 f"(slice, coil, h, w) is expected"
             )
-        return array[(None,) * (4 - array.ndim)]
+        if self._axes is not None:
+            return in_order(self.path, "its array", array, self._axes)
+        array = array[(None,) * (4 - array.ndim)]
+        _, n_coils, h, w = array.shape
+        if coils_misplaced(n_coils, w):
+            raise InputError(
+                f"{self.path} would be {n_coils} coils of {h}x{w} pixels; are its axes in another order? Name it with "
+                f"axes=, such as axes=hwc or axes=shwc with the coils last, or axes=chw or axes=schw if this is right"
+            )
+        return array

@@ -20,7 +20,8 @@ def open_measurement(path: str | Path, variable: str | None = None, axes: str | 
     Parameters
     ----------
     path : the file or folder.
-    variable, axes : name of the array in a MATLAB file and the order of its axes; see :func:`open_matlab`.
+    variable : name of the array in a MATLAB file.
+    axes : order of the axes in a MATLAB or .npy file, see :func:`spinwarp.data.measurement.in_order`.
 
     Raises
     ------
@@ -35,10 +36,12 @@ def open_measurement(path: str | Path, variable: str | None = None, axes: str | 
         start = file.read(128)
     if start.startswith((b"MATLAB 5.0", b"MATLAB 7.3")) or path.suffix.lower() == ".mat":
         return open_matlab(path, variable, axes)
-    if variable is not None or axes is not None:
-        raise InputError(f"{path.name} is no MATLAB file; leave out variable and axes")
+    if variable is not None:
+        raise InputError(f"{path.name} is no MATLAB file; leave out variable")
     if start.startswith(b"\x93NUMPY"):
-        return Measurement(str(path))
+        return Measurement(str(path), axes)
+    if axes is not None:
+        raise InputError(f"{path.name} is neither a MATLAB nor a .npy file; leave out axes")
     if h5py.is_hdf5(path):
         return _open_hdf5(path)
     if path.name in ("fid", "ser", "rawdata.job0"):

@@ -11,7 +11,7 @@ import torch
 from scipy.io import loadmat, whosmat
 
 from spinwarp.acquisition import Acquisition, Header
-from spinwarp.data.measurement import Measured
+from spinwarp.data.measurement import Measured, in_order
 from spinwarp.data.sampling import read_slice
 from spinwarp.errors import InputError
 from spinwarp.files import LARGEST_RATIO, as_input_error
@@ -24,7 +24,6 @@ _READ, _PHASE, _PARTITION, _COIL, _MAPS = range(5)
 _NAMES = {5: "echoes", 10: "time points", 11: "second time points", 13: "slices", 14: "averages"}
 _LONGEST = 4096  # bytes of a header of BART
 _NUMBERS = {"double", "single", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))}
-_AXES = {"h": "readout", "w": "phase encoding", "c": "coils", "s": "slices"}
 
 
 class Array(Measured):
@@ -120,24 +119,7 @@ def open_matlab(path: Path, variable: str | None, axes: str | None) -> Array:
         )  # fmt: skip
         raise InputError(f"{path} {what}")
     ((name, array),) = arrays.items()
-    return Array(path, _in_order(path, name, array, axes))
-
-
-def _in_order(path: Path, name: str, array: np.ndarray, axes: str | None) -> np.ndarray:
-    """Return an array as (slice, coil, h, w)."""
-    if axes is None:
-        array = array.squeeze() if array.squeeze().ndim >= 2 else array
-        axes = "hw" if array.ndim == 2 else ""
-    wrong = len(axes) != array.ndim or len(set(axes)) < len(axes) or not {"h", "w"} <= set(axes) <= set(_AXES)
-    if wrong or array.ndim > 4:
-        meaning = ", ".join(f"{letter} {word}" for letter, word in _AXES.items())
-        raise InputError(
-            f"{path}: {name} is {'x'.join(map(str, array.shape))}; say what its axes are with "
-            f"axes={'hwcs'[: array.ndim]} or another order ({meaning})"
-        )
-    order = [axes.index(letter) for letter in "schw" if letter in axes]
-    missing = tuple(None if letter not in axes else slice(None) for letter in "schw")
-    return array.transpose(order)[missing]
+    return Array(path, in_order(path, name, array, axes))
 
 
 def _version_5(path: Path, variable: str | None) -> dict[str, np.ndarray]:

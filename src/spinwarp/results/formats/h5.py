@@ -15,6 +15,8 @@ def write(path: Path, volume: Volume) -> None:
     """Write the images, and their standard deviations and half widths beside them."""
     record = volume.record
     origin = {"method": record.method, "mask": record.mask, "input": record.input, "settings": record.settings}
+    if volume.acceleration is not None:
+        origin["acceleration"] = f"{volume.acceleration:.2f}"
     write_reconstruction(
         path.parent, path.name, volume.images, volume.std, volume.interval, origin, list(record.slices)
     )

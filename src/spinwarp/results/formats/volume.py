@@ -128,6 +128,7 @@ class Volume:
     places : where each image lies; None if unknown.
     voxel_size : (readout, phase, slice) in mm, or None.
     record : what made them.
+    acceleration : realised, mean over the slices; None if they are not all there.
     interval : (factor, level) of :func:`spinwarp.results.write_reconstruction`, or None.
     patient : for DICOM.
     """
@@ -138,6 +139,7 @@ class Volume:
     places: Sequence[Geometry | None]
     voxel_size: tuple[float, float, float] | None
     record: Record
+    acceleration: float | None = None
     interval: tuple[float, float] | None = None
     patient: Patient = field(default_factory=Patient)
 
