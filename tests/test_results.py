@@ -343,6 +343,10 @@ def test_the_table_fits_eighty_columns_and_names_the_provenance(claims: dict[str
     assert text.count("0.8750 ±" if n_volumes > 1 else "0.8750") == 4 and "± -" not in text
 
 
+def test_a_table_says_that_data_without_a_mask_are_as_measured() -> None:
+    assert "mask none (as measured), " in markdown_table([change(mask="none", acceleration_nominal=math.nan)])
+
+
 def test_the_table_is_split_by_the_contrast_where_that_is_asked_for() -> None:
     rows = [
         change(volume=str(i), contrast=c, psnr=p) for i, (c, p) in enumerate([("AXT2", 30), ("", 20), ("AXT2", 32)])

@@ -183,7 +183,7 @@ def _lines(summaries: Sequence[Summary]) -> tuple[str, list[str], str, list[tupl
         {
             "dataset": s.group.dataset,
             "split": s.group.split,
-            "mask": str(s.group._replace(dataset="", split="", contrast="")),
+            "mask": _mask_of(s.group),
             "contrast": s.group.contrast,
             "target": s.target,
             "provenance": s.provenance,
@@ -218,6 +218,11 @@ def _lines(summaries: Sequence[Summary]) -> tuple[str, list[str], str, list[tupl
     caption = [_CAPTION, *[_INSIDE_CAPTION] * inside, *[_UNCERTAINTY_CAPTION] * bool(columns)]
     caption += [_ABSENT_CAPTION] * any(s.has_absent for s in summaries)
     return title, header, ";\n".join(caption), lines
+
+
+def _mask_of(group: Group) -> str:
+    name = str(group._replace(dataset="", split="", contrast=""))
+    return "none (as measured)" if group.mask == "none" else name
 
 
 def _uncertainty(summary: Summary, name: str | None) -> tuple[str, bool]:
