@@ -58,14 +58,15 @@ def main() -> None:
     assert std is not None
     head = (target[0] > 0.05 * limit).nonzero()
     (top, left), (bottom, right) = (head.amin(0) - 4).clamp_min(0).tolist(), (head.amax(0) + 5).tolist()
-    figure, axes = plt.subplots(1, 6, figsize=(12, 2.6), facecolor="black")
+    figure, axes = plt.subplots(1, 6, figsize=(12, 3.0), facecolor="black")
     for axis, (name, image) in zip(axes, [*images.items(), ("its std, x 10", 10 * std[0])], strict=True):
-        axis.imshow(np.asarray(image)[top:bottom, left:right], cmap="gray", vmin=0, vmax=0.85 * float(limit))
+        upright = np.rot90(np.asarray(image)[top:bottom, left:right], -1)  # the nose is on the left of this slice
+        axis.imshow(upright, cmap="gray", vmin=0, vmax=0.85 * float(limit))
         compared = name in images and name != "fully sampled"
         score = f"\n{float(psnr(image[None], target, limit)):.1f} dB" if compared else "\n"
         axis.set_title(name + score, color="white", fontsize=9)
         axis.axis("off")
-    figure.subplots_adjust(0.005, 0.01, 0.995, 0.82, 0.02)
+    figure.subplots_adjust(0.005, 0.01, 0.995, 0.85, 0.02)
     save(figure, arguments.picture)
 
 
