@@ -53,6 +53,7 @@ def main() -> None:
     parser.add_argument("--dry", action="store_true", help="tiny sizes on the CPU")
     parser.add_argument("--out", type=Path, default=Path("runs/gpu"), help="folder of the results")
     parser.add_argument("--only", nargs="*", default=list(PARTS), choices=PARTS, metavar="PART")
+    parser.add_argument("--skip", default="$^", metavar="PATTERN", help="rows to leave out, a regular expression")
     parser.add_argument("--seconds", type=float, help="that all parts take at most; no limit where --dry")
     parser.add_argument("--fastmri", default=os.environ.get("FASTMRI", ""), help="a Python that has fastmri")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
@@ -101,7 +102,8 @@ def _work(options: argparse.Namespace) -> None:
     setting.folder.mkdir(parents=True, exist_ok=True)
     module = importlib.import_module(f"gpu.{options.worker}")
     with os.fdopen(options.channel, "w") as channel:
-        run(module.rows(setting), channel, setting)
+        rows = {name: row for name, row in module.rows(setting).items() if not re.search(options.skip, name)}
+        run(rows, channel, setting)
 
 
 def _run_all(options: argparse.Namespace, card: dict[str, str]) -> int:
@@ -139,7 +141,7 @@ def _run_all(options: argparse.Namespace, card: dict[str, str]) -> int:
 def _start(module: str, options: argparse.Namespace, channel: int | None) -> subprocess.Popen:
     """Start a part; all that it prints goes to its log."""
     command = [sys.executable, str(HERE), "--worker", module, "--out", str(options.out)]
-    command += ["--dry"] * options.dry + ["--fastmri", options.fastmri]
+    command += ["--dry"] * options.dry + ["--fastmri", options.fastmri, f"--skip={options.skip}"]
     if channel is None:
         channel = os.open(os.devnull, os.O_WRONLY)
     command += ["--channel", str(channel)]
