@@ -171,8 +171,8 @@ panel(shown, titles, columns=6)
 # For MRI the function is the scanner's $A$. `UntrainedNetwork` hides a fifth of the measured columns for the stop, and
 # puts the measurement back in the end. Here only every eighth column is measured, with six coils. At this speed no
 # image is good. Total variation gives a cartoon. A fit of the ConvDecoder may end above or below it, by the luck of its
-# random weights, and even rounding decides. So we take the mean of five fits. It has the smallest squared error, because
-# it is nearly right everywhere; total variation still shows the dark ventricles better.
+# random weights, and even rounding decides. So we take the mean of five fits. It has the smallest squared error, for it
+# is nearly right everywhere. Total variation still shows the dark ventricles better.
 
 # %%
 network = UntrainedNetwork(

@@ -184,7 +184,7 @@ class Reconstruction(_Movable):
     Parameters
     ----------
     image : ``(batch, h, w)`` complex64, in the units of the measured data.
-    std : ``(batch, h, w)`` pixelwise standard deviation of the image's magnitude, or None.
+    std : ``(batch, h, w)`` predicted standard deviation of the error of the magnitude in every pixel, or None.
     samples : ``(n_samples, batch, h, w)`` draws that were averaged, or None.
     """
 
