@@ -60,7 +60,7 @@ def test_a_file_of_the_hub_comes_from_its_cache_when_offline(
     refs = cache / "models--mri--nets" / "refs"
     refs.mkdir()
     (refs / "main").write_text(commit)
-    constants = pytest.importorskip("huggingface_hub.constants")
+    constants = pytest.importorskip("huggingface_hub.constants", reason="the extra spinwarp[hub] is not installed")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     for name in ("hf://mri/nets/small.ckpt", f"hf://mri/nets/small.ckpt@{commit}"):

@@ -104,7 +104,7 @@ def test_the_learning_rate_is_logged_where_there_is_a_logger(tmp_path: Path) -> 
 
 
 def test_the_panel_goes_to_tensorboard(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
+    pytest.importorskip("tensorboard", reason="the extra spinwarp[tensorboard] is not installed")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     logger = TensorBoardLogger(tmp_path, name="", version="")

@@ -36,7 +36,10 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_tensorboard_gets_the_means_the_table_and_the_figures(folder: Path, tmp_path: Path) -> None:
-    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator",
+        reason="the extra spinwarp[tensorboard] is not installed",
+    )
     send_results([TensorBoardLogger(tmp_path / "logs", name="", version="")], folder, read_rows(folder / RESULTS))
     events = accumulator.EventAccumulator(str(tmp_path / "logs"))
     events.Reload()

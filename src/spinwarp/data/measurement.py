@@ -84,5 +84,5 @@ def in_order(path: Path, name: str, array: np.ndarray, axes: str | None) -> np.n
 
 
 def coils_misplaced(n_coils: int, w: int) -> bool:
-    """Whether the axes of an array are likely in another order: it seems to have many more coils than columns."""
-    return n_coils > max(2 * w, _MANY)
+    """Whether the axes of an array are likely in another order: it seems to have many coils, and more than columns."""
+    return n_coils > max(w, _MANY)

@@ -10,7 +10,7 @@ from raw_files import random_kspace
 from scipy.io import savemat
 
 from spinwarp.acquisition import Acquisition
-from spinwarp.data.measurement import Measured
+from spinwarp.data.measurement import Measured, coils_misplaced
 from spinwarp.data.raw import open_measurement
 from spinwarp.errors import InputError
 from spinwarp.fourier import ifftc
@@ -156,6 +156,11 @@ def test_an_array_of_numpy_with_its_coils_last_is_refused_until_its_axes_are_nam
     assert measurement.n_slices == len(kspace)
     found = np.concatenate([measurement.read(i).kspace.numpy() for i in range(len(kspace))])
     np.testing.assert_array_equal(found, kspace)
+
+
+@pytest.mark.parametrize(("n_coils", "w", "odd"), [(128, 64, True), (256, 32, True), (64, 320, False), (32, 16, False)])
+def test_many_coils_and_fewer_columns_are_odd(n_coils: int, w: int, odd: bool) -> None:
+    assert coils_misplaced(n_coils, w) is odd
 
 
 def test_many_coils_are_read_if_their_axis_is_named(tmp_path: Path) -> None:
