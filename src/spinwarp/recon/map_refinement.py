@@ -24,8 +24,9 @@ def with_refined_maps(
         d = argmin_d |M F (x (s + d)) - y|^2 / r^2 + C |W d|^2 / error^2
 
     over the functions of ``width x width`` harmonics, where r^2 is the mean square of the residual for d = 0. ``W``
-    favours smooth corrections: it multiplies the amplitude of a harmonic of n periods by 1 + n^2. The problem is
-    linear in ``d``, and each coil has its own. Maps stay zero where they were, keep a sum of squares of one elsewhere,
+    multiplies the amplitude of a harmonic of n periods by 1 + n^2, which favours smooth corrections, and all of them by
+    a constant with which the expected squares of a coil's amplitudes add up to error^2 / C. The problem is linear in
+    ``d``, and each coil has its own. Maps stay zero where they were, keep a sum of squares of one elsewhere,
     and their phase relative to the old ones is in the image, so that images of old and new maps can be compared.
 
     A single coil is left alone: its map cannot be told from the image.
