@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from spinwarp.acquisition import Acquisition
+from spinwarp.coils import root_sum_of_squares
 from spinwarp.fourier import circular_filter, fftc, ifftc
 from spinwarp.operators.sense import coil_maps, expand
 from spinwarp.solvers import conjugate_gradient
@@ -66,9 +67,9 @@ def with_refined_maps(
 
     d = conjugate_gradient(system, project(ifftc(residual)), iterations=iterations)
     refined = (maps + along_h @ d @ along_w.mT) * (maps != 0).any(1, keepdim=True)
-    refined = refined * refined.abs().square().sum(1, keepdim=True).sqrt().clamp_min(_TINY).reciprocal()
+    refined = refined / root_sum_of_squares(refined)[:, None].clamp_min(_TINY)
     phase = torch.sgn((refined.conj() * maps).sum(1, keepdim=True))
-    return replace(acquisition, maps=refined * phase)
+    return replace(acquisition, maps=refined * torch.where(phase == 0, 1, phase))
 
 
 def _harmonics(n_pixels: int, width: int, like: Tensor) -> Tensor:
