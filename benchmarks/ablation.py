@@ -28,11 +28,12 @@ from typing import Any
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from numpy.random import RandomState
 from torch import nn
 
-from spinwarp.acquisition import center_crop
+from spinwarp.acquisition import Example, center_crop
 from spinwarp.cli.app import conf_folder
-from spinwarp.data.module import FastMRIDataModule
+from spinwarp.data.module import Augmentation, FastMRIDataModule
 from spinwarp.data.mraugment import MRAugment
 from spinwarp.files import atomic_write
 from spinwarp.losses import MixedLoss, MultiScaleLoss
@@ -89,9 +90,10 @@ def description(parts: frozenset[str], channels: int) -> dict[str, Any]:
     if has(SHIPPED):
         network = {"_target_": f"{MODELS}.residual_unet.ComplexResidualUNet", "_partial_": True, "blocks": 2}
         widths = [channels, 2 * channels, 4 * channels]
-        return {"_target_": f"{MODELS}.unrolled.UnrolledNet", "regulariser": network | {"widths": widths}}
+        whole = {"_target_": f"{MODELS}.unrolled.UnrolledNet", "smooth_phase": True}
+        return whole | {"regulariser": network | {"widths": widths}}
     blocks, plain = f"{MODELS}.prompt_unet.PromptUNet", f"{MODELS}.norm_unet.PlainUNet"
-    small = {"_target_": blocks, "_partial_": True, "channels": 6, "pools": 2, "n_prompts": 0}
+    small = {"_target_": plain, "_partial_": True, "channels": 4, "pools": 2}  # one for every coil of every cascade
     unet: dict[str, Any] = {"_target_": plain, "_partial_": True, "channels": channels, "pools": POOLS}
     if has("residual blocks"):
         unet |= {
@@ -154,6 +156,17 @@ def module_of(parts: frozenset[str], network: dict[str, Any], rate: float) -> Su
 def masks(rates: Sequence[int]) -> EquispacedMask:
     """Lines at one of several rates, with fastMRI's centre."""
     return EquispacedMask([{4: 0.08, 8: 0.04}[rate] for rate in rates], rates)
+
+
+def augmented(then: Augmentation | None) -> Augmentation:
+    """Return MRAugment with its largest probability from the start, because epochs are long, and another after it."""
+    first = MRAugment(epochs=1)
+
+    def both(example: Example, generator: RandomState) -> Example:
+        example = first(example, generator)
+        return example if then is None else then(example, generator)
+
+    return both
 
 
 def train(module: SupervisedModule, data: FastMRIDataModule, seconds: float, device: str) -> int:
@@ -219,7 +232,7 @@ def run(name: str, seed: int, options: argparse.Namespace, weights: int) -> dict
     module = module_of(parts, network, options.rate)
     data = load_data(options.overrides, seed, (4, 8))
     if "augmentation" in parts:
-        data.augment = MRAugment(epochs=1).__call__  # with its largest probability from the start: epochs are long
+        data.augment = augmented(data.augment)
     steps = train(module, data, options.seconds, options.device)
     row: dict[str, Any] = {"name": name, "seed": seed, "weights": n_weights(network), "steps": steps, "net": network}
     for rate in (4, 8):

@@ -3,10 +3,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from spinwarp.coils import low_resolution_maps
+from spinwarp.coils import low_resolution_maps, with_smooth_phase
 from spinwarp.data.simulation import loop_coil_maps
 from spinwarp.errors import InputError
-from spinwarp.fourier import fftc
+from spinwarp.fourier import fftc, ifftc
 
 
 def smooth_scene(shape: tuple[int, int], n_coils: int = 4) -> tuple[Tensor, Tensor, Tensor]:
@@ -93,3 +93,18 @@ def test_the_data_are_left_as_they_were() -> None:
     before = kspace.clone()
     low_resolution_maps(kspace, torch.tensor([8]))
     assert torch.equal(kspace, before)
+
+
+def test_maps_with_the_smooth_phase_leave_a_real_image() -> None:
+    kspace, truth, inside = smooth_scene((64, 64))
+    scene = ifftc(kspace)
+    n = torch.tensor([24])
+    image = (scene * with_smooth_phase(truth, kspace, n).conj()).sum(1)
+    assert float(image.angle()[:, inside].abs().max()) < 0.1  # the phase that 24 columns do not resolve
+    assert float((scene * truth.conj()).sum(1).angle()[:, inside].abs().max()) > 0.8  # by itself it has one
+    torch.testing.assert_close(image.abs(), (scene * truth.conj()).sum(1).abs())
+
+
+def test_maps_of_a_scan_of_zeros_keep_their_phase() -> None:
+    _, truth, _ = smooth_scene((12, 20))
+    assert torch.equal(with_smooth_phase(truth, torch.zeros_like(truth), torch.tensor([8])), truth)

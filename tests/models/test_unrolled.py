@@ -55,6 +55,26 @@ def test_without_a_network_it_solves_sense() -> None:
     expected[inside] = solution.abs()
     error = (image.abs() - expected).norm() / expected.norm()
     assert error < 0.02  # the weight of the start never vanishes: lambda is about 1e-4 at the last step
+    # the phase of the maps is a convention: without a network the coil images do not depend on it
+    other = UnrolledNet(Nothing, n_unrolls=12, cg_iterations=20, smooth_phase=True)
+    with torch.no_grad():
+        torch.testing.assert_close(other(acquisition)[0], image, rtol=0, atol=1e-4 * float(image.abs().max()))
+
+
+def test_with_the_smooth_phase_the_network_sees_nearly_real_images() -> None:
+    seen: list[torch.Tensor] = []
+
+    class Watching(Nothing):
+        def forward(self, image: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+            seen.append(image)
+            return super().forward(image, level)
+
+    for smooth_phase in (False, True):
+        with torch.no_grad():
+            UnrolledNet(Watching, n_unrolls=2, smooth_phase=smooth_phase)(scan(noise=1e-4))
+    assert len(seen) == 4
+    plain, smooth = (float(image.imag.norm() / image.norm()) for image in (seen[1], seen[3]))
+    assert smooth < 0.5 * plain
 
 
 @pytest.mark.parametrize("factor", [1e-3, 1e4])

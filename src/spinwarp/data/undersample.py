@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from spinwarp.acquisition import Acquisition, Example, acs_columns
-from spinwarp.coils import espirit_maps, low_resolution_maps
+from spinwarp.coils import espirit_maps, low_resolution_maps, with_smooth_phase
 from spinwarp.errors import InputError
 from spinwarp.masks.base import Mask
 from spinwarp.masks.learned import LearnedMask
@@ -20,9 +20,11 @@ MapEstimator = Callable[[Tensor, Tensor], Tensor]
 
 
 def _espirit(kspace: Tensor, n_acs: Tensor) -> Tensor:
-    """Return ESPIRiT's maps of undersampled k-space of one slice; zero for a slice of zeros."""
+    """Return ESPIRiT's maps of undersampled k-space, for networks; zero for a slice of zeros."""
     measured = (kspace != 0).any(1, keepdim=True)  # what was not measured is zero in all coils
-    return espirit_maps(kspace, measured, n_acs)[0] if measured.any() else torch.zeros_like(kspace)
+    if not measured.any():
+        return torch.zeros_like(kspace)
+    return with_smooth_phase(espirit_maps(kspace, measured, n_acs)[0], kspace, n_acs)
 
 
 #: how maps are made from the central lines, by the name that a user gives

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint as recomputed
 
 from spinwarp.acquisition import Acquisition, acs_columns
 from spinwarp.channels import root_sum_of_squares
-from spinwarp.coils import combine, espirit_maps
+from spinwarp.coils import combine, espirit_maps, with_smooth_phase
 from spinwarp.errors import InputError
 from spinwarp.models.complex_network import ComplexNetwork
 from spinwarp.models.conditioning import ScanCode
@@ -187,4 +187,6 @@ class CascadeNet(ComplexNetwork):
 
 
 def _espirit(acquisition: Acquisition) -> Tensor:
-    return espirit_maps(acquisition.kspace, acquisition.mask)[0]
+    kspace, mask = acquisition.kspace, acquisition.mask
+    n_acs = acquisition.n_acs if acquisition.n_acs is not None else acs_columns(mask)
+    return with_smooth_phase(espirit_maps(kspace, mask)[0], kspace, n_acs)

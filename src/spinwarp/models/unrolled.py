@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from spinwarp.acquisition import Acquisition, acs_columns
 from spinwarp.channels import root_sum_of_squares
-from spinwarp.coils import combine, espirit_maps, noise_level
+from spinwarp.coils import combine, espirit_maps, noise_level, with_smooth_phase
 from spinwarp.errors import InputError
 from spinwarp.models.complex_network import ComplexNetwork
 from spinwarp.operators.sense import expand, sense
@@ -40,6 +40,8 @@ class UnrolledNet(ComplexNetwork):
         ``(batch, 1, h, w)``; all alternations share it.
     n_unrolls : number of alternations, at least two.
     cg_iterations : conjugate gradient steps of each data consistency.
+    smooth_phase : the maps take the phase of the low-resolution image, so that the network sees a nearly real one
+        (:func:`~spinwarp.coils.with_smooth_phase`).
 
     Raises
     ------
@@ -52,7 +54,13 @@ class UnrolledNet(ComplexNetwork):
     Uecker et al., "ESPIRiT: an eigenvalue approach to autocalibrating parallel MRI", MRM 2014.
     """
 
-    def __init__(self, regulariser: Callable[[], nn.Module], n_unrolls: int = 10, cg_iterations: int = 4) -> None:
+    def __init__(
+        self,
+        regulariser: Callable[[], nn.Module],
+        n_unrolls: int = 10,
+        cg_iterations: int = 4,
+        smooth_phase: bool = False,
+    ) -> None:
         super().__init__()
         if n_unrolls < 2 or cg_iterations < 1:
             raise InputError(
@@ -61,6 +69,7 @@ class UnrolledNet(ComplexNetwork):
         self.regulariser = regulariser()
         self.n_unrolls = n_unrolls
         self.cg_iterations = cg_iterations
+        self.smooth_phase = smooth_phase
         # of .1 to 1 and 0 to .5 the best with a denoiser, before any training end to end
         self.log_weight = nn.Parameter(torch.full((n_unrolls,), math.log(0.1)))
         self.momentum = nn.Parameter(torch.full((n_unrolls - 1,), 0.5))
@@ -76,8 +85,11 @@ class UnrolledNet(ComplexNetwork):
         kspace, mask = acquisition.kspace, acquisition.mask
         noise_std = acquisition.noise_std if acquisition.noise_std is not None else noise_level(kspace, mask)
         maps = acquisition.maps
-        if maps is None or bool(acs_columns(mask).all()):
+        n_acs = acs_columns(mask)
+        if maps is None or bool(n_acs.all()):
             maps, _ = espirit_maps(kspace, mask)
+            if self.smooth_phase:
+                maps = with_smooth_phase(maps, kspace, n_acs)
         support = (maps != 0).any(1)
         operator = sense(replace(acquisition, maps=maps))
         rhs = operator.adjoint(kspace)
