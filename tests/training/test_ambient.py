@@ -67,7 +67,7 @@ def clean_minimiser(case: dict[str, np.ndarray], sigma: float) -> np.ndarray:
     """Of training with whole scans without noise, on the same inputs, by the normal equations."""
     padded = np.pad(case["given"], ((0, 0), (2, 2)))
     x = np.stack([padded[:, d : d + W] for d in range(5)], axis=-1)
-    seen = np.pad(case["kept"], ((0, 0), (2, 2)))
+    seen = np.pad(np.ones_like(case["kept"]), ((0, 0), (2, 2)))  # the noise has no gaps
     noise = np.stack([seen[:, d : d + W] for d in range(5)], axis=-1)
     p = case["probability"]
     a = np.einsum("nj,njd,nje->de", p, x.conj(), x) + sigma**2 * np.diag(np.einsum("nj,njd->d", p, noise))

@@ -24,11 +24,14 @@ _STEP = 1e-2  # of the derivative, in units of the noise of the scan
 class AmbientScoreModule(ScoreModule):
     """Trains a :class:`Denoiser` on the split of each example (:mod:`spinwarp.data.split`), without whole images.
 
-    A further mask holds out some of the measured lines. Noise of level sigma is added to the others, and the denoiser
-    gets their zero-filled image. The loss compares the k-space of what it returns with all that was measured: held-out
-    lines, weighted by their probabilities, stand for all that are missing. The denoiser therefore learns what it would
-    learn from such images of whole scans: the image without noise and without gaps. If everything is measured and
-    nothing held out, this is the training of :class:`ScoreModule`.
+    A further mask holds out some of the measured lines. The denoiser gets the zero-filled image of the others, with
+    noise of level sigma on all lines. The loss compares the k-space of what it returns with all that was measured:
+    held-out lines, weighted by their probabilities, stand for all that are missing. The denoiser therefore learns what
+    it would learn from such images of whole scans: the image without noise and without gaps. If everything is measured
+    and nothing held out, this is the training of :class:`ScoreModule`.
+
+    The noise is white because a sampler's is. Noise with the gaps of the scan would be too weak for its level, and draws
+    from such a prior diverge.
 
     Parameters
     ----------
@@ -99,21 +102,20 @@ class AmbientScoreModule(ScoreModule):
         acquisition : measured samples, in the units of the prior.
         split : what the denoiser gets, and how much each sample counts.
         sigma : ``(batch,)`` noise levels.
-        noise : ``(batch, coil, h, w)`` of unit variance, added to the given samples with these levels.
+        noise : ``(batch, coil, h, w)`` of unit variance, added to all lines with these levels.
         signs : of a probe, for the term of GSURE; None: no such term.
         """
         maps, level = coil_maps(acquisition), sigma.view(-1, 1, 1, 1)
 
         def denoised(kspace: Tensor) -> Tensor:
-            return fftc(expand(net(reduce(ifftc(kspace * split.mask), maps), sigma), maps))
+            return fftc(expand(net(reduce(ifftc(kspace * split.mask + level * noise), maps), sigma), maps))
 
-        given = acquisition.kspace + level * noise
-        kspace = denoised(given)
+        kspace = denoised(acquisition.kspace)
         error = (split.weight * (kspace - acquisition.kspace)).abs().square().sum(1)
         if signs is not None:
             assert acquisition.noise_std is not None
             step = _STEP * acquisition.noise_std.view(-1, 1, 1, 1)
-            product = (signs.conj() * (denoised(given + step * signs) - kspace)).real.sum(1)
+            product = (signs.conj() * (denoised(acquisition.kspace + step * signs) - kspace)).real.sum(1)
             error = error + 2 / _STEP * acquisition.noise_std.view(-1, 1, 1) * product
         weight = (sigma.square() + net.sigma_data**2) / (sigma * net.sigma_data).square()
         return (weight.view(-1, 1, 1) * error).mean()
