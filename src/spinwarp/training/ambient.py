@@ -1,5 +1,6 @@
 """Ambient training of score models: a prior of whole images, learned from undersampled scans alone."""
 
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
@@ -18,6 +19,7 @@ from spinwarp.training.score import LEVELS, ScoreModule
 from spinwarp.training.self_supervised import check_split_of
 from spinwarp.training.stein import check_precision, probe, with_level
 
+log = logging.getLogger(__name__)
 _STEP = 1e-2  # of the derivative, in units of the noise of the scan
 
 
@@ -70,8 +72,12 @@ class AmbientScoreModule(ScoreModule):
         self.gsure = gsure
 
     def on_fit_start(self) -> None:
-        """Refuse a precision in which the derivative would be lost."""
+        """Say what is known of such priors; refuse a precision in which the derivative would be lost."""
         super().on_fit_start()
+        log.warning(
+            "draws from a prior of undersampled scans diverge so far: it denoises, but do not reconstruct with it "
+            "(docs/self_supervised.md)"
+        )
         if self.gsure:
             check_precision(self)
 
