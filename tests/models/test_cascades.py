@@ -294,6 +294,8 @@ def test_espirit_maps_take_the_place_of_those_of_the_data_where_there_is_a_centr
     combined = (centre * seen[0].conj()).sum(1)
     assert torch.allclose(combined, (centre * maps.conj()).sum(1).abs().to(combined), atol=1e-5)
     assert torch.equal(seen[1], acquisition.maps)
+    net(replace(acquisition, n_acs=torch.zeros(1, dtype=torch.long)))  # a mask that draws no centre, and samples it
+    assert torch.equal(seen[2], seen[0])
     with pytest.raises(InputError, match="from a network or from ESPIRiT"):
         MapNet(1, 1, network=SMALL, espirit=True)
 

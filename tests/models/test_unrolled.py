@@ -11,6 +11,7 @@ from torch import nn
 from spinwarp.acquisition import Acquisition
 from spinwarp.coils import espirit_maps
 from spinwarp.errors import InputError
+from spinwarp.files import warn_once
 from spinwarp.fourier import fftc, ifftc
 from spinwarp.models.residual_unet import BiasFreeDenoiser, ComplexResidualUNet, ResidualUNet
 from spinwarp.models.unrolled import UnrolledNet
@@ -75,6 +76,27 @@ def test_with_the_smooth_phase_the_network_sees_nearly_real_images() -> None:
     assert len(seen) == 4
     plain, smooth = (float(image.imag.norm() / image.norm()) for image in (seen[1], seen[3]))
     assert smooth < 0.5 * plain
+
+
+@pytest.mark.parametrize(("coils", "given"), [(1, False), (3, True)])
+def test_without_central_lines_the_image_keeps_its_phase_and_the_log_says_so(
+    coils: int, given: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    warn_once.cache_clear()
+    whole = scan(coils)
+    mask = whole.mask.clone()
+    mask[..., 10:20] = False
+    maps = torch.full((1, coils, 24, 30), coils**-0.5, dtype=torch.complex64) if given else None
+    acquisition = Acquisition(kspace=whole.kspace * mask, mask=mask, maps=maps)
+    torch.manual_seed(0)
+    plain = UnrolledNet(SMALL, n_unrolls=2)
+    smooth = UnrolledNet(SMALL, n_unrolls=2, smooth_phase=True)
+    smooth.load_state_dict(plain.state_dict())
+    with torch.no_grad():
+        expected = plain(acquisition)
+        assert not caplog.messages
+        torch.testing.assert_close(smooth(acquisition), expected)
+    assert "leaves out the centre" in caplog.text
 
 
 @pytest.mark.parametrize("factor", [1e-3, 1e4])

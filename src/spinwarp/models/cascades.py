@@ -188,5 +188,4 @@ class CascadeNet(ComplexNetwork):
 
 def _espirit(acquisition: Acquisition) -> Tensor:
     kspace, mask = acquisition.kspace, acquisition.mask
-    n_acs = acquisition.n_acs if acquisition.n_acs is not None else acs_columns(mask)
-    return with_smooth_phase(espirit_maps(kspace, mask)[0], kspace, n_acs)
+    return with_smooth_phase(espirit_maps(kspace, mask)[0], kspace, acs_columns(mask))

@@ -11,6 +11,7 @@ from spinwarp.acquisition import Acquisition, acs_columns
 from spinwarp.channels import root_sum_of_squares
 from spinwarp.coils import combine, espirit_maps, noise_level, with_smooth_phase
 from spinwarp.errors import InputError
+from spinwarp.files import warn_once
 from spinwarp.models.complex_network import ComplexNetwork
 from spinwarp.operators.sense import expand, sense
 from spinwarp.solvers import conjugate_gradient
@@ -41,7 +42,8 @@ class UnrolledNet(ComplexNetwork):
     n_unrolls : number of alternations, at least two.
     cg_iterations : conjugate gradient steps of each data consistency.
     smooth_phase : the maps take the phase of the low-resolution image, so that the network sees a nearly real one
-        (:func:`~spinwarp.coils.with_smooth_phase`).
+        (:func:`~spinwarp.coils.with_smooth_phase`). Without central lines the image keeps its phase, and the log says
+        so.
 
     Raises
     ------
@@ -86,10 +88,16 @@ class UnrolledNet(ComplexNetwork):
         noise_std = acquisition.noise_std if acquisition.noise_std is not None else noise_level(kspace, mask)
         maps = acquisition.maps
         n_acs = acs_columns(mask)
-        if maps is None or bool(n_acs.all()):
+        has_centre = bool(n_acs.all())
+        if maps is None or has_centre:
             maps, _ = espirit_maps(kspace, mask)
-            if self.smooth_phase:
-                maps = with_smooth_phase(maps, kspace, n_acs)
+        if self.smooth_phase and has_centre:
+            maps = with_smooth_phase(maps, kspace, n_acs)
+        elif self.smooth_phase:
+            warn_once(
+                "the mask leaves out the centre of k-space, so the image keeps its phase; the network was trained on "
+                "images without one, so expect a worse one"
+            )
         support = (maps != 0).any(1)
         operator = sense(replace(acquisition, maps=maps))
         rhs = operator.adjoint(kspace)

@@ -32,8 +32,7 @@ class AmbientScoreModule(ScoreModule):
     it would learn from such images of whole scans: the image without noise and without gaps. If everything is measured
     and nothing held out, this is the training of :class:`ScoreModule`.
 
-    The noise is white because a sampler's is. Noise with the gaps of the scan would be too weak for its level, and
-    draws from such a prior diverge.
+    The noise is white because a sampler's is; noise with the gaps of the scan would be too weak for its level.
 
     Parameters
     ----------
