@@ -30,7 +30,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
     """Write a score model that has learned nothing: the exact denoiser of white Gaussian images of variance one."""
     folder = tmp_path_factory.mktemp("score")
 
-    def write(channels: str = "complex") -> str:
+    def write(channels: str = "complex", **record: bool) -> str:
         n = {"complex": 2, "magnitude": 1}[channels]
         network = ScoreUNet(n, widths=(8, 16))
         description = {
@@ -39,8 +39,8 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
             "channels": channels,
         }
         state = {f"average.{k}": v for k, v in Denoiser(network, channels).state_dict().items()}
-        path = folder / f"{channels}.ckpt"
-        torch.save({"state_dict": state, "spinwarp": {"net": description, "name": "score"}}, path)
+        path = folder / f"{channels}{''.join(record)}.ckpt"
+        torch.save({"state_dict": state, "spinwarp": {"net": description, "name": "score", **record}}, path)
         return str(path)
 
     return write
@@ -54,6 +54,15 @@ def acquisition(make_acquisition: Callable[..., Acquisition]) -> Acquisition:
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def test_a_prior_of_undersampled_scans_comes_with_a_warning(
+    checkpoints: Callable[..., str], caplog: pytest.LogCaptureFixture
+) -> None:
+    Posterior(checkpoints(), SAMPLER)
+    assert not caplog.messages
+    Posterior(checkpoints(without_references=True), SAMPLER)
+    assert "do not trust the image" in caplog.text
 
 
 def test_mean_and_spread_are_those_of_a_gaussian_posterior(

@@ -1,5 +1,6 @@
 """Reconstruction with a score model: images drawn from the posterior, their mean and their spread."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -21,6 +22,7 @@ from spinwarp.recon.map_refinement import with_refined_maps
 from spinwarp.recon.samples import from_samples
 from spinwarp.samplers import ChainNoise, Problem, chain_generators
 
+log = logging.getLogger(__name__)
 Sampler = Callable[..., Tensor]
 
 #: smallest noise level, as a fraction of the image's root mean square: no data are exact
@@ -97,6 +99,12 @@ class Posterior(Reconstructor):
         if not isinstance(denoiser, Denoiser):
             raise InputError(
                 f"{self.path} holds a {type(denoiser).__name__}, not a score model; train one with model=score"
+            )
+        if record.get("without_references"):
+            log.warning(
+                "%s was trained on undersampled scans, and draws from such priors diverge so far: do not trust the "
+                "image (docs/self_supervised.md)",
+                self.path,
             )
         self.denoiser = denoiser.eval().requires_grad_(False)
         self.record = {key: value for key, value in record.items() if key != "name"}  # the sampler names the method
