@@ -320,6 +320,27 @@ def test_an_empty_slice_has_maps_of_zeros() -> None:
     assert maps is not None and not maps.any()
 
 
+@pytest.mark.parametrize("reads_anew", [False, True])
+def test_a_mask_is_applied_in_place_only_to_what_the_data_set_does_not_keep(reads_anew: bool) -> None:
+    source = Keeping()
+    source.reads_anew = reads_anew
+    dataset = module(source).dataset("val")
+    dataset.example(0, 0)
+    kept = next(iter(source.kept.values())).acquisition
+    assert bool((kept.kspace == 0).any()) is reads_anew
+
+
+class Keeping(MemorySource):
+    reads_anew = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: dict[tuple[str, int], Example] = {}
+
+    def read(self, volume: Volume, slice_index: int) -> Example:
+        return self.kept.setdefault((volume.name, slice_index), super().read(volume, slice_index))
+
+
 class Empty(MemorySource):
     def read(self, volume: Volume, slice_index: int) -> Example:
         example = super().read(volume, slice_index)

@@ -142,6 +142,21 @@ def test_the_example_that_went_in_is_left_as_it_was(mask: LineMask | None, maps:
     assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
+@given(rows=st.booleans(), n_coils=st.integers(1, 3), seed=st.integers(0, 2**32 - 1))
+def test_a_mask_in_place_gives_the_same_samples_in_the_same_memory(rows: bool, n_coils: int, seed: int) -> None:
+    def mask(size: tuple[int, int], rng: RandomState) -> tuple[torch.Tensor, int]:
+        drawn = torch.from_numpy(rng.rand(size[0] if rows else 1, size[1]) < 0.3)
+        drawn[..., 20:28] = True
+        return drawn, 8
+
+    example, other = full(n_coils), full(n_coils)
+    expected = Undersample(mask, low_resolution_maps)(example, RandomState(seed)).acquisition  # type: ignore[arg-type]
+    found = Undersample(mask, low_resolution_maps)(other, RandomState(seed), in_place=True).acquisition  # type: ignore[arg-type]
+    assert torch.equal(found.kspace, expected.kspace)
+    assert torch.equal(found.mask, expected.mask)
+    assert found.kspace.data_ptr() == other.acquisition.kspace.data_ptr()
+
+
 def test_target_range_and_names_pass_through() -> None:
     example = full()
     result = Undersample(RandomMask([0.16], [4]), low_resolution_maps)(example, RandomState(1))

@@ -78,6 +78,7 @@ class SliceDataset(Dataset[Example]):
     def __post_init__(self) -> None:
         # found out once: isinstance takes half a millisecond for a protocol
         self._drawing = self.source if self.seed is not None and isinstance(self.source, DrawingSource) else None
+        self._owns = getattr(self.source, "reads_anew", False)
 
     def __len__(self) -> int:
         return len(self.slices)
@@ -118,7 +119,7 @@ class SliceDataset(Dataset[Example]):
         if self.augment is not None:
             augment = self.augment.at(epoch) if isinstance(self.augment, ScheduledAugmentation) else self.augment
             example = augment(example, generator)
-        return self.undersample(example, generator)
+        return self.undersample(example, generator, self._owns)
 
     def _measured_once(self, example: Example, of_scan: RandomState, generator: RandomState) -> Example:
         """Undersample, then augment: a scan mirrored before would show lines that were not measured."""

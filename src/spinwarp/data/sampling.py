@@ -295,8 +295,8 @@ def _lines(peak: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _is_off_centre(peak: np.ndarray) -> bool:
     """Whether the strongest column or row is far from the central one, as with zero frequency in the corner."""
-    power = np.square(peak / (peak.max() or 1), dtype=np.float64)
-    for level in (power.mean(axis=axis) for axis in (0, 1)):
+    scaled = peak / (peak.max() or 1)
+    for level in (np.einsum("hw,hw->w", scaled, scaled), np.einsum("hw,hw->h", scaled, scaled)):
         n = len(level)
         near = level[n // 2 - n // 4 : n // 2 + n // 4 + 1]
         if level.max() > _OFF_CENTRE * near.max():

@@ -52,6 +52,8 @@ class Source(Protocol):
     ``prepare`` makes, downloads or converts missing files. It runs once per machine; running it twice does no harm.
     ``volumes`` lists a split ("train", "val", "test") in a fixed order, reading no more than headers.
     ``read`` returns one **fully sampled** slice as a batch of one; its mask is True on every acquired column.
+    A data set with an attribute ``reads_anew`` that is true hands over tensors that it does not keep: a mask may be
+    applied to them in place.
     """
 
     name: str

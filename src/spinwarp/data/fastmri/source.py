@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -118,6 +118,8 @@ class FastMRIFiles:
     files : where the files are.
     provenance : of files that do not state their own; the official sets come from scanners.
     """
+
+    reads_anew: ClassVar[bool] = True
 
     name: str
     files: Files
