@@ -24,6 +24,8 @@ MAPS = ("espirit", "low_resolution", "given")
 _BLOCK = 32
 _PRIOR_BLOCK = 8  # every usual mask samples all of it, so training and reconstruction use the same scale
 
+#: smallest noise level of the data, as a fraction of the image's root mean square: no data are exact
+LEAST_NOISE = 1e-3
 #: largest number of central lines that give the phase of the image: those of the 4x masks
 PHASE_LINES = 12
 

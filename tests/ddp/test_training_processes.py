@@ -19,6 +19,8 @@ from spinwarp.models.denoiser import Denoiser
 from spinwarp.models.residual_unet import BiasFreeDenoiser
 from spinwarp.models.score_unet import ScoreUNet
 from spinwarp.models.unet import MagnitudeUNet
+from spinwarp.recon.tv import TotalVariation
+from spinwarp.samplers import geometric, pula
 from spinwarp.training import AmbientScoreModule, EnsureModule, ScoreModule, SelfSupervisedModule, UNetModule
 from spinwarp.training.ddp import WatchedDDP
 
@@ -74,7 +76,8 @@ def ensure() -> EnsureModule:
 
 def ambient() -> AmbientScoreModule:
     torch.manual_seed(0)
-    return AmbientScoreModule(BiasFreeDenoiser([4, 8]), partial(torch.optim.SGD, lr=0.1), gsure=True)
+    sampler, first = partial(pula, schedule=geometric(2.0, 0.1, 3)), TotalVariation(weight=0.005, maps="given")
+    return AmbientScoreModule(BiasFreeDenoiser([4, 8]), partial(torch.optim.SGD, lr=0.1), sampler, first)
 
 
 def train(folder: Path, n_processes: int, n_accumulated: int = 1) -> dict[str, Any]:

@@ -82,7 +82,6 @@ def train(config: DictConfig) -> float | None:
                 {digest(data.source.name, v.patient) for v in data.source.volumes("train") if v.patient}
             ),
         },
-        "without_references": module.without_references,
         "config": used,
     }
     callbacks = [instantiate(callback) for callback in (config.callbacks or {}).values() if callback is not None]

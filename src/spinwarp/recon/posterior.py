@@ -1,13 +1,12 @@
 """Reconstruction with a score model: images drawn from the posterior, their mean and their spread."""
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor
 
-from spinwarp.acquisition import Acquisition, Reconstruction, item_acquisition
+from spinwarp.acquisition import Acquisition, Reconstruction, acs_columns, item_acquisition
 from spinwarp.channels import PRECISIONS, autocast
 from spinwarp.coils import noise_level
 from spinwarp.errors import InputError
@@ -15,18 +14,15 @@ from spinwarp.models.denoiser import Denoiser
 from spinwarp.models.loading import load_network
 from spinwarp.operators import sense
 from spinwarp.operators.sense import coil_maps
-from spinwarp.preparation import check_preparation, prepared, prior_scale, with_image_phase
+from spinwarp.preparation import LEAST_NOISE, check_preparation, prepared, prior_scale, with_image_phase
 from spinwarp.progress import part
 from spinwarp.recon.base import Reconstructor
 from spinwarp.recon.map_refinement import with_refined_maps
 from spinwarp.recon.samples import from_samples
 from spinwarp.samplers import ChainNoise, Problem, chain_generators
 
-log = logging.getLogger(__name__)
 Sampler = Callable[..., Tensor]
 
-#: smallest noise level, as a fraction of the image's root mean square: no data are exact
-LEAST_NOISE = 1e-3
 #: draws whose mean refines the coil maps
 ROUGH_DRAWS = 2
 
@@ -100,12 +96,6 @@ class Posterior(Reconstructor):
             raise InputError(
                 f"{self.path} holds a {type(denoiser).__name__}, not a score model; train one with model=score"
             )
-        if record.get("without_references"):
-            log.warning(
-                "%s was trained on undersampled scans, and draws from such priors diverge so far: do not trust the "
-                "image (docs/self_supervised.md)",
-                self.path,
-            )
         self.denoiser = denoiser.eval().requires_grad_(False)
         self.record = {key: value for key, value in record.items() if key != "name"}  # the sampler names the method
 
@@ -128,20 +118,27 @@ class Posterior(Reconstructor):
 
     def draws(self, acquisition: Acquisition, seeds: Sequence[int]) -> list[Tensor]:
         """Draw ``(as many as seeds or fewer, h, w)`` images of every item, in the units of the data."""
-        phase = torch.ones_like(acquisition.kspace[:, 0])
-        if self.denoiser.channels == "magnitude":
-            acquisition, phase = with_image_phase(acquisition)
         scale = prior_scale(acquisition)
         noise = (self.noise(acquisition) / scale).clamp_min(LEAST_NOISE).tolist()
         problem = replace(acquisition, kspace=acquisition.kspace / scale.view(-1, 1, 1, 1))
         n = len(noise)
         # where the maps are zero no coil sees the image, so the draws would be of the prior alone
-        factor = scale.view(-1, 1, 1) * phase * (coil_maps(acquisition) != 0).any(1)
+        factor = scale.view(-1, 1, 1) * (coil_maps(acquisition) != 0).any(1)
         drawn = []
         for i in range(n):
             with part(i, n):
-                drawn.append(self.draw(item_acquisition(problem, i), noise[i], seeds) * factor[i])
+                item, phase = self.turned(item_acquisition(problem, i))
+                drawn.append(self.draw(item, noise[i], seeds) * phase * factor[i])
         return drawn
+
+    def turned(self, item: Acquisition) -> tuple[Acquisition, Tensor]:
+        """Move the phase of the low-resolution image into the maps, as in the images that priors are trained on.
+
+        Without a sampled centre a prior of complex images gets the phase as it is.
+        """
+        if self.denoiser.channels == "complex" and int(acs_columns(item.mask)) < 2:
+            return item, torch.ones_like(item.kspace[:, 0])
+        return with_image_phase(item)
 
     def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
         """Run the denoiser in the chosen precision."""

@@ -1,164 +1,164 @@
 """Ambient training of score models: a prior of whole images, learned from undersampled scans alone."""
 
-import logging
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
-from spinwarp.acquisition import Acquisition, Example, Split, center_crop, slice_generator
+from spinwarp.acquisition import Acquisition, Example, Reconstruction, center_crop, item_acquisition, slice_generator
+from spinwarp.coils import noise_level
 from spinwarp.errors import InputError
-from spinwarp.fourier import fftc, ifftc
-from spinwarp.models.denoiser import Denoiser
-from spinwarp.operators.sense import coil_maps, expand, reduce
-from spinwarp.preparation import prior_scale
+from spinwarp.fourier import fftc
+from spinwarp.operators import sense
+from spinwarp.operators.sense import coil_maps, expand
+from spinwarp.preparation import LEAST_NOISE, prior_scale, with_image_phase
+from spinwarp.samplers import ChainNoise, Problem, chain_generators
 from spinwarp.training.images import size_of
-from spinwarp.training.score import LEVELS, ScoreModule
-from spinwarp.training.self_supervised import check_split_of
-from spinwarp.training.stein import check_precision, probe, with_level
+from spinwarp.training.score import ScoreModule
+from spinwarp.training.self_supervised import check_split_of, given_and_compared
 
-log = logging.getLogger(__name__)
-_STEP = 1e-2  # of the derivative, in units of the noise of the scan
+#: draws whose mean is compared with held-out lines in validation
+VALIDATION_DRAWS = 2
 
 
 class AmbientScoreModule(ScoreModule):
-    """Trains a :class:`Denoiser` on the split of each example (:mod:`spinwarp.data.split`), without whole images.
+    """Trains a :class:`Denoiser` on images that it draws itself from the posterior of undersampled scans.
 
-    A further mask holds out some of the measured lines. The denoiser gets the zero-filled image of the others, with
-    noise of level sigma on all lines. The loss compares the k-space of what it returns with all that was measured:
-    held-out lines, weighted by their probabilities, stand for all that are missing. The denoiser therefore learns what
-    it would learn from such images of whole scans: the image without noise and without gaps. If everything is measured
-    and nothing held out, this is the training of :class:`ScoreModule`.
+    This is expectation maximisation: draw an image of each scan, likely under the prior so far and consistent with what
+    was measured, then learn from these images. The likelihood of the measured data rises with each round, and at its
+    maximum the prior explains all scans. The noise of the scans is part of the likelihood, so the prior is one of
+    images without noise. Every frequency has to be measured in some scans.
 
-    The noise is white because a sampler's is; noise with the gaps of the scan would be too weak for its level.
+    A step draws one image for each scan of its batch, keeps it, and learns from random ones of those kept last, as
+    :class:`ScoreModule` learns from whole images. The first steps learn from the images of a classical method.
+
+    Ambient diffusion, which this replaces, trains on images with gaps instead (Aali et al., ICLR 2025). Such a denoiser
+    fills gaps that a sampler's images do not have, and draws from it diverged.
+
+    Validation reconstructs from a part of the lines, and compares with those held out (``data.supervision=split``).
+    ``val/loss`` is the fraction of their weighted energy that is missed. The images that were kept are not in the
+    checkpoint: a resumed training draws new ones.
 
     Parameters
     ----------
-    net, optimizer, schedule, log_sigma_mean, log_sigma_std, scale_jitter, ema_decay : see :class:`ScoreModule`.
-    gsure : subtract what the loss gains by keeping the noise of the scan itself, which is in the input and in the
-        measured lines alike, by Stein's lemma. The noise level must be known. A step takes a second pass.
+    net, optimizer, schedule, log_sigma_mean, log_sigma_std, scale_jitter, ema_decay, logarithmic : see
+        :class:`ScoreModule`.
+    sampler : of :mod:`spinwarp.samplers`; ``sampler(problem, noise)`` to draws ``(chain, h, w)``.
+    first : makes the images of the first steps, from acquisitions with coil maps.
+    first_steps : how many steps learn from its images.
+    n_images : images that a step learns from.
+    n_kept : images that are kept, over all sizes.
+    flip : probability of mirroring the images of a step along each axis.
 
     Raises
     ------
-    InputError : if the denoiser is one of magnitudes.
+    InputError : if a number is out of range, or the denoiser is one of magnitudes.
 
     References
     ----------
-    Aali et al., "Ambient diffusion posterior sampling: solving inverse problems with diffusion models trained on
-    corrupted data" (A-DPS), ICLR 2025. Kawar et al., "GSURE-based diffusion model training with corrupted data", TMLR
-    2024. Neither weights held-out lines by their probabilities.
+    Rozet, Andry, Lanusse and Louppe, "Learning diffusion priors from observations by expectation maximization",
+    NeurIPS 2024, arXiv 2405.13712: algorithm 1, there in rounds over the whole set.
     """
 
     whole_images = False
-    without_references = True
+    without_references: ClassVar[bool] = True
 
     def __init__(
         self,
         net: nn.Module,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        sampler: Callable[..., Tensor],
+        first: Callable[[Acquisition], Reconstruction],
         schedule: Callable[[float], float] | None = None,
         log_sigma_mean: float = -1.0,
         log_sigma_std: float = 1.3,
         scale_jitter: float = 0.05,
-        ema_decay: float = 0.999,
-        gsure: bool = False,
+        ema_decay: float = 0.995,
+        logarithmic: bool = False,
+        first_steps: int = 200,
+        n_images: int = 6,
+        n_kept: int = 96,
+        flip: float = 0.5,
     ) -> None:
-        super().__init__(net, optimizer, schedule, log_sigma_mean, log_sigma_std, scale_jitter, ema_decay)
+        super().__init__(net, optimizer, schedule, log_sigma_mean, log_sigma_std, scale_jitter, ema_decay, logarithmic)
         if self.net.channels != "complex":
             raise InputError("a prior of undersampled scans is one of complex images; set model.net.channels=complex")
-        self.gsure = gsure
+        if first_steps < 0 or not 1 <= n_images <= n_kept or not 0 <= flip <= 1:
+            raise InputError(
+                f"first_steps={first_steps} is at least 0, n_images={n_images} from 1 to n_kept={n_kept}, and "
+                f"flip={flip} a probability"
+            )
+        self.sampler = sampler
+        self.first = first
+        self.first_steps = first_steps
+        self.n_images = n_images
+        self.flip = flip
+        self._kept: deque[Tensor] = deque(maxlen=n_kept)
 
-    def on_fit_start(self) -> None:
-        """Say what is known of such priors; refuse a precision in which the derivative would be lost."""
-        super().on_fit_start()
-        log.warning(
-            "draws from a prior of undersampled scans diverge so far: it denoises, but do not reconstruct with it "
-            "(docs/self_supervised.md)"
-        )
-        if self.gsure:
-            check_precision(self)
+    def images(self, example: Example) -> Tensor:
+        """Draw an image of each scan, keep it, and return ``(n_images or fewer, h, w)`` of those kept."""
+        check_split_of(example)  # which tells that references are hidden
+        acquisition = in_prior_units(example)
+        if self.global_step < self.first_steps:
+            with torch.no_grad():
+                self._kept.extend(self.first(acquisition).image)
+        else:
+            for i in range(len(example)):
+                self._kept.extend(self.draws(item_acquisition(acquisition, i), 1))
+        alike = [image for image in self._kept if image.shape == acquisition.kspace.shape[-2:]]
+        chosen = [alike[i] for i in torch.randperm(len(alike))[: self.n_images].tolist()]
+        mirrored = [dim for dim in (-2, -1) if torch.rand(()) < self.flip]
+        return torch.stack(chosen).flip(mirrored)
 
-    def training_step(self, example: Example, batch_idx: int) -> Tensor:  # noqa: ARG002
-        """Take one step."""
-        acquisition, split = self.measured(example)
-        scale, sigma = self.draw(len(example))
-        noise = torch.randn_like(acquisition.kspace)
-        signs = probe(replace(acquisition, mask=split.mask)) if self.gsure else None
-        loss = self.ambient_loss(self.net, brighter(acquisition, scale), split, sigma, noise, signs)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(example))
-        return loss
-
-    def measured(self, example: Example) -> tuple[Acquisition, Split]:
-        """Return the acquisition in the units of the prior, and its split."""
-        split = check_split_of(example)
-        acquisition = with_level(example) if self.gsure else example.acquisition
-        return brighter(acquisition, 1 / prior_scale(acquisition)), split
-
-    def ambient_loss(
-        self, net: Denoiser, acquisition: Acquisition, split: Split, sigma: Tensor, noise: Tensor, signs: Tensor | None
-    ) -> Tensor:
-        """Return the weighted squared error of the denoised images on what was measured.
-
-        Parameters
-        ----------
-        net : the denoiser.
-        acquisition : measured samples, in the units of the prior.
-        split : what the denoiser gets, and how much each sample counts.
-        sigma : ``(batch,)`` noise levels.
-        noise : ``(batch, coil, h, w)`` of unit variance, added to all lines with these levels.
-        signs : of a probe, for the term of GSURE; None: no such term.
-        """
-        maps, level = coil_maps(acquisition), sigma.view(-1, 1, 1, 1)
-
-        def denoised(kspace: Tensor) -> Tensor:
-            return fftc(expand(net(reduce(ifftc(kspace * split.mask + level * noise), maps), sigma), maps))
-
-        kspace = denoised(acquisition.kspace)
-        error = (split.weight * (kspace - acquisition.kspace)).abs().square().sum(1)
-        if signs is not None:
-            assert acquisition.noise_std is not None
-            step = _STEP * acquisition.noise_std.view(-1, 1, 1, 1)
-            product = (signs.conj() * (denoised(acquisition.kspace + step * signs) - kspace)).real.sum(1)
-            error = error + 2 / _STEP * acquisition.noise_std.view(-1, 1, 1) * product
-        weight = (sigma.square() + net.sigma_data**2) / (sigma * net.sigma_data).square()
-        return (weight.view(-1, 1, 1) * error).mean()
+    def draws(self, acquisition: Acquisition, n: int, generator: Generator | None = None) -> Tensor:
+        """Draw ``(n, h, w)`` images of a batch of one, in the units of the prior, with the averaged network."""
+        assert acquisition.noise_std is not None
+        kspace = acquisition.kspace
+        size = (kspace.shape[-2], kspace.shape[-1])
+        problem = Problem(self.average, sense(acquisition), kspace, float(acquisition.noise_std), size)
+        seeds = torch.randint(2**62, (n,), generator=generator).tolist()
+        return self.sampler(problem, ChainNoise(chain_generators(seeds, kspace.device)))
 
     def validation_step(self, example: Example, batch_idx: int) -> Tensor | None:  # type: ignore[override]  # noqa: ARG002
-        """Collect the loss on held-out lines at fixed levels, always with the same noise.
+        """Reconstruct from the input lines of the split, always with the same noise.
 
-        The metrics are those of the denoised zero-filled image of all measured lines at the middle level, if there is a
-        target. They decide nothing.
+        Metrics, if there is a target, are those of these images. They decide nothing.
         """
-        acquisition, split = self.measured(example)
-        generator = slice_generator(0, example, str(acquisition.kspace.device))
-        kspace = acquisition.kspace
-        noise = torch.randn(kspace.shape, dtype=kspace.dtype, device=kspace.device, generator=generator)
-        signs = probe(replace(acquisition, mask=split.mask), generator) if self.gsure else None
-        losses = [
-            self.ambient_loss(self.average, acquisition, split, sigma.expand(len(example)), noise, signs)
-            for sigma in torch.tensor(LEVELS, device=kspace.device)
-        ]
-        self.validation_loss.update(torch.stack(losses).mean(), example.volume, example.slice)
-        self._size = size_of(kspace)
+        acquisition, split = in_prior_units(example), check_split_of(example)
+        given, measured = given_and_compared(acquisition, split)
+        generator = slice_generator(0, example, "cpu")
+        images = torch.stack([
+            self.draws(item_acquisition(given, i), VALIDATION_DRAWS, generator).mean(0) for i in range(len(example))
+        ])  # fmt: skip
+        held_out = split.weight * ~split.mask
+        missed = held_out * (fftc(expand(images, coil_maps(acquisition))) - measured)
+        energy = (held_out * measured).abs().square().sum().clamp_min(torch.finfo(torch.float32).tiny)
+        self.validation_loss.update(missed.abs().square().sum() / energy, example.volume, example.slice)
+        self._size = size_of(measured)
         if example.target is None:
-            nothing = torch.zeros_like(kspace[:, 0].real)  # a target of zeros is none, and its metrics are NaN
+            nothing = torch.zeros_like(measured[:, 0].real)  # a target of zeros is none, and its metrics are NaN
             self.metrics.update(nothing, nothing, example.data_range, example.volume, example.slice)
             return None
-        level = torch.full((len(example),), LEVELS[1], device=kspace.device)
-        noisy = reduce(ifftc((kspace + LEVELS[1] * noise) * acquisition.mask), coil_maps(acquisition))
-        scale = prior_scale(example.acquisition).view(-1, 1, 1)
-        denoised = center_crop(self.average(noisy, level).abs() * scale, size_of(example.target))
-        self.metrics.update(denoised, example.target, example.data_range, example.volume, example.slice)
-        return denoised
+        images = images.abs() * prior_scale(example.acquisition).view(-1, 1, 1)
+        images = center_crop(images, size_of(example.target))
+        self.metrics.update(images, example.target, example.data_range, example.volume, example.slice)
+        return images
 
 
-def brighter(acquisition: Acquisition, factor: Tensor) -> Acquisition:
-    """Return an acquisition of samples and noise times a factor ``(batch,)``."""
-    level = acquisition.noise_std
-    return replace(
-        acquisition,
-        kspace=acquisition.kspace * factor.view(-1, 1, 1, 1),
-        noise_std=None if level is None else level * factor,
-    )
+def in_prior_units(example: Example) -> Acquisition:
+    """Return the acquisition as a prior sees it: divided by its scale, with its noise level and phase in the maps.
+
+    Raises
+    ------
+    InputError : if the centre was not sampled, or there are several coils and no maps.
+    """
+    acquisition, _ = with_image_phase(example.acquisition)
+    scale, level = prior_scale(acquisition), acquisition.noise_std
+    if level is None:
+        level = noise_level(acquisition.kspace, acquisition.mask)
+    kspace = acquisition.kspace / scale.view(-1, 1, 1, 1)
+    return replace(acquisition, kspace=kspace, noise_std=(level / scale).clamp_min(LEAST_NOISE))
