@@ -13,7 +13,6 @@ from torch import Tensor
 from spinwarp.acquisition import Acquisition
 from spinwarp.coils import noise_level
 from spinwarp.errors import InputError
-from spinwarp.fourier import fftc, ifftc
 from spinwarp.models.denoiser import Denoiser
 from spinwarp.models.score_unet import ScoreUNet
 from spinwarp.operators import sense
@@ -21,7 +20,7 @@ from spinwarp.preparation import prior_scale, with_image_phase, with_white_noise
 from spinwarp.progress import listen
 from spinwarp.recon.posterior import Posterior
 from spinwarp.recon.samples import from_samples
-from spinwarp.samplers import ChainNoise, Problem, geometric, pula
+from spinwarp.samplers import geometric, pula
 
 SAMPLER = partial(pula, schedule=geometric(4.0, 0.02, 12))
 
@@ -79,30 +78,6 @@ def test_mean_and_spread_are_those_of_a_gaussian_posterior(
     expected = acquisition.kspace[0, 0] / 1.09
     mean = sense(acquisition)(result.image)[0, 0]
     assert (mean - expected)[mask].abs().mean() < 0.05 * scale
-
-
-@pytest.mark.parametrize("centre", [True, False])
-def test_a_prior_of_complex_images_gets_them_nearly_real_if_the_centre_tells_their_phase(
-    checkpoints: Callable[..., str], centre: bool
-) -> None:
-    y, x = torch.meshgrid(torch.linspace(-2, 2, 32), torch.linspace(-2, 2, 36), indexing="ij")
-    phase = torch.polar(torch.ones_like(x), 0.7 * x - 0.5 * y + 2)
-    image = torch.exp(-(x**2) - y**2) * phase
-    mask = torch.ones(1, 1, 1, 36, dtype=torch.bool)
-    mask[..., 18] = centre
-    scan = Acquisition(fftc(image)[None, None] * mask, mask, noise_std=torch.tensor([1e-3]))
-    seen: list[Tensor] = []
-
-    def sampler(problem: Problem, noise: ChainNoise) -> Tensor:
-        seen.append(problem.backprojection)
-        return problem.backprojection.expand(len(noise), -1, -1)
-
-    drawn = Posterior(checkpoints(), sampler, n_samples=2)(scan, generator=seeded()).image[0]
-    bright = image.abs() > 0.1
-    real = float((seen[0][0].real[bright] / seen[0][0].abs()[bright]).min())
-    assert (real > 0.99) is centre  # within 8 degrees
-    # what the sampler makes of the image gets its phase back
-    assert torch.allclose(drawn, ifftc(scan.kspace)[0, 0], atol=1e-5)
 
 
 def test_memory_may_be_bounded_without_another_result(

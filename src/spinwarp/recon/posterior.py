@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor
 
-from spinwarp.acquisition import Acquisition, Reconstruction, acs_columns, item_acquisition
+from spinwarp.acquisition import Acquisition, Reconstruction, item_acquisition
 from spinwarp.channels import PRECISIONS, autocast
 from spinwarp.coils import noise_level
 from spinwarp.errors import InputError
@@ -118,27 +118,20 @@ class Posterior(Reconstructor):
 
     def draws(self, acquisition: Acquisition, seeds: Sequence[int]) -> list[Tensor]:
         """Draw ``(as many as seeds or fewer, h, w)`` images of every item, in the units of the data."""
+        phase = torch.ones_like(acquisition.kspace[:, 0])
+        if self.denoiser.channels == "magnitude":
+            acquisition, phase = with_image_phase(acquisition)
         scale = prior_scale(acquisition)
         noise = (self.noise(acquisition) / scale).clamp_min(LEAST_NOISE).tolist()
         problem = replace(acquisition, kspace=acquisition.kspace / scale.view(-1, 1, 1, 1))
         n = len(noise)
         # where the maps are zero no coil sees the image, so the draws would be of the prior alone
-        factor = scale.view(-1, 1, 1) * (coil_maps(acquisition) != 0).any(1)
+        factor = scale.view(-1, 1, 1) * phase * (coil_maps(acquisition) != 0).any(1)
         drawn = []
         for i in range(n):
             with part(i, n):
-                item, phase = self.turned(item_acquisition(problem, i))
-                drawn.append(self.draw(item, noise[i], seeds) * phase * factor[i])
+                drawn.append(self.draw(item_acquisition(problem, i), noise[i], seeds) * factor[i])
         return drawn
-
-    def turned(self, item: Acquisition) -> tuple[Acquisition, Tensor]:
-        """Move the phase of the low-resolution image into the maps, as in the images that priors are trained on.
-
-        Without a sampled centre a prior of complex images gets the phase as it is.
-        """
-        if self.denoiser.channels == "complex" and int(acs_columns(item.mask)) < 2:
-            return item, torch.ones_like(item.kspace[:, 0])
-        return with_image_phase(item)
 
     def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
         """Run the denoiser in the chosen precision."""

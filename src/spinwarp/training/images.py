@@ -17,8 +17,7 @@ def full_images(example: Example) -> Tensor:
     """Return complex images ``(batch, h, w)`` of fully sampled examples, divided by :func:`prior_scale`.
 
     Coil maps from a full scan would take up all of the phase. In an accelerated scan they come from a few central lines
-    and leave some phase to the image. Here, too, they are computed from a few lines. The map of a single coil is the
-    phase of its low-resolution image, as in :class:`spinwarp.recon.posterior.Posterior`.
+    and leave some phase to the image. Here, too, they are computed from a few lines.
 
     Raises
     ------
@@ -26,9 +25,10 @@ def full_images(example: Example) -> Tensor:
     """
     check_whole(example)
     acquisition = example.acquisition
-    kspace = acquisition.kspace
-    n_lines = min(MAP_LINES, kspace.shape[-1])
-    maps = low_resolution_maps(kspace, torch.full((len(kspace),), n_lines, device=kspace.device))
+    kspace, maps = acquisition.kspace, acquisition.maps
+    if kspace.shape[1] > 1:
+        n_lines = min(MAP_LINES, kspace.shape[-1])
+        maps = low_resolution_maps(kspace, torch.full((len(kspace),), n_lines, device=kspace.device))
     images = combine(ifftc(kspace), maps)
     return images / prior_scale(acquisition).view(-1, 1, 1)
 
