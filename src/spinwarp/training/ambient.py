@@ -123,7 +123,8 @@ class AmbientScoreModule(ScoreModule):
         size = (kspace.shape[-2], kspace.shape[-1])
         problem = Problem(self.average, sense(acquisition), kspace, float(acquisition.noise_std), size)
         seeds = torch.randint(2**62, (n,), generator=generator).tolist()
-        return self.sampler(problem, ChainNoise(chain_generators(seeds, kspace.device)))
+        drawn = self.sampler(problem, ChainNoise(chain_generators(seeds, kspace.device)))
+        return drawn * (coil_maps(acquisition) != 0).any(1)  # elsewhere no coil sees the image
 
     def validation_step(self, example: Example, batch_idx: int) -> Tensor | None:  # type: ignore[override]  # noqa: ARG002
         """Reconstruct from the input lines of the split, always with the same noise.
