@@ -10,17 +10,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from spinwarp.acquisition import Acquisition
+from spinwarp.acquisition import Acquisition, acs_columns
 from spinwarp.coils import noise_level
+from spinwarp.data.undersample import MAPS
 from spinwarp.errors import InputError
+from spinwarp.fourier import fftc, ifftc
 from spinwarp.models.denoiser import Denoiser
 from spinwarp.models.score_unet import ScoreUNet
 from spinwarp.operators import sense
-from spinwarp.preparation import prior_scale, with_image_phase, with_white_noise
+from spinwarp.preparation import prior_scale, with_image_phase, with_maps, with_white_noise
 from spinwarp.progress import listen
 from spinwarp.recon.posterior import Posterior
 from spinwarp.recon.samples import from_samples
-from spinwarp.samplers import geometric, pula
+from spinwarp.samplers import ChainNoise, Problem, geometric, pula
 
 SAMPLER = partial(pula, schedule=geometric(4.0, 0.02, 12))
 
@@ -30,7 +32,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
     """Write a score model that has learned nothing: the exact denoiser of white Gaussian images of variance one."""
     folder = tmp_path_factory.mktemp("score")
 
-    def write(channels: str = "complex") -> str:
+    def write(channels: str = "complex", **record: bool) -> str:
         n = {"complex": 2, "magnitude": 1}[channels]
         network = ScoreUNet(n, widths=(8, 16))
         description = {
@@ -39,8 +41,8 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
             "channels": channels,
         }
         state = {f"average.{k}": v for k, v in Denoiser(network, channels).state_dict().items()}
-        path = folder / f"{channels}.ckpt"
-        torch.save({"state_dict": state, "spinwarp": {"net": description, "name": "score"}}, path)
+        path = folder / f"{channels}{''.join(map(str, record.values()))}.ckpt"
+        torch.save({"state_dict": state, "spinwarp": {"net": description, "name": "score", **record}}, path)
         return str(path)
 
     return write
@@ -78,6 +80,49 @@ def test_mean_and_spread_are_those_of_a_gaussian_posterior(
     expected = acquisition.kspace[0, 0] / 1.09
     mean = sense(acquisition)(result.image)[0, 0]
     assert (mean - expected)[mask].abs().mean() < 0.05 * scale
+
+
+def test_a_prior_of_nearly_real_images_gets_such_and_the_phase_is_given_back(checkpoints: Callable[..., str]) -> None:
+    y, x = torch.meshgrid(torch.linspace(-2, 2, 32), torch.linspace(-2, 2, 36), indexing="ij")
+    image = torch.exp(-(x**2) - y**2) * torch.polar(torch.ones_like(x), 0.7 * x - 0.5 * y + 2)
+    mask = torch.ones(1, 1, 1, 36, dtype=torch.bool)
+    scan = Acquisition(fftc(image)[None, None], mask, noise_std=torch.tensor([1e-3]))
+    bright = image.abs() > 0.1
+    for nearly_real in (True, False):
+        seen: list[Tensor] = []
+        posterior = Posterior(checkpoints(nearly_real=nearly_real), partial(noted, seen=seen), n_samples=2)
+        drawn = posterior(scan, generator=seeded()).image[0]
+        real = float((seen[0].real[bright] / seen[0].abs()[bright]).min())
+        assert (real > 0.99) is nearly_real  # within 8 degrees
+        assert torch.allclose(drawn, image, atol=1e-5)
+
+
+def noted(problem: Problem, noise: ChainNoise, seen: list[Tensor]) -> Tensor:
+    """Note the image that the data alone make, and return it as the draws."""
+    seen.append(problem.backprojection[0])
+    return problem.backprojection.expand(len(noise), -1, -1)
+
+
+@pytest.mark.parametrize("options", [{}, {"virtual_coils": 2}, {"whiten": True}])
+def test_the_phase_of_maps_that_come_with_the_data_does_not_change_what_the_prior_sees(
+    checkpoints: Callable[..., str], make_acquisition: Callable[..., Acquisition], options: dict[str, Any]
+) -> None:
+    scan = replace(make_acquisition(shape=(32, 36)), maps=None)
+    scan = replace(scan, noise_std=torch.full((len(scan.kspace),), 0.02) * prior_scale(scan))
+    with_phase = replace(scan, maps=MAPS["low_resolution"](scan.kspace, acs_columns(scan.mask)))
+    seen: list[Tensor] = []
+    posterior = Posterior(checkpoints(nearly_real=False), partial(noted, seen=seen), n_samples=2, **options)
+    without, image = (posterior(one, generator=seeded()).image for one in (scan, with_phase))
+    half = len(seen) // 2
+    assert torch.equal(torch.stack(seen[:half]), torch.stack(seen[half:]))
+    assert torch.allclose(without.abs(), image.abs(), atol=1e-5 * float(image.abs().max()))
+    # the image has the phase that the given maps leave, as those of all methods
+    combined = (ifftc(with_phase.kspace) * with_phase.maps.conj()).sum(1)
+    if not options:  # compressed coils see nearly the same image
+        own = (ifftc(with_phase.kspace) * with_maps(scan, "espirit").maps.conj()).sum(1)
+        turn = torch.sgn(combined * own.conj())
+        bright = image.abs() > 0.2 * image.abs().max()
+        assert float((image * (without * turn).conj()).real[bright].mean() / image.abs().square()[bright].mean()) > 0.95
 
 
 def test_memory_may_be_bounded_without_another_result(

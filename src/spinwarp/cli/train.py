@@ -41,6 +41,7 @@ def train(config: DictConfig) -> float | None:
 
     from spinwarp.cli.loggers import begin, reported
     from spinwarp.data.patients import digest
+    from spinwarp.training.score import ScoreModule
 
     app.refuse_parallel_sweep(config, HydraConfig.get())
     for name in ("lightning.pytorch", "lightning.fabric"):
@@ -84,6 +85,8 @@ def train(config: DictConfig) -> float | None:
         },
         "config": used,
     }
+    if isinstance(module, ScoreModule):
+        module.record["nearly_real"] = module.nearly_real(min(v.shape[0] for v in data.source.volumes("train")))
     callbacks = [instantiate(callback) for callback in (config.callbacks or {}).values() if callback is not None]
     loggers = [instantiate(logger) for logger in (config.logger or {}).values() if logger is not None]
     trainer = instantiate(

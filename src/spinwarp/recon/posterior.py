@@ -14,7 +14,14 @@ from spinwarp.models.denoiser import Denoiser
 from spinwarp.models.loading import load_network
 from spinwarp.operators import sense
 from spinwarp.operators.sense import coil_maps
-from spinwarp.preparation import LEAST_NOISE, check_preparation, prepared, prior_scale, with_image_phase
+from spinwarp.preparation import (
+    LEAST_NOISE,
+    check_preparation,
+    prepared,
+    prior_scale,
+    with_image_phase,
+    with_maps,
+)
 from spinwarp.progress import part
 from spinwarp.recon.base import Reconstructor
 from spinwarp.recon.map_refinement import with_refined_maps
@@ -48,7 +55,8 @@ class Posterior(Reconstructor):
         of the mean; checked after every ``chains_at_once`` draws. Zero: draw all.
     noise_std : of the complex noise of a k-space sample, in the units of the data. None: that of the acquisition, or
         else an estimate from the scan itself (:func:`spinwarp.coils.noise_level`).
-    maps, whiten, virtual_coils : see :class:`spinwarp.recon.regularised.Regularised`.
+    maps, whiten, virtual_coils : see :class:`spinwarp.recon.regularised.Regularised`. The phase of maps that come with
+        the data only decides the phase of the final image.
     refine_maps : how often estimated coil maps are refined by the mean of two draws before the others are drawn, see
         :func:`spinwarp.recon.map_refinement.with_refined_maps`. Maps of few central lines limit the draws more than the
         prior does.
@@ -97,6 +105,7 @@ class Posterior(Reconstructor):
                 f"{self.path} holds a {type(denoiser).__name__}, not a score model; train one with model=score"
             )
         self.denoiser = denoiser.eval().requires_grad_(False)
+        self.nearly_real: bool | None = record.get("nearly_real")
         self.record = {key: value for key, value in record.items() if key != "name"}  # the sampler names the method
 
     def __call__(self, acquisition: Acquisition, *, generator: Generator | None = None) -> Reconstruction:
@@ -105,8 +114,8 @@ class Posterior(Reconstructor):
         seeds = torch.randint(2**62, (self.n_samples,), generator=generator, device=device).tolist()
         few = seeds[:ROUGH_DRAWS]
         with torch.no_grad():
-            acquisition = prepared(acquisition, self.maps, self.whiten, self.virtual_coils)
             estimated = self.maps != "given" and acquisition.kspace.shape[1] > 1
+            acquisition, phase = self.prepare(acquisition)
             rounds = self.refine_maps if estimated else 0
             total = rounds * len(few) + len(seeds)
             for i in range(rounds):
@@ -114,12 +123,28 @@ class Posterior(Reconstructor):
                     rough = from_samples(self.draws(acquisition, few)).image
                 acquisition = with_refined_maps(acquisition, rough)
             with part(rounds * len(few), total, len(seeds)):
-                return from_samples(self.draws(acquisition, seeds))
+                drawn = self.draws(acquisition, seeds)
+            return from_samples([image * turn for image, turn in zip(drawn, phase, strict=True)])
+
+    def prepare(self, acquisition: Acquisition) -> tuple[Acquisition, Tensor]:
+        """Return the problem, and the phase ``(batch, h, w)`` that its images lack beside those of the acquisition.
+
+        Maps of the acquisition decide the phase of its images. A prior sees the images that it was trained on
+        whatever these maps are: with the phase that the estimated maps leave or, if it is ``nearly_real``, without.
+        """
+        given = acquisition.maps
+        if given is None or self.maps == "given" or self.nearly_real is None:
+            return prepared(acquisition, self.maps, self.whiten, self.virtual_coils), torch.ones_like(
+                acquisition.kspace[:, 0]
+            )
+        own = with_maps(replace(acquisition, maps=None), self.maps)
+        phase = torch.sgn((coil_maps(own) * given.conj()).sum(1))
+        return prepared(own, "given", self.whiten, self.virtual_coils), torch.where(phase == 0, 1, phase)
 
     def draws(self, acquisition: Acquisition, seeds: Sequence[int]) -> list[Tensor]:
         """Draw ``(as many as seeds or fewer, h, w)`` images of every item, in the units of the data."""
         phase = torch.ones_like(acquisition.kspace[:, 0])
-        if self.denoiser.channels == "magnitude":
+        if self.denoiser.channels == "magnitude" or self.nearly_real:
             acquisition, phase = with_image_phase(acquisition)
         scale = prior_scale(acquisition)
         noise = (self.noise(acquisition) / scale).clamp_min(LEAST_NOISE).tolist()

@@ -15,7 +15,7 @@ from spinwarp.errors import InputError
 from spinwarp.fourier import fftc
 from spinwarp.operators import sense
 from spinwarp.operators.sense import coil_maps, expand
-from spinwarp.preparation import LEAST_NOISE, prior_scale
+from spinwarp.preparation import LEAST_NOISE, prior_scale, with_image_phase
 from spinwarp.samplers import ChainNoise, Problem, chain_generators
 from spinwarp.training.images import size_of
 from spinwarp.training.score import ScoreModule
@@ -52,7 +52,7 @@ class AmbientScoreModule(ScoreModule):
     first_steps : how many steps learn from its images.
     n_images : images that a step learns from.
     n_kept : images that are kept, over all sizes.
-    flip : probability of mirroring the images of a step along each axis. Each also gets a random global phase.
+    flip : probability of mirroring the images of a step along each axis.
 
     Raises
     ------
@@ -99,6 +99,10 @@ class AmbientScoreModule(ScoreModule):
         self.flip = flip
         self._kept: deque[Tensor] = deque(maxlen=n_kept)
 
+    def nearly_real(self, n_coils: int) -> bool:  # noqa: ARG002
+        """Whether the images come without the phase of the low-resolution image: always."""
+        return True
+
     def images(self, example: Example) -> Tensor:
         """Draw an image of each scan, keep it, and return ``(n_images or fewer, h, w)`` of those kept."""
         check_split_of(example)  # which tells that references are hidden
@@ -111,10 +115,8 @@ class AmbientScoreModule(ScoreModule):
                 self._kept.extend(self.draws(item_acquisition(acquisition, i), 1))
         alike = [image for image in self._kept if image.shape == acquisition.kspace.shape[-2:]]
         images = torch.stack([alike[i] for i in torch.randperm(len(alike))[: self.n_images].tolist()])
-        # the global phase of a scan is arbitrary
-        phase = torch.polar(torch.ones(len(images)), 2 * torch.pi * torch.rand(len(images))).to(images.device)
         mirrored = [dim for dim in (-2, -1) if torch.rand(()) < self.flip]
-        return images.flip(mirrored) * phase.view(-1, 1, 1)
+        return images.flip(mirrored)
 
     def draws(self, acquisition: Acquisition, n: int, generator: Generator | None = None) -> Tensor:
         """Draw ``(n, h, w)`` images of a batch of one, in the units of the prior, with the averaged network."""
@@ -153,8 +155,13 @@ class AmbientScoreModule(ScoreModule):
 
 
 def in_prior_units(example: Example) -> Acquisition:
-    """Return the acquisition with samples and noise level divided by the scale of the prior."""
-    acquisition = example.acquisition
+    """Return the acquisition as a prior sees it: divided by its scale, with its noise level, and nearly real.
+
+    Raises
+    ------
+    InputError : if the centre was not sampled, or there are several coils and no maps.
+    """
+    acquisition, _ = with_image_phase(example.acquisition)
     scale, level = prior_scale(acquisition), acquisition.noise_std
     if level is None:
         level = noise_level(acquisition.kspace, acquisition.mask)

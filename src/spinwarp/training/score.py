@@ -80,6 +80,14 @@ class ScoreModule(NetworkModule):
         self.logarithmic = logarithmic
         self._size: tuple[int, int] | None = None  # of the images validated last, and so of the samples
 
+    def nearly_real(self, n_coils: int) -> bool:
+        """Whether images of scans of ``n_coils`` come without the phase of the low-resolution image.
+
+        The maps of several coils take it up, see :func:`spinwarp.training.images.full_images`.
+        :class:`spinwarp.recon.posterior.Posterior` has to give the prior such images too.
+        """
+        return n_coils > 1
+
     def images(self, example: Example) -> Tensor:
         """Return images ``(batch, h, w)`` in the units of the prior: complex, or magnitudes."""
         images = full_images(example)
