@@ -1,5 +1,6 @@
 """Denoisers and their training."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -289,3 +290,15 @@ def test_what_cannot_be_is_said(make: Any, sentence: str) -> None:
 def test_samples_need_a_size() -> None:
     with pytest.raises(InputError, match="validate first"):
         score_module().sample(1)
+
+
+def test_the_images_of_several_coils_come_without_their_phase_and_of_one_coil_as_they_are() -> None:
+    module, example = score_module(), data().dataset("train").example(0, 0)
+    one = replace(example, acquisition=replace(example.acquisition, kspace=example.acquisition.kspace[:, :1]))
+    turned = replace(one, acquisition=replace(one.acquisition, kspace=1j * one.acquisition.kspace))
+    assert module.nearly_real(example.acquisition.kspace.shape[1]) is True
+    image = module.images(example)
+    # what 12 lines do not resolve is left
+    assert float(image.real.clamp_min(0).square().sum() / image.abs().square().sum()) > 0.9
+    assert module.nearly_real(1) is None
+    assert torch.allclose(module.images(turned), 1j * module.images(one), atol=1e-5)

@@ -129,8 +129,9 @@ class Posterior(Reconstructor):
     def prepare(self, acquisition: Acquisition) -> tuple[Acquisition, Tensor]:
         """Return the problem, and the phase ``(batch, h, w)`` that its images lack beside those of the acquisition.
 
-        Maps of the acquisition decide the phase of its images. A prior sees the images that it was trained on
-        whatever these maps are: with the phase that the estimated maps leave or, if it is ``nearly_real``, without.
+        Maps of the acquisition decide the phase of its images. A prior whose record says whether it is ``nearly_real``
+        sees the images that it was trained on whatever these maps are: without a smooth phase, or with the phase that
+        the estimated maps leave.
         """
         given = acquisition.maps
         if given is None or self.maps == "given" or self.nearly_real is None:

@@ -99,7 +99,7 @@ class AmbientScoreModule(ScoreModule):
         self.flip = flip
         self._kept: deque[Tensor] = deque(maxlen=n_kept)
 
-    def nearly_real(self, n_coils: int) -> bool:  # noqa: ARG002
+    def nearly_real(self, n_coils: int) -> bool | None:  # noqa: ARG002
         """Whether the images come without the phase of the low-resolution image: always."""
         return True
 

@@ -80,13 +80,14 @@ class ScoreModule(NetworkModule):
         self.logarithmic = logarithmic
         self._size: tuple[int, int] | None = None  # of the images validated last, and so of the samples
 
-    def nearly_real(self, n_coils: int) -> bool:
+    def nearly_real(self, n_coils: int) -> bool | None:
         """Whether images of scans of ``n_coils`` come without the phase of the low-resolution image.
 
         The maps of several coils take it up, see :func:`spinwarp.training.images.full_images`.
-        :class:`spinwarp.recon.posterior.Posterior` has to give the prior such images too.
+        :class:`spinwarp.recon.posterior.Posterior` has to give the prior such images too. None: nobody knows, for
+        images of one coil have the phase of the scan or of the simulation.
         """
-        return n_coils > 1
+        return n_coils > 1 or None
 
     def images(self, example: Example) -> Tensor:
         """Return images ``(batch, h, w)`` in the units of the prior: complex, or magnitudes."""
