@@ -141,6 +141,11 @@ def as_lists(value: Any) -> Any:
     return [as_lists(item) for item in value] if isinstance(value, list | tuple) else value
 
 
+def _meant(differs: str, target: Any) -> Any:
+    """What a comment says: a value, or the name of a constant of the target's module, for what is too long to write."""
+    return as_lists(getattr(importlib.import_module(target.__module__), differs, yaml.safe_load(differs)))
+
+
 def drifts(text: str, config: Any) -> list[str]:
     """What a YAML says of defaults and is not so; ``config`` is what it composes to.
 
@@ -167,7 +172,7 @@ def drifts(text: str, config: Any) -> list[str]:
             value = as_lists(instantiate(value))
         if differs is None and value != default:
             found.append(f"{key} is {value}, in Python {default}: write '# Python default: {default}' beside it")
-        elif differs is not None and (yaml.safe_load(differs) != default or value == default):
+        elif differs is not None and (_meant(differs, target) != default or value == default):
             found.append(f"{key} is {value}, its comment says that Python has {differs}, but Python has {default}")
     return found
 
