@@ -33,7 +33,7 @@ demo: setup ## train, compare and draw on embedded data: offline, two CPU cores,
 	$(BIN)/python evaluate.py recon=posterior recon.n_samples=8 n_volumes=1 slices=3:4 out=$(DEMO)/posterior
 	$(BIN)/python -m spinwarp.figures $(DEMO)/zero_filled $(DEMO)/tv $(DEMO)/unet $(DEMO)/varnet $(DEMO)/pretrained \
 	  $(DEMO)/posterior --out $(DEMO)/comparison
-	@echo "The network that comes with spinwarp (pretrained) has the highest PSNR; it was trained on simulated heads for three hours."
+	@echo "The network that comes with spinwarp (pretrained) has the highest PSNR; it was trained on simulated heads for hours."
 	@echo "Total variation learns nothing and beats the two networks that trained for minutes: it assumes piecewise constant"
 	@echo "images, which the phantoms nearly are. See docs/weights.md and docs/results.md."
 	@echo "On one slice, images were drawn from the posterior of the prior that comes with spinwarp (posterior): slower than the"
