@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from spinwarp.acquisition import Example, acs_columns, item
 from spinwarp.coils import espirit_maps, low_resolution_images, low_resolution_maps
 from spinwarp.data import batches as data_batches
+from spinwarp.data.fastmri import FastMRIFiles
 from spinwarp.data.module import FastMRIDataModule
 from spinwarp.data.source import Volume
 from spinwarp.errors import InputError
@@ -318,6 +319,10 @@ def test_an_empty_slice_has_maps_of_zeros() -> None:
     dataset = FastMRIDataModule(Empty(), RandomMask([0.2], [3]), maps="espirit").dataset("val")
     maps = dataset.example(0, 0).acquisition.maps
     assert maps is not None and not maps.any()
+
+
+def test_files_in_the_fastmri_layout_are_read_anew() -> None:
+    assert FastMRIFiles.reads_anew
 
 
 @pytest.mark.parametrize("reads_anew", [False, True])

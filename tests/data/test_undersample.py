@@ -157,6 +157,16 @@ def test_a_mask_in_place_gives_the_same_samples_in_the_same_memory(rows: bool, n
     assert found.kspace.data_ptr() == other.acquisition.kspace.data_ptr()
 
 
+def test_a_mask_in_place_works_on_kspace_that_an_augmentation_left_in_another_order() -> None:
+    example = full()
+    kspace = example.acquisition.kspace
+    expected = Undersample(RandomMask([0.16], [4]))(example, RandomState(1)).acquisition.kspace
+    for other in (kspace.mT.contiguous().mT, kspace.conj().clone().conj()):
+        strided = replace(example, acquisition=replace(example.acquisition, kspace=other))
+        found = Undersample(RandomMask([0.16], [4]))(strided, RandomState(1), in_place=True).acquisition.kspace
+        assert torch.equal(found, expected)
+
+
 def test_target_range_and_names_pass_through() -> None:
     example = full()
     result = Undersample(RandomMask([0.16], [4]), low_resolution_maps)(example, RandomState(1))

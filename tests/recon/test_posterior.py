@@ -93,7 +93,7 @@ def test_a_prior_of_nearly_real_images_gets_such_and_the_phase_is_given_back(che
         posterior = Posterior(checkpoints(nearly_real=nearly_real), partial(noted, seen=seen), n_samples=2)
         drawn = posterior(scan, generator=seeded()).image[0]
         real = float((seen[0].real[bright] / seen[0].abs()[bright]).min())
-        assert (real > 0.99) is nearly_real  # within 8 degrees
+        assert (real > 0.95) is nearly_real  # within 18 degrees: 12 lines do not resolve the phase fully
         assert torch.allclose(drawn, image, atol=1e-5)
 
 

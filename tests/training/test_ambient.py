@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from spinwarp.acquisition import Acquisition, Example, Split
 from spinwarp.cli.train import check_fit
+from spinwarp.coils import noise_level
 from spinwarp.data.module import FastMRIDataModule
 from spinwarp.data.source import Volume
 from spinwarp.errors import InputError
@@ -21,6 +22,8 @@ from spinwarp.fourier import fftc, ifftc
 from spinwarp.masks import RandomMask, seed_of
 from spinwarp.models.denoiser import Denoiser
 from spinwarp.models.residual_unet import BiasFreeDenoiser
+from spinwarp.operators.sense import coil_maps
+from spinwarp.preparation import prior_scale
 from spinwarp.recon.tv import TotalVariation
 from spinwarp.samplers import geometric, pula
 from spinwarp.training import AmbientScoreModule
@@ -165,17 +168,73 @@ def test_data_that_are_undersampled_already_need_no_mask(tmp_path: Path) -> None
 
 
 def test_the_loss_of_validation_is_the_missed_fraction_of_the_held_out_energy(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, example = module(), data().dataset("val").example(0, 0)
-    assert example.split is not None
+    model, batch = module(), data().dataset("val")[[(0, 0), (0, 1)]]
+    assert batch.split is not None and len(batch) == 2
     model.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
-    monkeypatch.setattr(model, "draws", lambda scan, n, _: torch.zeros(n, *scan.kspace.shape[-2:], dtype=torch.cfloat))
-    model.validation_step(example, 0)
+    seen: list[tuple[Acquisition, int]] = []
+
+    def nothing(scan: Acquisition, n: int, generator: torch.Generator) -> Tensor:
+        seen.append((scan, int(torch.randint(2**31, (1,), generator=generator))))
+        return torch.zeros(n, *scan.kspace.shape[-2:], dtype=torch.cfloat)
+
+    monkeypatch.setattr(model, "draws", nothing)
+    model.validation_step(batch, 0)
     assert float(model.validation_loss.compute()) == pytest.approx(1.0)
+    given = batch.acquisition.kspace * batch.split.mask / prior_scale(batch.acquisition).view(-1, 1, 1, 1)
+    for i, (scan, _) in enumerate(seen):  # each item without its held-out lines
+        assert torch.equal(scan.mask[0], batch.split.mask[i])
+        assert torch.allclose(scan.kspace[0], given[i])
+    model.validation_step(batch, 0)
+    assert [number for _, number in seen[:2]] == [number for _, number in seen[2:]]
+    assert seen[0][1] != seen[1][1]
+
+
+def test_a_slice_of_zeros_is_no_divergence_and_teaches_nothing() -> None:
+    model, example = module(first_steps=0), data(batch_size=1).dataset("val").example(0, 0)
+    scan = example.acquisition
+    empty = replace(example, acquisition=replace(scan, kspace=0 * scan.kspace, maps=torch.ones_like(scan.kspace)))
+    model.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    model.validation_step(empty, 0)
+    model.validation_step(example, 0)
+    assert torch.isfinite(model.validation_loss.compute())
+
+
+def test_draws_are_of_the_average_without_dropout_where_a_coil_sees_the_image() -> None:
+    model, example = module(), data(batch_size=1).dataset("train").example(0, 0)
+    scan = ambient_training.in_prior_units(example)
+    maps = scan.maps.clone()
+    maps[..., :8] = 0
+    model.train()
+    model.net = None  # type: ignore[assignment]
+    drawn = model.draws(replace(scan, maps=maps), 1)
+    assert not model.average.training
+    assert not drawn[..., :8].any()
+    assert drawn[..., 8:].abs().min() > 0
+
+
+def test_a_scan_is_seen_in_the_units_and_with_the_phase_of_the_prior() -> None:
+    example = data(batch_size=1).dataset("train").example(0, 0)
+    scale = float(prior_scale(example.acquisition))
+    turn = torch.polar(torch.ones(()), torch.tensor(2.0))
+    scan = replace(
+        example.acquisition, kspace=1e3 * turn * example.acquisition.kspace, noise_std=torch.tensor([5e2 * scale])
+    )
+    seen = ambient_training.in_prior_units(replace(example, acquisition=scan))
+    assert seen.noise_std is not None
+    assert float(seen.noise_std) == pytest.approx(0.5)
+    image = (ifftc(seen.kspace) * coil_maps(seen).conj()).sum(1)
+    assert float((image * image.abs()).sum().angle()) == pytest.approx(0.0, abs=0.1)
+    assert module().nearly_real(1) is True
+    measured = ambient_training.in_prior_units(replace(example, acquisition=replace(scan, noise_std=None)))
+    assert measured.noise_std is not None
+    assert float(measured.noise_std) == pytest.approx(float(noise_level(measured.kspace, measured.mask)), rel=1e-4)
 
 
 def test_what_does_not_fit_together_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"complex images; set model\.net\.channels=complex"):
         module(Denoiser(nn.Identity(), channels="magnitude"))
+    with pytest.raises(InputError, match=r"set data\.supervision=split"):
+        fit(tmp_path, module(), data(supervision="noisy"))
     with pytest.raises(InputError, match=r"n_images=5 from 1 to n_kept=4"):
         module(n_images=5, n_kept=4)
     with pytest.raises(InputError, match=r"is not split.*set data\.supervision=split"):

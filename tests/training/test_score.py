@@ -301,4 +301,6 @@ def test_the_images_of_several_coils_come_without_their_phase_and_of_one_coil_as
     # what 12 lines do not resolve is left
     assert float(image.real.clamp_min(0).square().sum() / image.abs().square().sum()) > 0.9
     assert module.nearly_real(1) is None
+    module.every_phase = True
+    assert module.nearly_real(1) is False
     assert torch.allclose(module.images(turned), 1j * module.images(one), atol=1e-5)

@@ -53,7 +53,7 @@ class Source(Protocol):
     ``volumes`` lists a split ("train", "val", "test") in a fixed order, reading no more than headers.
     ``read`` returns one **fully sampled** slice as a batch of one; its mask is True on every acquired column.
     A data set with an attribute ``reads_anew`` that is true hands over tensors that it does not keep: a mask may be
-    applied to them in place.
+    applied to them in place. A subclass that keeps what it read has to set it to False.
     """
 
     name: str

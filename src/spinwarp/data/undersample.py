@@ -32,7 +32,7 @@ MAPS: dict[str, MapEstimator | None] = {"low_resolution": low_resolution_maps, "
 
 
 def _masked(kspace: Tensor, mask: Tensor, in_place: bool) -> Tensor:
-    if not in_place:
+    if not in_place or not kspace.is_contiguous() or kspace.is_conj():
         return kspace * mask
     # real and imaginary parts side by side, as one real array; the product of complex numbers is slower
     kspace.view(kspace.real.dtype).mul_(mask.repeat_interleave(2, -1))

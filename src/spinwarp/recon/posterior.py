@@ -16,6 +16,7 @@ from spinwarp.operators import sense
 from spinwarp.operators.sense import coil_maps
 from spinwarp.preparation import (
     LEAST_NOISE,
+    PHASE_LINES,
     check_preparation,
     prepared,
     prior_scale,
@@ -56,7 +57,8 @@ class Posterior(Reconstructor):
     noise_std : of the complex noise of a k-space sample, in the units of the data. None: that of the acquisition, or
         else an estimate from the scan itself (:func:`spinwarp.coils.noise_level`).
     maps, whiten, virtual_coils : see :class:`spinwarp.recon.regularised.Regularised`. The phase of maps that come with
-        the data only decides the phase of the final image.
+        the data decides the phase of the final image. The prior sees it too if its file does not say which phase it
+        was trained on, or with ``maps=given``.
     refine_maps : how often estimated coil maps are refined by the mean of two draws before the others are drawn, see
         :func:`spinwarp.recon.map_refinement.with_refined_maps`. Maps of few central lines limit the draws more than the
         prior does.
@@ -65,7 +67,8 @@ class Posterior(Reconstructor):
 
     Raises
     ------
-    InputError : if an option is out of range, or the file holds no score model.
+    InputError : if an option is out of range, or the file holds no score model; when called, if a prior of nearly real
+        images meets a scan whose mask leaves out the centre.
 
     References
     ----------
@@ -106,6 +109,8 @@ class Posterior(Reconstructor):
             )
         self.denoiser = denoiser.eval().requires_grad_(False)
         self.nearly_real: bool | None = record.get("nearly_real")
+        if self.nearly_real not in (None, True, False):
+            raise InputError(f"{self.path} says nearly_real={self.nearly_real!r}, which is true, false or null")
         self.record = {key: value for key, value in record.items() if key != "name"}  # the sampler names the method
 
     def __call__(self, acquisition: Acquisition, *, generator: Generator | None = None) -> Reconstruction:
@@ -146,7 +151,8 @@ class Posterior(Reconstructor):
         """Draw ``(as many as seeds or fewer, h, w)`` images of every item, in the units of the data."""
         phase = torch.ones_like(acquisition.kspace[:, 0])
         if self.denoiser.channels == "magnitude" or self.nearly_real:
-            acquisition, phase = with_image_phase(acquisition)
+            most = PHASE_LINES if self.denoiser.channels == "complex" else None  # as many as in training
+            acquisition, phase = with_image_phase(acquisition, most)
         scale = prior_scale(acquisition)
         noise = (self.noise(acquisition) / scale).clamp_min(LEAST_NOISE).tolist()
         problem = replace(acquisition, kspace=acquisition.kspace / scale.view(-1, 1, 1, 1))

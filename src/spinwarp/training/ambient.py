@@ -9,17 +9,27 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
-from spinwarp.acquisition import Acquisition, Example, Reconstruction, center_crop, item_acquisition, slice_generator
+from spinwarp.acquisition import (
+    Acquisition,
+    Example,
+    Reconstruction,
+    Split,
+    center_crop,
+    item,
+    item_acquisition,
+    slice_generator,
+)
 from spinwarp.coils import noise_level
 from spinwarp.errors import InputError
 from spinwarp.fourier import fftc
 from spinwarp.operators import sense
 from spinwarp.operators.sense import coil_maps, expand
-from spinwarp.preparation import LEAST_NOISE, prior_scale, with_image_phase
+from spinwarp.preparation import LEAST_NOISE, PHASE_LINES, prior_scale, with_image_phase
 from spinwarp.samplers import ChainNoise, Problem, chain_generators
 from spinwarp.training.images import size_of
 from spinwarp.training.score import ScoreModule
 from spinwarp.training.self_supervised import check_split_of, given_and_compared
+from spinwarp.training.stein import say_measured
 
 #: draws whose mean is compared with held-out lines in validation
 VALIDATION_DRAWS = 2
@@ -41,7 +51,8 @@ class AmbientScoreModule(ScoreModule):
 
     Validation reconstructs from a part of the lines, and compares with those held out (``data.supervision=split``).
     ``val/loss`` is the fraction of their weighted energy that is missed. The images that were kept are not in the
-    checkpoint: a resumed training draws new ones.
+    checkpoint, since they are of patients: a resumed training draws new ones, and does not end bit for bit as if it had
+    never stopped. Each process keeps its own.
 
     Parameters
     ----------
@@ -105,15 +116,15 @@ class AmbientScoreModule(ScoreModule):
 
     def images(self, example: Example) -> Tensor:
         """Draw an image of each scan, keep it, and return ``(n_images or fewer, h, w)`` of those kept."""
-        check_split_of(example)  # which tells that references are hidden
+        _split_of(example)  # which tells that references are hidden
         acquisition = in_prior_units(example)
         if self.global_step < self.first_steps:
             with torch.no_grad():
-                self._kept.extend(self.first(acquisition).image)
+                drawn = self.first(acquisition).image * _seen(acquisition)
         else:
-            for i in range(len(example)):
-                self._kept.extend(self.draws(item_acquisition(acquisition, i), 1))
-        alike = [image for image in self._kept if image.shape == acquisition.kspace.shape[-2:]]
+            drawn = torch.cat([self.draws(item_acquisition(acquisition, i), 1) for i in range(len(example))])
+        self._kept.extend(image for image in drawn if image.any())  # an empty slice has nothing to learn from
+        alike = [image for image in self._kept if image.shape == drawn.shape[-2:]] or list(drawn)
         images = torch.stack([alike[i] for i in torch.randperm(len(alike))[: self.n_images].tolist()])
         mirrored = [dim for dim in (-2, -1) if torch.rand(()) < self.flip]
         return images.flip(mirrored)
@@ -121,28 +132,31 @@ class AmbientScoreModule(ScoreModule):
     def draws(self, acquisition: Acquisition, n: int, generator: Generator | None = None) -> Tensor:
         """Draw ``(n, h, w)`` images of a batch of one, in the units of the prior, with the averaged network."""
         assert acquisition.noise_std is not None
+        self.average.eval()  # training switches dropout on in all parts of a module
         kspace = acquisition.kspace
         size = (kspace.shape[-2], kspace.shape[-1])
         problem = Problem(self.average, sense(acquisition), kspace, float(acquisition.noise_std), size)
         seeds = torch.randint(2**62, (n,), generator=generator).tolist()
-        drawn = self.sampler(problem, ChainNoise(chain_generators(seeds, kspace.device)))
-        return drawn * (coil_maps(acquisition) != 0).any(1)  # elsewhere no coil sees the image
+        return self.sampler(problem, ChainNoise(chain_generators(seeds, kspace.device))) * _seen(acquisition)
 
     def validation_step(self, example: Example, batch_idx: int) -> Tensor | None:  # type: ignore[override]  # noqa: ARG002
         """Reconstruct from the input lines of the split, always with the same noise.
 
         Metrics, if there is a target, are those of these images. They decide nothing.
         """
-        acquisition, split = in_prior_units(example), check_split_of(example)
+        acquisition, split = in_prior_units(example), _split_of(example)
         given, measured = given_and_compared(acquisition, split)
-        generator = slice_generator(0, example, "cpu")
+        generators = [slice_generator(0, item(example, i), "cpu") for i in range(len(example))]
         images = torch.stack([
-            self.draws(item_acquisition(given, i), VALIDATION_DRAWS, generator).mean(0) for i in range(len(example))
+            self.draws(item_acquisition(given, i), VALIDATION_DRAWS, generator).mean(0)
+            for i, generator in enumerate(generators)
         ])  # fmt: skip
-        held_out = split.weight * ~split.mask
+        held_out = split.weight * (acquisition.mask & ~split.mask)  # not the padding, which split compares too
         missed = held_out * (fftc(expand(images, coil_maps(acquisition))) - measured)
-        energy = (held_out * measured).abs().square().sum().clamp_min(torch.finfo(torch.float32).tiny)
-        self.validation_loss.update(missed.abs().square().sum() / energy, example.volume, example.slice)
+        energies = [part.abs().square().sum((1, 2, 3)) for part in (missed, held_out * measured)]
+        for i, (error, energy) in enumerate(zip(*energies, strict=True)):
+            if energy > 0:  # empty slices, and those of which no line is held out, tell nothing
+                self.validation_loss.update(error / energy, example.volume[i : i + 1], example.slice[i : i + 1])
         self._size = size_of(measured)
         if example.target is None:
             nothing = torch.zeros_like(measured[:, 0].real)  # a target of zeros is none, and its metrics are NaN
@@ -161,9 +175,22 @@ def in_prior_units(example: Example) -> Acquisition:
     ------
     InputError : if the centre was not sampled, or there are several coils and no maps.
     """
-    acquisition, _ = with_image_phase(example.acquisition)
+    acquisition, _ = with_image_phase(example.acquisition, PHASE_LINES)
     scale, level = prior_scale(acquisition), acquisition.noise_std
     if level is None:
+        say_measured()
         level = noise_level(acquisition.kspace, acquisition.mask)
     kspace = acquisition.kspace / scale.view(-1, 1, 1, 1)
     return replace(acquisition, kspace=kspace, noise_std=(level / scale).clamp_min(LEAST_NOISE))
+
+
+def _split_of(example: Example) -> Split:
+    split = check_split_of(example)
+    if split.noise is not None:
+        raise InputError("the noise of the scans is part of how these images are drawn; set data.supervision=split")
+    return split
+
+
+def _seen(acquisition: Acquisition) -> Tensor:
+    """Where a coil sees the image ``(batch, h, w)``; elsewhere a draw is of the prior alone."""
+    return (coil_maps(acquisition) != 0).any(1)

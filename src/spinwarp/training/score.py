@@ -36,6 +36,8 @@ class ScoreModule(NetworkModule):
     scale_jitter : standard deviation of the logarithm of a random factor on each image, since the brightness of an
         unknown image is known only approximately.
     ema_decay : of the moving average, per step; less in the first steps.
+    every_phase : whether images of one coil have every phase that scans have. Reconstruction may then give the prior
+        whichever it likes.
     logarithmic : minimise the mean logarithm of each image's error instead of the weighted error. Weak and strong noise
         then pull equally, however small the error is that the network can reach; validation stays the weighted error.
 
@@ -63,6 +65,7 @@ class ScoreModule(NetworkModule):
         scale_jitter: float = 0.05,
         ema_decay: float = 0.999,
         logarithmic: bool = False,
+        every_phase: bool = False,
     ) -> None:
         super().__init__(net, optimizer, schedule)
         if not isinstance(net, Denoiser):
@@ -78,6 +81,7 @@ class ScoreModule(NetworkModule):
         self.scale_jitter = scale_jitter
         self.ema_decay = ema_decay
         self.logarithmic = logarithmic
+        self.every_phase = every_phase
         self._size: tuple[int, int] | None = None  # of the images validated last, and so of the samples
 
     def nearly_real(self, n_coils: int) -> bool | None:
@@ -87,7 +91,7 @@ class ScoreModule(NetworkModule):
         :class:`spinwarp.recon.posterior.Posterior` has to give the prior such images too. None: nobody knows, for
         images of one coil have the phase of the scan or of the simulation.
         """
-        return n_coils > 1 or None
+        return True if n_coils > 1 else False if self.every_phase else None
 
     def images(self, example: Example) -> Tensor:
         """Return images ``(batch, h, w)`` in the units of the prior: complex, or magnitudes."""

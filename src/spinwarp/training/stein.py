@@ -187,7 +187,7 @@ def with_level(example: Example) -> Acquisition:
     acquisition = example.acquisition
     level = acquisition.noise_std
     if level is None:
-        _say_measured()
+        say_measured()
         level = noise_level(acquisition.kspace, acquisition.mask)
     for name, noise, kspace in zip(example.volume, level.tolist(), acquisition.kspace, strict=True):
         if not noise > 0 and kspace.any():  # an empty slice has nothing to learn from
@@ -199,7 +199,8 @@ def with_level(example: Example) -> Acquisition:
 
 
 @cache
-def _say_measured() -> None:
+def say_measured() -> None:
+    """Log once that the noise level is measured."""
     log.info("the data do not say how strong their noise is; it is measured in the corners of k-space")
 
 
