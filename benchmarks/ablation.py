@@ -321,9 +321,10 @@ def figure(rows: Sequence[dict[str, Any]], path: Path) -> None:
         axis.set(title=column, xlabel="gain / dB")
     axes[0, 0].set_yticks(range(len(parts)), parts)
     axes[0, 0].invert_yaxis()
-    if axes[0, -1].get_legend_handles_labels()[1]:  # one network alone has no gain
-        axes[0, -1].legend(fontsize="small")
-    drawn.tight_layout()
+    drawn.tight_layout(rect=(0, 0, 1, 0.94))
+    handles, labels = axes[0, -1].get_legend_handles_labels()
+    if labels:  # one network alone has no gain
+        drawn.legend(handles, labels, loc="upper center", ncols=len(labels), frameon=False)
     drawn.savefig(path, dpi=120)
     plt.close(drawn)
 
