@@ -50,9 +50,9 @@ class AmbientScoreModule(ScoreModule):
     fills gaps that a sampler's images do not have, and draws from it diverged.
 
     Validation reconstructs from a part of the lines, and compares with those held out (``data.supervision=split``).
-    ``val/loss`` is the fraction of their weighted energy that is missed. The images that were kept are not in the
-    checkpoint, since they are of patients: a resumed training draws new ones, and does not end bit for bit as if it had
-    never stopped. Each process keeps its own.
+    ``val/loss`` is the fraction of their weighted energy that is missed; that of all lines if none is held out. The
+    images that were kept are not in the checkpoint, since they are of patients: a resumed training draws new ones, and
+    does not end bit for bit as if it had never stopped. Each process keeps its own.
 
     Parameters
     ----------
@@ -151,12 +151,13 @@ class AmbientScoreModule(ScoreModule):
             self.draws(item_acquisition(given, i), VALIDATION_DRAWS, generator).mean(0)
             for i, generator in enumerate(generators)
         ])  # fmt: skip
-        held_out = split.weight * (acquisition.mask & ~split.mask)  # not the padding, which split compares too
-        missed = held_out * (fftc(expand(images, coil_maps(acquisition))) - measured)
-        energies = [part.abs().square().sum((1, 2, 3)) for part in (missed, held_out * measured)]
+        held_out = acquisition.mask & ~split.mask  # not the padding, which split compares too
+        compared = split.weight * torch.where(held_out.flatten(1).any(1).view(-1, 1, 1, 1), held_out, acquisition.mask)
+        missed = compared * (fftc(expand(images, coil_maps(acquisition))) - measured)
+        energies = [part.abs().square().sum((1, 2, 3)) for part in (missed, compared * measured)]
         for i, (error, energy) in enumerate(zip(*energies, strict=True)):
-            if energy > 0:  # empty slices, and those of which no line is held out, tell nothing
-                self.validation_loss.update(error / energy, example.volume[i : i + 1], example.slice[i : i + 1])
+            loss = torch.where(energy > 0, error / energy, 0)  # an empty slice
+            self.validation_loss.update(loss, example.volume[i : i + 1], example.slice[i : i + 1])
         self._size = size_of(measured)
         if example.target is None:
             nothing = torch.zeros_like(measured[:, 0].real)  # a target of zeros is none, and its metrics are NaN
