@@ -73,20 +73,19 @@ def train(config: DictConfig) -> float | None:
         data.prepare_data()
     for split in ("train", "val"):  # a missing split fails here, not after an epoch
         data.dataset(split)
+    volumes = data.source.volumes("train")
     module.record = {
         "net": app.plain(config.model.net),
         "name": HydraConfig.get().runtime.choices["model"],
         "trained_on": {
             "dataset": data.source.name,
-            "volumes": [v.name for v in data.source.volumes("train")],
-            "patients": sorted(
-                {digest(data.source.name, v.patient) for v in data.source.volumes("train") if v.patient}
-            ),
+            "volumes": [v.name for v in volumes],
+            "patients": sorted({digest(data.source.name, v.patient) for v in volumes if v.patient}),
         },
         "config": used,
     }
     if isinstance(module, ScoreModule):
-        module.record["nearly_real"] = module.nearly_real(min(v.shape[0] for v in data.source.volumes("train")))
+        module.record["nearly_real"] = module.nearly_real(min(v.shape[0] for v in volumes))
     callbacks = [instantiate(callback) for callback in (config.callbacks or {}).values() if callback is not None]
     loggers = [instantiate(logger) for logger in (config.logger or {}).values() if logger is not None]
     trainer = instantiate(

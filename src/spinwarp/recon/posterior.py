@@ -138,14 +138,13 @@ class Posterior(Reconstructor):
         sees the images that it was trained on whatever these maps are: without a smooth phase, or with the phase that
         the estimated maps leave.
         """
-        given = acquisition.maps
-        if given is None or self.maps == "given" or self.nearly_real is None:
-            return prepared(acquisition, self.maps, self.whiten, self.virtual_coils), torch.ones_like(
-                acquisition.kspace[:, 0]
-            )
-        own = with_maps(replace(acquisition, maps=None), self.maps)
-        phase = torch.sgn((coil_maps(own) * given.conj()).sum(1))
-        return prepared(own, "given", self.whiten, self.virtual_coils), torch.where(phase == 0, 1, phase)
+        maps, given = self.maps, acquisition.maps
+        phase = torch.ones_like(acquisition.kspace[:, 0])
+        if maps != "given" and given is not None and self.nearly_real is not None:
+            acquisition = with_maps(replace(acquisition, maps=None), maps)
+            turn = torch.sgn((coil_maps(acquisition) * given.conj()).sum(1))
+            maps, phase = "given", torch.where(turn == 0, 1, turn)
+        return prepared(acquisition, maps, self.whiten, self.virtual_coils), phase
 
     def draws(self, acquisition: Acquisition, seeds: Sequence[int]) -> list[Tensor]:
         """Draw ``(as many as seeds or fewer, h, w)`` images of every item, in the units of the data."""
