@@ -153,17 +153,17 @@ Panel = tuple[str, np.ndarray, float]  # its title, its values, and the value th
 
 
 def draw(rows: Iterable[Iterable[Panel]], path: Path, note: str) -> None:
-    """Write rows of pictures on black, of one height, with a line below them."""
-    rows = [list(row) for row in rows]
-    columns = max(map(len, rows))
-    h, w = rows[0][0][1].shape
-    side = 11.0 / columns
-    height = side * h / w
-    lines = max(title.count("\n") for row in rows for title, _, _ in row) + 1
-    total = len(rows) * (height + 0.06 + 0.17 * lines) + 0.26
+    """Write rows of pictures on black, those of a row of one size, with a line below them."""
+    panels = [list(row) for row in rows]
+    columns = max(len(row) for row in panels)
+    lines = max(title.count("\n") for row in panels for title, _, _ in row) + 1
+    side, above = 11.0 / columns, 0.06 + 0.17 * lines
+    heights = [side * row[0][1].shape[0] / row[0][1].shape[1] for row in panels]
+    total = sum(heights) + len(panels) * above + 0.26
     figure = plt.figure(figsize=(11.0, total), facecolor="black")
-    for i, row in enumerate(rows):
-        bottom = total - (i + 1) * (height + 0.06 + 0.17 * lines)
+    bottom = total
+    for row, height in zip(panels, heights, strict=True):
+        bottom -= height + above
         for j, (title, values, top) in enumerate(row):
             axes = figure.add_axes((j / columns + 0.003, bottom / total, 1 / columns - 0.006, height / total))
             axes.imshow(values, cmap="gray", vmin=0, vmax=top, aspect="auto", interpolation="lanczos")

@@ -163,6 +163,31 @@ def test_what_it_does_in_one_place_does_not_depend_on_the_rest() -> None:
     assert torch.allclose(whole[..., :48, :], part[..., :48, :], atol=1e-5)
 
 
+def test_a_periodic_network_moves_with_the_phase_direction() -> None:
+    torch.manual_seed(0)
+    net = ResidualUNet(1, 1, (4, 8, 8), periodic=True)
+    plain = ResidualUNet(1, 1, (4, 8, 8))
+    plain.load_state_dict(net.state_dict())
+    x = torch.randn(1, 1, 21, 40)
+    with torch.no_grad():
+        # 8 columns are one pixel of the coarsest level
+        assert torch.allclose(net(x.roll(16, -1)), net(x).roll(16, -1), atol=1e-5)  # float32
+        assert not torch.allclose(plain(x.roll(16, -1)), plain(x).roll(16, -1), atol=1e-1)
+        assert not torch.allclose(net(x.roll(8, -2)), net(x).roll(8, -2), atol=1e-1)  # the readout ends
+
+
+@pytest.mark.parametrize("w", [1, 3, 34, 37])
+def test_a_periodic_network_sees_across_both_edges_of_any_width(w: int) -> None:
+    torch.manual_seed(0)
+    net = ResidualUNet(1, 1, (4, 8, 8), periodic=True)
+    x = torch.randn(1, 1, 8, w, requires_grad=True)
+    out = net(x)
+    assert out.shape == x.shape
+    for edge, other in ((0, w - 1), (w - 1, 0)):
+        (slope,) = torch.autograd.grad(out[..., edge].square().sum(), x, retain_graph=True)
+        assert slope[..., other].abs().min() > 0
+
+
 def test_the_denoiser_is_a_prior_of_complex_images() -> None:
     torch.manual_seed(0)
     net = BiasFreeDenoiser((4, 8))

@@ -13,7 +13,7 @@ from spinwarp.errors import InputError
 from spinwarp.models.complex_network import ComplexNetwork
 from spinwarp.models.denoiser import Denoiser
 
-Layer = TypeVar("Layer", nn.Conv2d, nn.ConvTranspose2d)
+Layer = TypeVar("Layer", bound=nn.Conv2d | nn.ConvTranspose2d)
 
 
 class ResidualUNet(nn.Module):
@@ -32,19 +32,24 @@ class ResidualUNet(nn.Module):
     in_channels, out_channels : of the input and output.
     widths : channels of each level, from fine to coarse; each level halves the image.
     blocks : residual blocks of each level, on the way down and again on the way up.
+    periodic : beyond the first column comes the last. Columns are the phase direction, along which aliasing leaves the
+        image on one side and enters it on the other. Otherwise zeros come beyond it.
 
     Raises
     ------
     InputError : if there is no level or no block.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, widths: Sequence[int], blocks: int = 1) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, widths: Sequence[int], blocks: int = 1, periodic: bool = False
+    ) -> None:
         super().__init__()
         if not widths or blocks < 1:
             raise InputError(
                 f"a residual U-Net has at least one level and one block; got widths={list(widths)}, blocks={blocks}"
             )
         self.multiple = 2 ** len(widths)
+        self.periodic = periodic
         self.first = _convolution(4 * in_channels, widths[0])
         *finer, coarsest = widths
         self.down = nn.ModuleList(_blocks(n, blocks) for n in finer)
@@ -58,11 +63,18 @@ class ResidualUNet(nn.Module):
         self.up = nn.ModuleList(_blocks(n, blocks) for n in reversed(finer))
         # a small output at first: an unrolled network then starts as its data consistency
         self.last = _convolution(widths[0], 4 * out_channels, gain=0.1)
+        for module in self.modules():
+            if isinstance(module, _Convolution):
+                module.periodic = periodic
 
     def forward(self, x: Tensor) -> Tensor:
         """``(batch, in_channels, h, w)`` to ``(batch, out_channels, h, w)``."""
         h, w = x.shape[-2:]
-        x = F.pixel_unshuffle(F.pad(x, (0, -w % self.multiple, 0, -h % self.multiple)), 2)
+        more_h, more_w = -h % self.multiple, -w % self.multiple
+        left = more_w // 2 if self.periodic else 0  # half on each side, so that both edges see across
+        if self.periodic:
+            x, more_w = x[..., torch.arange(-left, w + more_w - left, device=x.device) % w], 0
+        x = F.pixel_unshuffle(F.pad(x, (0, more_w, 0, more_h)), 2)
         x = self.first(x)
         skips = []
         for blocks, shrink in zip(self.down, self.shrink, strict=True):
@@ -72,7 +84,7 @@ class ResidualUNet(nn.Module):
         x = self.bottom(x)
         for grow, blocks in zip(self.grow, self.up, strict=True):
             x = blocks(grow(x) + skips.pop())
-        return F.pixel_shuffle(self.last(x), 2)[..., :h, :w]
+        return F.pixel_shuffle(self.last(x), 2)[..., :h, left : left + w]
 
 
 class ComplexResidualUNet(ComplexNetwork):
@@ -80,12 +92,12 @@ class ComplexResidualUNet(ComplexNetwork):
 
     Parameters
     ----------
-    widths, blocks : of the :class:`ResidualUNet`.
+    widths, blocks, periodic : of the :class:`ResidualUNet`.
     """
 
-    def __init__(self, widths: Sequence[int] = (32, 64, 128), blocks: int = 1) -> None:
+    def __init__(self, widths: Sequence[int] = (32, 64, 128), blocks: int = 1, periodic: bool = False) -> None:
         super().__init__()
-        self.unet = ResidualUNet(3, 2, widths, blocks)
+        self.unet = ResidualUNet(3, 2, widths, blocks, periodic)
 
     def forward(self, image: Tensor, noise_std: Tensor) -> Tensor:
         """``(batch, 1, h, w)`` complex and noise levels ``(batch,)`` to a residual of the same shape."""
@@ -111,6 +123,19 @@ class BiasFreeDenoiser(Denoiser):
         return x + self.network(x[:, None], sigma.to(x.real.dtype).expand(len(x)))[:, 0]
 
 
+class _Convolution(nn.Conv2d):
+    """3 by 3, without bias; zeros beyond the edges, but for the columns if ``periodic``."""
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__(n_in, n_out, kernel_size=3, padding=1, bias=False)
+        self.periodic = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.periodic:
+            return super().forward(x)
+        return F.conv2d(F.pad(x, (1, 1, 0, 0), mode="circular"), self.weight, padding=(1, 0))
+
+
 class _ResidualBlock(nn.Module):
     def __init__(self, n: int) -> None:
         super().__init__()
@@ -124,8 +149,8 @@ def _blocks(n: int, number: int) -> nn.Sequential:
     return nn.Sequential(*(_ResidualBlock(n) for _ in range(number)))
 
 
-def _convolution(n_in: int, n_out: int, gain: float = 1.0) -> nn.Conv2d:
-    return _scaled(nn.Conv2d(n_in, n_out, kernel_size=3, padding=1, bias=False), 9 * n_in, gain)
+def _convolution(n_in: int, n_out: int, gain: float = 1.0) -> _Convolution:
+    return _scaled(_Convolution(n_in, n_out), 9 * n_in, gain)
 
 
 def _scaled(layer: Layer, fan_in: int, gain: float = 1.0) -> Layer:
