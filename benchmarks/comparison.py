@@ -4,7 +4,8 @@ r"""The methods side by side, on heads that no training saw and on pelves: a tab
         --method 'total variation' recon=tv --method ConvDecoder recon=convdecoder \
         --method VarNet maps=espirit recon=checkpoint recon.path=runs/varnet/checkpoints/best.ckpt \
         --method posterior recon=posterior --method pretrained recon=pretrained
-    python benchmarks/comparison.py OUT --draw 'total variation' VarNet ConvDecoder posterior pretrained
+    python benchmarks/comparison.py OUT --heads HEADS CHENG HKU --coil-maps xGT.mat \
+        --draw 'total variation' VarNet ConvDecoder posterior pretrained
 
 Every twelfth of the test slices of ``data=simulated_heads``, by turns at 4x and 8x; and ``--pelvis``, six slices at
 both (8 coils, 192x192). Equispaced lines with 8 % and 4 % central ones. PSNR in dB and SSIM in the foreground, means
@@ -19,7 +20,7 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def source_of(args: argparse.Namespace, path: str, *options: str) -> Any:
     return instantiate(config.data.source, _convert_="all")
 
 
-def measure(method: Any, maps: str, whole: Example, rate: int, seed: int, picture: Path) -> dict[str, Any]:
+def measure(method: Any, maps: str, whole: Example, rate: int, seed: int, file: Path) -> dict[str, Any]:
     """Undersample and reconstruct a slice; keep the magnitude in a file."""
     undersample = Undersample(EquispacedMask([CENTRES[rate]], [rate]), MAPS[maps])
     example = undersample(whole, RandomState(seed))
@@ -83,8 +84,8 @@ def measure(method: Any, maps: str, whole: Example, rate: int, seed: int, pictur
     inside = None
     if result.std is not None:
         inside = float(((image - target).abs() <= 1.6449 * result.std)[foreground(target, peak)].float().mean())
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    np.save(picture, image[0].numpy())
+    file.parent.mkdir(parents=True, exist_ok=True)
+    np.save(file, image[0].numpy())
     return {
         "scan": example.volume[0],
         "shape": list(example.acquisition.kspace.shape[1:]),
@@ -105,9 +106,8 @@ def run(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
         for data, i, rate, whole in scans(args):
             if (name, data, i, rate) in done:
                 continue
-            picture = args.out / "images" / f"{data}_{i}_{rate}x_{name.replace(' ', '_')}.npy"
             row = {"method": name, "set": data, "slice": i, "rate": rate}
-            row |= measure(method, maps, whole, rate, i, picture)
+            row |= measure(method, maps, whole, rate, i, file_of(args, data, i, rate, name))
             rows.append(row)
             with atomic_write(args.out / "results.json") as part:
                 part.write_text(json.dumps(rows, indent=1))
@@ -141,13 +141,18 @@ def picture(args: argparse.Namespace, names: list[str]) -> list[list[Panel]]:
     made = []
     for data, i, rate, whole in scans(args):
         if data == "heads" and i in FIGURE:
-            scan = Scan(whole, "")
-            found = {n: np.load(args.out / "images" / f"{data}_{i}_{rate}x_{n.replace(' ', '_')}.npy") for n in names}
-            made += compared(scan, {f"{n}, {rate}x": image for n, image in found.items()})
+            found = {f"{name}, {rate}x": np.load(file_of(args, data, i, rate, name)) for name in names}
+            made += compared(Scan(whole, ""), found)
     return made
 
 
-def main() -> None:
+def file_of(args: argparse.Namespace, data: str, i: int, rate: int, name: str) -> Path:
+    """Return where the magnitude of a method is kept."""
+    folder: Path = args.out / "images"
+    return folder / f"{data}_{i}_{rate}x_{name.replace(' ', '_')}.npy"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     """Measure or draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="folder of the results")
@@ -156,12 +161,11 @@ def main() -> None:
     parser.add_argument("--coil-maps", default="null", help="MATLAB file of measured coil sensitivities")
     parser.add_argument("--method", nargs="+", action="append", default=[], metavar="NAME OPTION")
     parser.add_argument("--draw", nargs="+", metavar="NAME", help="draw these methods, and write their table")
-    args = parser.parse_args()
-    torch.set_num_threads(1)  # times of one core
+    args = parser.parse_args(argv)
+    args.out.mkdir(parents=True, exist_ok=True)
     results = args.out / "results.json"
     rows = json.loads(results.read_text()) if results.is_file() else []
     if args.draw is None:
-        args.out.mkdir(parents=True, exist_ok=True)
         run(args, rows)
     names = args.draw or list(dict.fromkeys(row["method"] for row in rows))
     print(table(rows, names))
