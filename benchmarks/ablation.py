@@ -4,15 +4,15 @@ r"""Which parts of an unrolled network pay: each added to a VarNet in turn, and 
         --out FOLDER --seconds 1200 --seeds 0 1 2 --real SCANS
     python benchmarks/ablation.py --out FOLDER --draw      # the table and the figure of what is there
 
-All networks have as many weights as the first (their width is chosen for it), and all train for the same time on the
+All networks have about ``--weights`` weights, by their width, and all train for the same time on the
 same data with the same masks (equispaced, 4x and 8x). With one thread on the CPU that is the processor time of the
 process, because machines are shared; elsewhere it is the time of the clock. The learning rate follows the time. Then
 the test split is measured at 4x and at 8x, and so are the whole scans of ``--real`` (a folder in the fastMRI layout,
 such as ``spinwarp-convert`` writes). results.json grows with each training; the same command goes on where it stopped.
 
-Table: mean over the seeds, and the standard error of the difference, which is paired by seed. The last row is
-``model=unrolled``, which is no setting of the others: one network for all alternations, bias-free and told the noise
-level, with conjugate gradients and ESPIRiT maps.
+Table: mean over the seeds, and the standard error of the difference, which is paired by seed. The last row
+has the network class of ``model=unrolled``, with the loss and learning rate of the others. It is no setting of these:
+one network for all alternations, bias-free and told the noise level, with conjugate gradients and ESPIRiT maps.
 """
 
 import argparse
@@ -262,14 +262,15 @@ def comparisons() -> dict[str, tuple[str, str]]:
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Return a Markdown table of all networks, and of the gain of each part."""
     columns = [c for c in ("test 4x", "test 8x", "real 4x", "real 8x") if any(c in row for row in rows)]
-    lines = ["| network | weights / M | steps | " + " | ".join(f"{c} / dB" for c in columns) + " |"]
-    lines.append("|:--|--:|--:|" + "--:|" * len(columns))
+    lines = ["| network | weights / M | seeds | steps | " + " | ".join(f"{c} / dB" for c in columns) + " |"]
+    lines.append("|:--|--:|--:|--:|" + "--:|" * len(columns))
     for name in settings():
         found = [row for row in rows if row["name"] == name]
         if found:
             cells = [_with_error([row[c]["psnr"] for row in found if c in row]) for c in columns]
             steps = round(statistics.fmean(row["steps"] for row in found))
-            lines.append(f"| {name} | {found[0]['weights'] / 1e6:.2f} | {steps} | " + " | ".join(cells) + " |")
+            size = f"{found[0]['weights'] / 1e6:.2f} | {len(found)}"
+            lines.append(f"| {name} | {size} | {steps} | " + " | ".join(cells) + " |")
     top = f"+ {list(PARTS)[-1]}"
     lines += ["", "| part | " + " | ".join(f"added, {c} | in the whole, {c}" for c in columns) + " |"]
     lines.append("|:--|" + "--:|--:|" * len(columns))
@@ -279,7 +280,10 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         if any(cell != "" for cell in cells):
             lines.append(f"| {part} | " + " | ".join(cells) + " |")
     needed = [f"{part} needs {', '.join(needs)}" for part, needs in PARTS.items() if needs]
-    lines += ["", "Gains in dB, with the standard error over the seeds. A part takes along those that need it:"]
+    lines += [
+        "",
+        "Gains in dB, with the standard error over the seeds. To leave a part out leaves out those that need it:",
+    ]
     lines.append("; ".join(needed) + ".")
     return "\n".join(lines)
 

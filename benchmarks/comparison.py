@@ -5,18 +5,20 @@ r"""The methods side by side, on heads that no training saw and on pelves: a tab
         --method VarNet maps=espirit recon=checkpoint recon.path=runs/varnet/checkpoints/best.ckpt \
         --method posterior recon=posterior --method pretrained recon=pretrained
     python benchmarks/comparison.py OUT --heads HEADS CHENG HKU --coil-maps xGT.mat \
-        --draw 'total variation' VarNet ConvDecoder posterior pretrained
+        --draw zero-filled 'total variation' VarNet ConvDecoder posterior pretrained
 
 Every twelfth of the test slices of ``data=simulated_heads``, by turns at 4x and 8x; and ``--pelvis``, six slices at
 both (8 coils, 192x192). Equispaced lines with 8 % and 4 % central ones. PSNR in dB and SSIM in the foreground, means
 over slices; for methods that draw samples also the part of the foreground inside their 90 % intervals.
 
 ``maps=`` names the coil maps that come with the data (``none``, ``low_resolution``, ``espirit``), for networks that
-were trained with them. ``results.json`` grows with each slice; the same command goes on where it stopped. ``--draw``
-writes the table and ``comparison.webp``: a head at 4x and one at 8x. No pelvis is drawn; its licence is not confirmed.
+were trained with them. ``results.json`` grows with each slice; the same command goes on where it stopped, and measures
+anew what had other options, weights or data. ``--draw`` writes the table and ``comparison.webp``: a head at 4x and one
+at 8x. No pelvis is drawn; its licence is not confirmed.
 """
 
 import argparse
+import hashlib
 import json
 import statistics
 import time
@@ -38,6 +40,7 @@ from spinwarp.files import atomic_write
 from spinwarp.masks import EquispacedMask
 from spinwarp.metrics import foreground, psnr, ssim_map
 from spinwarp.metrics.functional import ssim_in
+from spinwarp.models.weights import local_file
 from spinwarp.recon.base import reconstruct_batch
 
 CENTRES = {4: 0.08, 8: 0.04}
@@ -96,17 +99,25 @@ def measure(method: Any, maps: str, whole: Example, rate: int, seed: int, file: 
     }
 
 
+def what_was_run(args: argparse.Namespace, options: Sequence[str], weights: str | None) -> str:
+    """Name data, options and weights, so that a changed one is noticed."""
+    content = hashlib.sha256(local_file(weights).read_bytes()).hexdigest()[:12] if weights else "no weights"
+    return f"{[*map(str, args.heads)]} {args.coil_maps}: {' '.join(options)}: {content}"
+
+
 def run(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
     """Measure every method on every slice that is not in the rows."""
-    done = {(row["method"], row["set"], row["slice"], row["rate"]) for row in rows}
     methods = [("zero-filled", ["recon=zero_filled"]), *((name, options) for name, *options in args.method)]
     for name, options in methods:
         maps = next((o.removeprefix("maps=") for o in options if o.startswith("maps=")), "none")
-        method = instantiate(configured(*(o for o in options if not o.startswith("maps="))).recon)
+        config = configured(*(o for o in options if not o.startswith("maps="))).recon
+        method, run_as = instantiate(config), what_was_run(args, options, config.get("path"))
+        rows[:] = [row for row in rows if row["method"] != name or row["run_as"] == run_as]
+        done = {(row["set"], row["slice"], row["rate"]) for row in rows if row["method"] == name}
         for data, i, rate, whole in scans(args):
-            if (name, data, i, rate) in done:
+            if (data, i, rate) in done:
                 continue
-            row = {"method": name, "set": data, "slice": i, "rate": rate}
+            row = {"method": name, "run_as": run_as, "set": data, "slice": i, "rate": rate}
             row |= measure(method, maps, whole, rate, i, file_of(args, data, i, rate, name))
             rows.append(row)
             with atomic_write(args.out / "results.json") as part:

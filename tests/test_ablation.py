@@ -45,7 +45,7 @@ def test_gains_are_paired_by_seed() -> None:
     assert gain == pytest.approx(1.2)
     assert error == pytest.approx(np.std([1.0, 1.4], ddof=1) / 2**0.5)
     text = ablation.table(rows)
-    assert "| varnet | 1.00 | 10 | 25.00 ± 2.89 |" in text
+    assert "| varnet | 1.00 | 3 | 10 | 25.00 ± 2.89 |" in text
     assert "| ESPIRiT maps | +1.20 ± 0.20 |  |" in text
 
 

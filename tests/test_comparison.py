@@ -43,6 +43,10 @@ def test_a_run_goes_on_where_it_stopped_and_draws(
     assert rows[:2] == first
     by_method = {name: [row["psnr"] for row in rows if row["method"] == name] for name in ("zero-filled", "sense")}
     assert by_method["sense"][0] > by_method["zero-filled"][0] + 1  # four coils at 4x
+    comparison.main([*options, "--method", "sense", "maps=espirit", "recon=cg_sense", "recon.weight=0.5"])
+    again = json.loads(results.read_text())
+    assert len(again) == 4 and all(row["run_as"].endswith("recon.weight=0.5: no weights") for row in again[2:])
+    by_method["sense"] = [row["psnr"] for row in again[2:]]
     comparison.main([*options, "--draw", "sense"])
     line = f"| heads, 4x | 1 | **{by_method['sense'][0]:.2f}** ("
     assert line in capsys.readouterr().out

@@ -21,8 +21,8 @@ class ResidualUNet(nn.Module):
 
     There are no biases and no normalisation, so the network commutes with a change of scale: what it learned at one
     noise level relative to the image it applies at any brightness (Mohan et al., "Robust and interpretable blind image
-    denoising via bias-free convolutional neural networks", ICLR 2020). What it does in one place does not depend on the
-    rest of the image, so it may be trained on parts of images.
+    denoising via bias-free convolutional neural networks", ICLR 2020). What it does in one place depends on the
+    surroundings only, so it may be trained on blocks of rows.
 
     Patches of 2 by 2 pixels become channels, because the full resolution is the most expensive level (Zhang et al.,
     FFDNet, IEEE TIP 2018). The levels are those of DRUNet (Zhang et al., arXiv 2008.13751).
@@ -33,7 +33,8 @@ class ResidualUNet(nn.Module):
     widths : channels of each level, from fine to coarse; each level halves the image.
     blocks : residual blocks of each level, on the way down and again on the way up.
     periodic : beyond the first column comes the last. Columns are the phase direction, along which aliasing leaves the
-        image on one side and enters it on the other. Otherwise zeros come beyond it.
+        image on one side and enters it on the other. A width that the levels do not divide is filled up with copies
+        of the other side, half on each. Otherwise zeros come beyond the edges, as they always do beyond the rows.
 
     Raises
     ------
