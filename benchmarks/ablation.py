@@ -11,7 +11,7 @@ the test split is measured at 4x and at 8x, and so are the whole scans of ``--re
 such as ``spinwarp-convert`` writes). results.json grows with each training; the same command goes on where it stopped.
 
 Table: mean over the seeds, and the standard error of the difference, which is paired by seed. The last row
-has the network class of ``model=unrolled``, with the loss and learning rate of the others. It is no setting of these:
+has the network class of ``model=unrolled``, with zeros beyond the edges and the loss and learning rate of the others:
 one network for all alternations, bias-free and told the noise level, with conjugate gradients and ESPIRiT maps.
 """
 

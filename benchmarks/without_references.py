@@ -30,8 +30,9 @@ from spinwarp.recon.tv import TotalVariation
 from spinwarp.training.callbacks import WarmStart
 
 DATA = [
-    "model=unrolled", "model.net.smooth_phase=false", "data=simulated_heads", "mask=random_4x", "data.source.coils=[4]",
-    "data.source.matrices=[[128,128]]", "data.source.phantoms=0", "data.source.n_val=8", "data.source.n_test=24",
+    "model=unrolled", "model.net.smooth_phase=false", "model.net.regulariser.periodic=false", "data=simulated_heads",
+    "mask=random_4x", "data.source.coils=[4]", "data.source.matrices=[[128,128]]", "data.source.phantoms=0",
+    "data.source.n_val=8", "data.source.n_test=24",
     "data.augment={_target_:spinwarp.data.row_block.RowBlock,rows:32}",
 ]  # fmt: skip
 SPLIT = [

@@ -24,41 +24,83 @@ def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         Image.fromarray(head.astype(np.uint8)).save(tmp_path / "heads" / f"{name}.png")
     original = comparison.source_of
     monkeypatch.setattr(comparison, "source_of", lambda args, path, *more: original(args, path, *more, *SMALL))
-    monkeypatch.setattr(comparison, "FIGURE", (0, 12))
+    monkeypatch.setattr(comparison, "DRAWN", ("2201", "2213"))
     return [str(tmp_path / "out"), "--heads", str(tmp_path / "heads")]
 
 
+def run(*options: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        comparison.main(options)
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+def results(tmp_path: Path, method: str) -> list[dict]:
+    found: list[dict] = json.loads((tmp_path / "out" / f"{method}.json").read_text())
+    return found
+
+
 def test_a_run_goes_on_where_it_stopped_and_draws(
-    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    results = tmp_path / "out" / "results.json"
-    comparison.main(options)
-    first = json.loads(results.read_text())
-    assert [(row["method"], row["slice"], row["rate"]) for row in first] == [
-        ("zero-filled", 0, 4),
-        ("zero-filled", 12, 8),
-    ]
-    comparison.main([*options, "--method", "sense", "maps=espirit", "recon=cg_sense"])
-    rows = json.loads(results.read_text())
-    assert rows[:2] == first
-    by_method = {name: [row["psnr"] for row in rows if row["method"] == name] for name in ("zero-filled", "sense")}
-    assert by_method["sense"][0] > by_method["zero-filled"][0] + 1  # four coils at 4x
-    comparison.main([*options, "--method", "sense", "maps=espirit", "recon=cg_sense", "recon.weight=0.5"])
-    again = json.loads(results.read_text())
-    assert len(again) == 4 and all(row["run_as"].endswith("recon.weight=0.5: no weights") for row in again[2:])
-    by_method["sense"] = [row["psnr"] for row in again[2:]]
-    comparison.main([*options, "--draw", "sense"])
-    line = f"| heads, 4x | 1 | **{by_method['sense'][0]:.2f}** ("
-    assert line in capsys.readouterr().out
+    assert run(*options) == 0
+    zeros = results(tmp_path, "zero_filled")
+    assert [(row["scan"], row["rate"]) for row in zeros] == [("2201", 4), ("2213", 8)]
+    sense = ["--method", "CG-SENSE", "maps=espirit", "recon=cg_sense"]
+    assert run(*options, *sense) == 0
+    assert results(tmp_path, "zero_filled") == zeros
+    first = results(tmp_path, "CG_SENSE")
+    assert first[0]["psnr"] > zeros[0]["psnr"] + 1  # four coils at 4x
+    monkeypatch.chdir(tmp_path)  # another name of the same folder is no other data
+    assert run(options[0], "--heads", "heads", *sense) == 0
+    assert results(tmp_path, "CG_SENSE") == first
+    assert run(*options, *sense, "recon.weight=0.5") == 0
+    (again, _) = results(tmp_path, "CG_SENSE")
+    assert again["psnr"] != first[0]["psnr"]
+    assert run(*options, "--draw", "CG-SENSE") == 0
+    assert f"| heads, 4x | 1 | **{again['psnr']:.2f}** (" in capsys.readouterr().out
     with Image.open(tmp_path / "out" / "comparison.webp") as picture:
         assert picture.format == "WEBP"
+    assert run(*options, "--draw", "CG-SENSE", "TV") == 2
+    assert "TV was not run on heads_0_4x" in capsys.readouterr().err
 
 
-def test_the_best_mean_is_bold_and_intervals_are_named() -> None:
-    def row(method: str, i: int, psnr: float, covered: float | None = None) -> dict:
-        return {"method": method, "set": "heads", "slice": i, "rate": 4, "psnr": psnr, "ssim": 0.5, "covered": covered}
+def test_a_method_that_fails_does_not_stop_the_others(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing = ["--method", "sense", "recon=cg_sense", "recon.maps=given"]  # but none are
+    assert run(*options, *failing, "--method", "TV", "recon=tv", "recon.weight=0.01") == 1
+    assert len(results(tmp_path, "TV")) == 2
+    assert "sense, heads_0_4x: " in capsys.readouterr().err
 
-    rows = [row("tv", 0, 30.0), row("tv", 1, 31.0), row("posterior", 0, 31.0, 0.8), row("posterior", 1, 33.0, 0.9)]
-    assert "| heads, 4x | 2 | 30.50 (.500) | **32.00** (.500), covers 85 % | not run |" in comparison.table(
-        rows, ["tv", "posterior", "other"]
-    )
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["TV"], "TV takes recon=METHOD"),
+        (["TV", "recon=tv", "data.maps=espirit"], "TV takes recon=METHOD"),
+        (["TV", "recon=tv", "maps=foo"], "maps= of TV is one of"),
+        (["zero filled", "recon=tv"], "differ in letters"),
+    ],
+)
+def test_wrong_methods_end_in_a_sentence_before_anything_runs(
+    more: list[str], message: str, options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*options, "--method", *more) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_best_mean_is_bold_and_intervals_and_missing_slices_are_named() -> None:
+    def row(method: str, psnr: float, covered: float | None = None) -> dict:
+        return {"method": method, "group": "heads", "rate": 4, "psnr": psnr, "ssim": 0.5, "covered": covered}
+
+    rows = [
+        row("tv", 30.0),
+        row("tv", 31.0),
+        row("posterior", 31.0, 0.8),
+        row("posterior", 33.0, 0.9),
+        row("net", 40.0),
+    ]
+    wanted = "| heads, 4x | 2 | 30.50 (.500) | **32.00** (.500), covers 85 % | 40.00 (.500), 1 of 2 slices | not run |"
+    assert wanted in comparison.table(rows, ["tv", "posterior", "net", "other"])

@@ -100,6 +100,12 @@ def test_a_damaged_file_ends_in_a_sentence(case: str, tmp_path: Path) -> None:
         load_network(str(path))
 
 
+def test_others_may_read_the_file_as_any_new_one(tmp_path: Path) -> None:
+    write_safetensors(tmp_path / "x.safetensors", {"net.a": torch.zeros(3)}, RECORD)
+    (tmp_path / "y").touch()
+    assert (tmp_path / "x.safetensors").stat().st_mode == (tmp_path / "y").stat().st_mode
+
+
 @pytest.mark.parametrize(
     "metadata", [None, {}, {"spinwarp": "{"}, {"spinwarp": "[" * 5000}, {"spinwarp": "[]"}, {"spinwarp": "{}"}]
 )

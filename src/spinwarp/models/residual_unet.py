@@ -33,8 +33,8 @@ class ResidualUNet(nn.Module):
     widths : channels of each level, from fine to coarse; each level halves the image.
     blocks : residual blocks of each level, on the way down and again on the way up.
     periodic : beyond the first column comes the last. Columns are the phase direction, along which aliasing leaves the
-        image on one side and enters it on the other. A width that the levels do not divide is filled up with copies
-        of the other side, half on each. Otherwise zeros come beyond the edges, as they always do beyond the rows.
+        image on one side and enters it on the other. A width that the levels do not divide gets a few copied columns
+        on either side, which comes close. Otherwise zeros come beyond the edges, as they always do beyond the rows.
 
     Raises
     ------
@@ -71,10 +71,11 @@ class ResidualUNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``(batch, in_channels, h, w)`` to ``(batch, out_channels, h, w)``."""
         h, w = x.shape[-2:]
-        more_h, more_w = -h % self.multiple, -w % self.multiple
-        left = more_w // 2 if self.periodic else 0  # half on each side, so that both edges see across
-        if self.periodic:
-            x, more_w = x[..., torch.arange(-left, w + more_w - left, device=x.device) % w], 0
+        more_h, more_w, left = -h % self.multiple, -w % self.multiple, 0
+        if self.periodic and more_w:
+            left = (more_w + self.multiple) // 2  # on each side, so that both edges see across
+            x = x[..., torch.arange(-left, w + more_w + self.multiple - left, device=x.device) % w]
+            more_w = 0
         x = F.pixel_unshuffle(F.pad(x, (0, more_w, 0, more_h)), 2)
         x = self.first(x)
         skips = []

@@ -88,7 +88,8 @@ def write_safetensors(path: Path, state: dict[str, Tensor], record: dict[str, An
     state : weights by name.
     record : plain values, as in a checkpoint of ``train.py``.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
+    content = save({name: value.contiguous() for name, value in state.items()}, {_RECORD: json.dumps(record)})
     with atomic_write(path) as temporary:
-        save_file({name: value.contiguous() for name, value in state.items()}, temporary, {_RECORD: json.dumps(record)})
+        temporary.write_bytes(content)  # save_file would let only the owner read it
