@@ -62,7 +62,7 @@ PARTS: dict[str, tuple[str, ...]] = {
 }
 #: other data steps in the whole, in place of k-space gradients
 STEPS = ("image gradient", "conjugate gradient", "ADMM")
-#: the network that comes with spinwarp, here from random weights
+#: the class of the network that comes with spinwarp, here from random weights
 SHIPPED = "unrolled"
 MODELS = "spinwarp.models"
 
@@ -282,7 +282,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     needed = [f"{part} needs {', '.join(needs)}" for part, needs in PARTS.items() if needs]
     lines += [
         "",
-        "Gains in dB, with the standard error over the seeds. To leave a part out leaves out those that need it:",
+        "Gains in dB, with the standard error over the seeds. Leaving a part out also leaves out those that need it:",
     ]
     lines.append("; ".join(needed) + ".")
     return "\n".join(lines)

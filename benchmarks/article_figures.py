@@ -20,6 +20,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from matplotlib import pyplot as plt
 from numpy.random import RandomState
+from scipy.ndimage import label
 from torch import Tensor
 
 from spinwarp.acquisition import Acquisition, Example, Reconstruction
@@ -144,7 +145,9 @@ def pelvis() -> Scan:
 
 def head_of(target: np.ndarray) -> tuple[slice, slice]:
     """Return the box around the object."""
-    inside = np.argwhere(target > 0.08 * target.max())
+    parts, _ = label(target > 0.08 * target.max())
+    sizes = np.bincount(parts.ravel(), parts.ravel() > 0)  # the air counts as none
+    inside = np.argwhere((sizes > 0.01 * sizes.sum())[parts])  # without what wraps around the edge
     (top, left), (bottom, right) = np.maximum(inside.min(0) - 4, 0), inside.max(0) + 5
     return slice(top, bottom), slice(left, right)
 

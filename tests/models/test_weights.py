@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
+from spinwarp.cli.app import conf_folder
 from spinwarp.errors import InputError
 from spinwarp.models.export import main
 from spinwarp.models.loading import load_network
@@ -104,6 +107,14 @@ def test_others_may_read_the_file_as_any_new_one(tmp_path: Path) -> None:
     write_safetensors(tmp_path / "x.safetensors", {"net.a": torch.zeros(3)}, RECORD)
     (tmp_path / "y").touch()
     assert (tmp_path / "x.safetensors").stat().st_mode == (tmp_path / "y").stat().st_mode
+
+
+@pytest.mark.parametrize(("weights", "model"), [("heads", "unrolled"), ("heads_score", "score_heads")])
+def test_the_weights_that_ship_are_of_the_network_that_the_configuration_trains(weights: str, model: str) -> None:
+    _, record = load_network(f"pretrained:{weights}")
+    with initialize_config_dir(str(conf_folder()), version_base=None):
+        net = compose("train", [f"model={model}"]).model.net
+    assert record["net"] == OmegaConf.to_container(net, resolve=True)
 
 
 @pytest.mark.parametrize(
