@@ -52,6 +52,7 @@ PELVIS = (
     "data.source.matrices=[[192,192]]", "data.source.coils=[8]", "data.source.n_test=6",
 )  # fmt: skip
 DRAWN = ("2728", "3006")  # Cheng's, which may be published
+NOTE = "simulated scans, 16 and 6 coils, of slices that no training saw; images: Cheng, figshare 1512427 (CC BY 4.0)"
 Row = dict[str, Any]
 
 
@@ -250,7 +251,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             (row,) = compared(Scan(item.read(), ""), images)
             half = (len(row) + 1) // 2
             panels += [row[:half], row[half:]]
-        draw(panels, args.out / "comparison.webp", "simulated scans of subjects that no training saw")
+        draw(panels, args.out / "comparison.webp", NOTE)
     sys.exit(0 if all(worked) else 1)
 
 
