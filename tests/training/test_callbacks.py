@@ -146,6 +146,19 @@ def test_a_warm_start_copies_the_part_and_nothing_else(trained: Path, part: str)
     assert same == {name for name in ours if name.startswith(part)}
 
 
+def test_a_warm_start_names_settings_that_differ_though_the_weights_fit(
+    trained: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = torch.load(trained)
+    started(trained)
+    assert "was trained" not in caplog.text
+    content["spinwarp"]["net"]["dropout"] = 0.25
+    torch.save(content, trained)
+    started(trained)
+    # once, though every block has it
+    assert caplog.text.count("is 0.0; it was 0.25 when") == 1
+
+
 @pytest.mark.parametrize("options", [{"take": "absent"}, {"into": "absent"}, {"take": "unet.head", "into": "unet"}])
 def test_a_warm_start_that_does_not_fit_is_explained(trained: Path, options: dict[str, str]) -> None:
     with pytest.raises(InputError, match=r"cannot start model\.net"):

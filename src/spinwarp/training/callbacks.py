@@ -10,7 +10,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
-from torch import Tensor
+from torch import Tensor, nn
 
 from spinwarp.acquisition import Example
 from spinwarp.errors import InputError
@@ -135,6 +135,8 @@ class LearningRateWhenLogged(LearningRateMonitor):
 class WarmStart(Callback):
     """Starts a part of the network from a part of a trained one; does nothing in a run that goes on.
 
+    Weights may fit a network with other settings, such as a number of alternations. The log names those that differ.
+
     Parameters
     ----------
     path : checkpoint, or name of weights, of the trained network. None: start as initialised.
@@ -161,10 +163,34 @@ class WarmStart(Callback):
         trained, _ = load_network(self.path, self.trusted)
         try:
             part = trained.get_submodule(self.take)
-            pl_module.get_submodule(".".join(filter(None, ("net", self.into)))).load_state_dict(part.state_dict())
+            new = pl_module.get_submodule(".".join(filter(None, ("net", self.into))))
+            new.load_state_dict(part.state_dict())
         except (AttributeError, RuntimeError) as error:
             reason = str(error).splitlines()[-1].strip()
             raise InputError(
                 f"callbacks.warm_start: {self.path} cannot start model.net.{self.into}: {reason}"
             ) from error
-        log.info("%s starts from %s", f"net.{self.into}".rstrip("."), self.path)
+        name = f"net.{self.into}".rstrip(".")
+        log.info("%s starts from %s", name, self.path)
+        for key, (there, here) in _differing_settings(part, new).items():
+            log.warning("%s.%s is %s; it was %s when %s was trained", name, key, here, there, self.path)
+
+
+def _differing_settings(one: nn.Module, other: nn.Module) -> dict[str, tuple[Any, Any]]:
+    """Return the plain attributes, but for the mode, that two networks share by name and not by value.
+
+    Of modules that differ alike, the outermost is named.
+    """
+    found: dict[str, tuple[Any, Any]] = {}
+    named: set[tuple[str, Any, Any]] = set()
+    others = dict(other.named_modules())
+    for path, module in one.named_modules():
+        theirs = vars(others[path]) if path in others else {}
+        for key, value in vars(module).items():
+            difference = key, value, theirs.get(key, value)
+            if not isinstance(value, bool | int | float | str) or key.startswith("_") or key == "training":
+                continue
+            if difference[1] != difference[2] and difference not in named:
+                named.add(difference)
+                found[f"{path}.{key}".lstrip(".")] = difference[1:]
+    return found
