@@ -230,9 +230,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("the names of methods differ in letters or digits, and none is zero-filled")
     try:
         methods = [] if args.draw else [method_of(name, options) for name, *options in specified]
+        items = list(items_of(args))
     except InputError as error:
         parser.error(str(error))
-    items = list(items_of(args))
     worked = [run(args, method, items) for method in methods]
     known = {(item.name, item.data) for item in items}
     found = [row for file in sorted(args.out.glob("*.json")) for row in json.loads(file.read_text())]

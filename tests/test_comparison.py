@@ -91,6 +91,11 @@ def test_wrong_methods_end_in_a_sentence_before_anything_runs(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_missing_folder_ends_in_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(str(tmp_path / "out"), "--heads", str(tmp_path / "no")) == 2
+    assert f"there is no folder {tmp_path / 'no'}" in capsys.readouterr().err
+
+
 def test_the_best_mean_is_bold_and_intervals_and_missing_slices_are_named() -> None:
     def row(method: str, psnr: float, covered: float | None = None) -> dict:
         return {"method": method, "group": "heads", "rate": 4, "psnr": psnr, "ssim": 0.5, "covered": covered}
