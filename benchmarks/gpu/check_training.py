@@ -35,7 +35,7 @@ SMALL: dict[str, dict[str, Any]] = {
     **{key: {"net.channels": 8, "net.pools": 3} for key in ("unet", "unet_heteroscedastic", "unet_small")},
     **{
         key: {"net.n_cascades": 2, "net.regulariser.channels": 4, "net.sensitivity.network.channels": 4}
-        for key in ("promptmr", "promptmr_plus", "promptmr_plus_small")
+        for key in ("promptmr", "promptmr_plus", "promptmr_plus_small", "promptmr_small")
     },
     **{
         key: {"net.n_cascades": 2, "net.regulariser.channels": 4, "net.consistency.iterations": 2}
