@@ -19,6 +19,7 @@ from spinwarp.losses import L1Loss
 from spinwarp.masks import RandomMask
 from spinwarp.models.unet import MagnitudeUNet
 from spinwarp.training import UNetModule
+from spinwarp.training.averaging import MovingAverage
 from spinwarp.training.callbacks import ExamplePanel, LearningRateWhenLogged, WarmStart
 
 pytestmark = [
@@ -163,3 +164,41 @@ def test_a_warm_start_names_settings_that_differ_though_the_weights_fit(
 def test_a_warm_start_that_does_not_fit_is_explained(trained: Path, options: dict[str, str]) -> None:
     with pytest.raises(InputError, match=r"cannot start model\.net"):
         started(trained, **options)
+
+
+class Watch(Callback):
+    """Keeps one weight of each step and of each validation."""
+
+    def __init__(self) -> None:
+        self.trained: list[float] = []
+        self.validated: list[float] = []
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
+        self.trained.append(pl_module.net.unet.head.weight.detach().flatten()[0].item())
+
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
+        self.validated.append(pl_module.net.unet.head.weight.detach().flatten()[0].item())
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_short_run_from_trained_weights_validates_and_saves_its_own_average(
+    trained: Path, tmp_path: Path, order: int
+) -> None:
+    watch, decay = Watch(), 0.5
+    start = float(torch.load(trained)["state_dict"]["net.unet.head.weight"].flatten()[0])
+    trainer = fit(
+        [watch, *[MovingAverage(decay), WarmStart(str(trained))][::order]], folder=tmp_path, val_check_interval=3
+    )
+    sanity, *validated = sorted(set(watch.validated), key=watch.validated.index)
+    assert sanity == start  # before any step
+    mean, means = watch.trained[0], [watch.trained[0]]
+    for n, value in enumerate(watch.trained[1:], start=1):
+        keep = min(decay, (1 + n) / (10 + n))
+        mean = keep * mean + (1 - keep) * value
+        means.append(mean)
+    assert len(set(means)) == len(means) == 6
+    # float32
+    assert validated == pytest.approx([means[2], means[5]], rel=1e-6)
+    assert trainer.lightning_module.net.unet.head.weight.detach().flatten()[0].item() == pytest.approx(
+        means[5], rel=1e-6
+    )

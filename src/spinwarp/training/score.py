@@ -13,6 +13,7 @@ from spinwarp.errors import InputError
 from spinwarp.models.denoiser import Denoiser
 from spinwarp.preparation import prior_scale
 from spinwarp.samplers import ChainNoise, chain_generators, unconditional
+from spinwarp.training.averaging import ramped
 from spinwarp.training.base import NetworkModule
 from spinwarp.training.images import full_images, size_of
 
@@ -130,7 +131,7 @@ class ScoreModule(NetworkModule):
         """Update the average after each step, not at the end of the batch, when checkpoints may be written already."""
         super().optimizer_step(*args, **kwargs)
         step = self.trainer.global_step + 1
-        decay = min(self.ema_decay, (1 + step) / (10 + step))
+        decay = ramped(self.ema_decay, step)
         with torch.no_grad():
             for mean, value in zip(self.average.parameters(), self.net.parameters(), strict=True):
                 mean.lerp_(value, 1 - decay)
