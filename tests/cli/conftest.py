@@ -14,6 +14,8 @@ from omegaconf import DictConfig
 from spinwarp.cli import app
 from spinwarp.parallel import processes
 
+pytest.register_assert_rewrite("live_server")
+
 Task = Callable[[DictConfig], Any]
 
 
