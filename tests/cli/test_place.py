@@ -11,7 +11,7 @@ import numpy as np
 import pydicom
 import pytest
 import torch
-from test_commands import Command, command, environment  # noqa: F401
+from command_calls import Command, folders
 from torch import Generator
 
 from spinwarp.acquisition import Acquisition, Reconstruction
@@ -52,6 +52,12 @@ def failing(error: str) -> list[str]:
     return ["recon._target_=test_place.Failing", f"+recon.error={error}"]
 
 
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Folders of their own, since the phantoms here have another size than those of other tests of commands."""
+    return folders(tmp_path_factory.mktemp("place"))
+
+
 @pytest.fixture
 def scan(tmp_path: Path) -> np.ndarray:
     """``scan.npy`` in the working folder: four slices, the second of zeros."""
@@ -67,7 +73,7 @@ def images(path: Path) -> tuple[np.ndarray, list[int]]:
         return file["reconstruction"][()], file["reconstruction"].attrs["slices"].tolist()
 
 
-def test_a_slice_of_zeros_has_an_image_of_zeros(scan: np.ndarray, command: Command, tmp_path: Path) -> None:  # noqa: F811
+def test_a_slice_of_zeros_has_an_image_of_zeros(scan: np.ndarray, command: Command, tmp_path: Path) -> None:
     done = command("reconstruct", "input=scan.npy", "maps=none", "out=r", "batch_size=2")
     assert done.code == 0, done.err
     assert "scan.npy, slice 1, has only zeros in k-space, so its image is zero" in done.out
@@ -77,9 +83,7 @@ def test_a_slice_of_zeros_has_an_image_of_zeros(scan: np.ndarray, command: Comma
 
 
 def test_slices_of_an_earlier_call_are_not_lost_to_one_that_makes_others(
-    scan: np.ndarray,
-    command: Command,  # noqa: F811
-    tmp_path: Path,
+    scan: np.ndarray, command: Command, tmp_path: Path
 ) -> None:
     assert command("reconstruct", "input=scan.npy", "maps=none", "out=r", "slices=[0,2]").code == 0
     done = command("reconstruct", "input=scan.npy", "maps=none", "out=r", "slices=2")
@@ -98,11 +102,7 @@ def test_slices_of_an_earlier_call_are_not_lost_to_one_that_makes_others(
     ],
 )
 def test_the_slices_before_one_that_fails_are_kept_and_named(
-    scan: np.ndarray,
-    command: Command,  # noqa: F811
-    tmp_path: Path,
-    error: str,
-    message: str,
+    scan: np.ndarray, command: Command, tmp_path: Path, error: str, message: str
 ) -> None:
     sentence = command("reconstruct", "input=scan.npy", "maps=none", "out=r", *failing(error)).sentence
     assert message in sentence
@@ -112,7 +112,7 @@ def test_the_slices_before_one_that_fails_are_kept_and_named(
     assert [path.name for path in (tmp_path / "r").iterdir()] == ["scan_unfinished.h5"]
 
 
-def test_ctrl_c_and_a_bug_keep_slices_too(scan: np.ndarray, command: Command, tmp_path: Path) -> None:  # noqa: F811
+def test_ctrl_c_and_a_bug_keep_slices_too(scan: np.ndarray, command: Command, tmp_path: Path) -> None:
     assert command("reconstruct", "input=scan.npy", "maps=none", "out=r", *failing("interrupt")).code == 130
     assert images(tmp_path / "r" / "scan_unfinished.h5")[1] == [0, 1, 2]
     assert command("reconstruct", "input=scan.npy", "maps=none", "out=s", *failing("bug")).code == 1
@@ -125,9 +125,7 @@ def test_ctrl_c_and_a_bug_keep_slices_too(scan: np.ndarray, command: Command, tm
 
 
 def test_other_images_are_not_overwritten_but_those_of_the_same_call_are(
-    scan: np.ndarray,
-    command: Command,  # noqa: F811
-    tmp_path: Path,
+    scan: np.ndarray, command: Command, tmp_path: Path
 ) -> None:
     call = ["input=scan.npy", "maps=none", "out=r", "slices=2:"]
     for _ in range(2):
@@ -153,21 +151,14 @@ def test_other_images_are_not_overwritten_but_those_of_the_same_call_are(
     ],
 )
 def test_slices_that_do_not_exist_are_told_before_the_work(
-    scan: np.ndarray,
-    command: Command,  # noqa: F811
-    tmp_path: Path,
-    slices: str,
-    message: str,
+    scan: np.ndarray, command: Command, tmp_path: Path, slices: str, message: str
 ) -> None:
     assert message in command("reconstruct", "input=scan.npy", "out=r", f"slices={slices}").sentence
     assert not (tmp_path / "r").exists()
 
 
 def test_a_place_that_cannot_hold_files_is_told_before_the_work(
-    scan: np.ndarray,
-    command: Command,  # noqa: F811
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    scan: np.ndarray, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
     for name, *call in (["reconstruct", "input=scan.npy"], ["evaluate", *EVALUATE]):
@@ -200,11 +191,7 @@ def test_what_is_not_about_disk_or_memory_stays_what_it_is(tmp_path: Path) -> No
         raise RuntimeError(full)
 
 
-def test_slices_that_are_not_made_again_are_not_overwritten(
-    scan: np.ndarray,
-    command: Command,  # noqa: F811
-    tmp_path: Path,
-) -> None:
+def test_slices_that_are_not_made_again_are_not_overwritten(scan: np.ndarray, command: Command, tmp_path: Path) -> None:
     call = ["input=scan.npy", "maps=none", "out=r"]
     assert command("reconstruct", *call, "slices=[1,2]").code == 0
     sentence = command("reconstruct", *call, "slices=2").sentence
@@ -219,7 +206,7 @@ def test_slices_that_are_not_made_again_are_not_overwritten(
 # --------------------------------------------------------------------------------------------------- evaluate.py
 
 
-def test_part_of_a_split_is_evaluated_and_named_everywhere(command: Command, tmp_path: Path) -> None:  # noqa: F811
+def test_part_of_a_split_is_evaluated_and_named_everywhere(command: Command, tmp_path: Path) -> None:
     done = command("evaluate", *EVALUATE, "n_volumes=2", "slices=[1]", "out=part", "by=contrast")
     assert done.code == 0, done.err
     assert "split test (2 of 3 volumes, slices 1)" in done.out and "contrast T1" in done.out
@@ -258,20 +245,12 @@ def test_part_of_a_split_is_evaluated_and_named_everywhere(command: Command, tmp
         (["by=colour"], "by=colour is not contrast or null"),
     ],
 )
-def test_a_selection_that_cannot_be_is_told(
-    command: Command,  # noqa: F811
-    overrides: list[str],
-    message: str,
-) -> None:
+def test_a_selection_that_cannot_be_is_told(command: Command, overrides: list[str], message: str) -> None:
     assert message in command("evaluate", *EVALUATE, *overrides, "out=r").sentence
 
 
 @pytest.mark.parametrize("error", ["diverged", "memory"])
-def test_an_evaluation_that_fails_keeps_the_slices_before(
-    command: Command,  # noqa: F811
-    tmp_path: Path,
-    error: str,
-) -> None:
+def test_an_evaluation_that_fails_keeps_the_slices_before(command: Command, tmp_path: Path, error: str) -> None:
     assert command("evaluate", *EVALUATE, "slices=[0,1]", *failing(error), "out=r").code == 1
     (row,) = read_rows(tmp_path / "r" / "results.csv")
     assert row.n_slices == 2  # of the first volume; the first slice of the second failed
@@ -281,9 +260,7 @@ def test_an_evaluation_that_fails_keeps_the_slices_before(
 
 
 def test_all_formats_are_written_by_one_call_and_other_images_are_not_overwritten(
-    scan: np.ndarray,
-    command: Command,  # noqa: F811
-    tmp_path: Path,
+    scan: np.ndarray, command: Command, tmp_path: Path
 ) -> None:
     call = ["input=scan.npy", "maps=none", "out=r", "format=h5,nifti,dicom,png", "patient.id=x7"]
     for _ in range(2):
@@ -318,11 +295,7 @@ def test_all_formats_are_written_by_one_call_and_other_images_are_not_overwritte
     ],
 )
 def test_a_format_or_patient_that_cannot_be_is_told_before_the_work(
-    scan: np.ndarray,
-    command: Command,  # noqa: F811
-    tmp_path: Path,
-    overrides: list[str],
-    message: str,
+    scan: np.ndarray, command: Command, tmp_path: Path, overrides: list[str], message: str
 ) -> None:
     assert message in command("reconstruct", "input=scan.npy", "out=r", *overrides).sentence
     assert not (tmp_path / "r").exists()
@@ -341,9 +314,7 @@ def scans(scan: np.ndarray, tmp_path: Path) -> Path:
 
 
 def test_a_folder_goes_on_after_a_file_that_fails_and_resumes_where_it_stopped(
-    scans: Path,
-    command: Command,  # noqa: F811
-    tmp_path: Path,
+    scans: Path, command: Command, tmp_path: Path
 ) -> None:
     call = ["input=scans", "maps=none", "out=r", "format=h5,nifti"]
     done = command("reconstruct", *call)
@@ -371,7 +342,7 @@ def test_a_folder_goes_on_after_a_file_that_fails_and_resumes_where_it_stopped(
     assert "3 of 3 files failed" in done.err and done.out.count("holds other slices too (1, 2, 3)") == 3
 
 
-def test_a_pattern_keeps_the_folders_apart(scans: Path, command: Command, tmp_path: Path) -> None:  # noqa: F811
+def test_a_pattern_keeps_the_folders_apart(scans: Path, command: Command, tmp_path: Path) -> None:
     (scans / "b.npy").unlink()
     done = command("reconstruct", "input=scans/**/*.npy", "maps=none", "out=r")
     assert done.code == 0, done.err
@@ -382,11 +353,7 @@ def test_a_pattern_keeps_the_folders_apart(scans: Path, command: Command, tmp_pa
     )
 
 
-def test_names_that_clash_and_folders_without_a_scan_are_told(
-    scans: Path,
-    command: Command,  # noqa: F811
-    tmp_path: Path,
-) -> None:
+def test_names_that_clash_and_folders_without_a_scan_are_told(scans: Path, command: Command, tmp_path: Path) -> None:
     assert "no file matches input=scans/*.h5" in command("reconstruct", "input=scans/*.h5", "out=r").sentence
     (tmp_path / "empty").mkdir()
     assert "the folder empty has no file ending in .h5" in command("reconstruct", "input=empty", "out=r").sentence
@@ -396,7 +363,7 @@ def test_names_that_clash_and_folders_without_a_scan_are_told(
     assert not (tmp_path / "r").exists()
 
 
-def test_ctrl_c_in_a_folder_keeps_what_is_finished(scans: Path, command: Command, tmp_path: Path) -> None:  # noqa: F811
+def test_ctrl_c_in_a_folder_keeps_what_is_finished(scans: Path, command: Command, tmp_path: Path) -> None:
     (scans / "b.npy").unlink()
     done = command("reconstruct", "input=scans", "maps=none", "out=r", "recon._target_=test_place.Failing",
                    "+recon.error=interrupt")  # fmt: skip
@@ -409,7 +376,7 @@ def test_ctrl_c_in_a_folder_keeps_what_is_finished(scans: Path, command: Command
 # ------------------------------------------------------------------------------------------- own maps and masks
 
 
-def test_own_maps_and_an_own_mask_are_what_the_method_gets(command: Command, tmp_path: Path) -> None:  # noqa: F811
+def test_own_maps_and_an_own_mask_are_what_the_method_gets(command: Command, tmp_path: Path) -> None:
     """Two slices with maps of their own; the answer of CG-SENSE is computed from its operator written out."""
     rng = np.random.default_rng(3)
     maps = (rng.normal(size=(2, 3, 16, 12)) + 1j * rng.normal(size=(2, 3, 16, 12))).astype(np.complex64)
@@ -438,7 +405,7 @@ def test_own_maps_and_an_own_mask_are_what_the_method_gets(command: Command, tmp
     assert not (tmp_path / "s").exists()
 
 
-def test_an_evaluation_takes_own_maps_and_an_own_mask_too(command: Command, tmp_path: Path) -> None:  # noqa: F811
+def test_an_evaluation_takes_own_maps_and_an_own_mask_too(command: Command, tmp_path: Path) -> None:
     np.save(tmp_path / "mask.npy", np.arange(48) % 2 == 0)
     maps = np.ones((2, 64, 48), np.complex64)
     np.save(tmp_path / "maps.npy", maps)
