@@ -18,6 +18,9 @@ from spinwarp.acquisition import Acquisition
 from spinwarp.data.simulation import loop_coil_maps
 from spinwarp.fourier import fftc
 
+# what the helpers of several tests assert is shown in full, as in the tests themselves
+pytest.register_assert_rewrite("contract", "small_split")
+
 # derandomised, so that a failure on one machine is a failure on all; no deadline, since machines are shared
 settings.register_profile("spinwarp", deadline=None, derandomize=True, max_examples=40)
 settings.load_profile("spinwarp")

@@ -8,9 +8,10 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import contract
 import numpy as np
 import pytest
-import test_contract as contract
+import test_contract
 import torch
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
@@ -115,15 +116,15 @@ def hold_to_the_contract(reconstructor: Reconstructor, acquisition: Acquisition)
     result = contract.reconstruct(reconstructor, acquisition)
     after = contract.fingerprint(reconstructor), contract.fingerprint(acquisition)
     first = contract.First(result, before, after)
-    contract.test_shape_precision_and_device_are_kept(first, acquisition)
-    contract.test_the_image_explains_the_data_better_than_nothing(first, acquisition)
+    test_contract.test_shape_precision_and_device_are_kept(first, acquisition)
+    test_contract.test_the_image_explains_the_data_better_than_nothing(first, acquisition)
     for test in (
-        contract.test_a_call_changes_neither_the_reconstructor_nor_the_acquisition,
-        contract.test_equal_generators_give_equal_images_bit_for_bit,
-        contract.test_a_batch_equals_its_items,
+        test_contract.test_a_call_changes_neither_the_reconstructor_nor_the_acquisition,
+        test_contract.test_equal_generators_give_equal_images_bit_for_bit,
+        test_contract.test_a_batch_equals_its_items,
     ):
         test(first, reconstructor, acquisition)
-    contract.test_the_physical_scale_is_kept(first, reconstructor, acquisition, 700.0)
+    test_contract.test_the_physical_scale_is_kept(first, reconstructor, acquisition, 700.0)
 
 
 def test_the_page_shows_five_examples_of_about_twenty_lines() -> None:

@@ -1,5 +1,6 @@
-"""A command run in the process of a test: starting one of its own costs seconds."""
+"""Commands run in the process of a test, since starting one of its own costs seconds, and a run of train.py."""
 
+import importlib
 import logging
 import sys
 from collections.abc import Callable, Iterator
@@ -8,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_calls import ROOT, TINY, TINY_UNET, Command, Finished, call, folders
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
 from spinwarp.cli import app
 from spinwarp.parallel import processes
+
+pytest.register_assert_rewrite("live_server")
 
 Task = Callable[[DictConfig], Any]
 
@@ -59,3 +63,69 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         handler.close()
     root.handlers[:], root.level = before[0], before[1]
     logging.getLogger("spinwarp").setLevel(before[2])
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Folders of their own for data, index and runs; phantoms are made once."""
+    return folders(tmp_path_factory.mktemp("commands"))
+
+
+@pytest.fixture
+def command(
+    environment: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Iterator[Command]:
+    """Run a command in this process, its runs in ``tmp_path/runs``."""
+    root = logging.getLogger()
+    before = root.handlers[:], root.level, {k: logging.getLogger(k).level for k in ("lightning.pytorch", "spinwarp")}
+    for name, value in {**environment, "SPINWARP_RUNS": str(tmp_path / "runs")}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    monkeypatch.chdir(tmp_path)
+    counter = iter(range(100))
+
+    def run(name: str, *overrides: str | Path) -> Finished:
+        monkeypatch.setenv("SPINWARP_STAMP", f"call_{next(counter)}")
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, overrides)])
+        GlobalHydra.instance().clear()
+        capsys.readouterr()
+        code = 0
+        try:
+            importlib.import_module(f"spinwarp.cli.{name}").main()
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else 1
+        captured = capsys.readouterr()
+        return Finished(code, captured.out, captured.err)
+
+    yield run
+    GlobalHydra.instance().clear()
+    for handler in set(root.handlers) - set(before[0]):
+        handler.close()
+    root.handlers[:], root.level = before[0], before[1]
+    for name, level in before[2].items():
+        logging.getLogger(name).setLevel(level)
+
+
+@pytest.fixture(scope="session")
+def trained(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of a small U-Net, trained by ``train.py`` from another folder."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    runs = tmp_path_factory.mktemp("runs")
+    overrides = [*TINY, *TINY_UNET, "trainer.max_epochs=2", "trainer.log_every_n_steps=1"]
+    done = call({**environment, "SPINWARP_RUNS": str(runs)}, ROOT / "train.py", *overrides, cwd=elsewhere)
+    assert done.code == 0, done.err
+    assert list(elsewhere.iterdir()) == []
+    assert "realised R" in done.out
+    (folder,) = (runs / "train").iterdir()
+    assert str(folder) in done.out
+    return folder
+
+
+@pytest.fixture
+def measured(environment: dict[str, str], trained: Path) -> Path:
+    """A phantom of the test split."""
+    (path,) = Path(environment["SPINWARP_DATA"]).rglob("phantom_test_0000.h5")
+    return path

@@ -9,8 +9,8 @@ import ismrmrd
 import numpy as np
 import pydicom
 import pytest
+from live_server import drawn, lines, serving
 from mrd_client import CLOSE, NOISE, Client, readout, text, xml
-from test_serve import drawn, lines, serving
 
 from spinwarp.cli.reconstruct import main
 from spinwarp.recon import CGSense
