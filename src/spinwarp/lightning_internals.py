@@ -1,5 +1,6 @@
 """The only file that uses private parts of Lightning, which may change with any of its versions."""
 
+import math
 import os
 import subprocess
 import threading
@@ -7,7 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning
-from lightning import Trainer
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar, WeightAveraging
 from lightning.pytorch.strategies import DDPStrategy
 
 from spinwarp.errors import InputError
@@ -117,3 +119,26 @@ def mark_next_batch(checkpoint: dict[str, Any], trainer: Any) -> None:
     collects = (batch + 1) % trainer.accumulate_grad_batches and batch + 1 < trainer.num_training_batches
     loops["epoch_loop.state_dict"]["_batches_that_stepped"] = trainer.global_step - (0 if collects else 1)
     checkpoint["epoch"] = epoch
+
+
+class WarmWeightAveraging(WeightAveraging):
+    """Lightning's average of weights, which starts from those after a warm start; a run that goes on keeps its own."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Take over the weights unless some have been averaged already."""
+        average = self._average_model
+        if average is not None and not int(average.n_averaged):
+            average.module.load_state_dict(pl_module.state_dict())
+
+
+class TrainingProgressBar(RichProgressBar):
+    """Lightning's bar, which also counts the epochs of a run that is limited by its steps; else it says ``0/-2``."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        trainer = self.trainer
+        if trainer.max_epochs != -1:
+            return super()._get_train_description(current_epoch)
+        batches = trainer.max_steps * trainer.accumulate_grad_batches
+        known = batches > 0 and 0 < trainer.num_training_batches < math.inf
+        last = f"/{math.ceil(batches / trainer.num_training_batches) - 1}" if known else ""
+        return f"Epoch {current_epoch}{last}".ljust(len(self.validation_description))

@@ -15,6 +15,7 @@ from PIL import Image
 
 from spinwarp.data.module import FastMRIDataModule
 from spinwarp.errors import InputError
+from spinwarp.lightning_internals import TrainingProgressBar
 from spinwarp.losses import L1Loss
 from spinwarp.masks import RandomMask
 from spinwarp.models.unet import MagnitudeUNet
@@ -202,3 +203,23 @@ def test_a_short_run_from_trained_weights_validates_and_saves_its_own_average(
     assert trainer.lightning_module.net.unet.head.weight.detach().flatten()[0].item() == pytest.approx(
         means[5], rel=1e-6
     )
+
+
+@pytest.mark.parametrize(
+    ("limits", "seen"),
+    [
+        # six batches an epoch
+        ({"max_epochs": 2}, {"Epoch 0/1", "Epoch 1/1"}),
+        ({"max_epochs": -1, "max_steps": 8}, {"Epoch 0/1", "Epoch 1/1"}),
+        ({"max_epochs": -1, "max_steps": 4, "accumulate_grad_batches": 3}, {"Epoch 0/1", "Epoch 1/1"}),
+    ],
+)
+def test_the_bar_counts_the_epochs_of_any_limit(limits: dict[str, Any], seen: set[str]) -> None:
+    bar, titles = TrainingProgressBar(), set()
+
+    class Look(Callback):
+        def on_train_batch_end(self, *args: Any) -> None:
+            titles.update(task.description.strip() for task in bar.progress.tasks)
+
+    fit([bar, Look()], enable_progress_bar=True, **limits)
+    assert {title for title in titles if "Epoch" in title} == seen

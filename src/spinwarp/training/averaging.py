@@ -1,8 +1,8 @@
 """Moving averages of weights, which follow closely at first."""
 
-from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
+
+from spinwarp.lightning_internals import WarmWeightAveraging
 
 
 def ramped(decay: float, step: Tensor | int) -> Tensor | float:
@@ -14,7 +14,7 @@ def ramped(decay: float, step: Tensor | int) -> Tensor | float:
     return rising.clamp(max=decay) if isinstance(rising, Tensor) else min(decay, rising)
 
 
-class MovingAverage(WeightAveraging):
+class MovingAverage(WarmWeightAveraging):
     """Validates and saves the exponential moving average of the weights, whatever the length of the run.
 
     Lightning's own averages weights from one step on only: until then it validates and saves those that the network had
@@ -30,9 +30,3 @@ class MovingAverage(WeightAveraging):
             return mean.lerp(value, 1 - ramped(decay, step))
 
         super().__init__(use_buffers=False, avg_fn=average)  # buffers are copied: they may count
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        """Start from the weights as they are after a warm start; a run that goes on keeps its average."""
-        average = self._average_model
-        if average is not None and not int(average.n_averaged):
-            average.module.load_state_dict(pl_module.state_dict())
