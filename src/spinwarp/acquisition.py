@@ -84,6 +84,8 @@ class Acquisition(_Movable):
     adjacent : the slices beside these, in the order of the volume and without these themselves: half of them before,
         half after. Each is an acquisition of the whole batch. Beyond the edge of a volume the last slice is repeated.
         Empty: these slices alone. Only networks that see several slices at once use it.
+    soft_mask : like ``mask``, float32 with the same zeros and ones, through which the gradient reaches a mask that is
+        learned; None: the mask is not learned.
 
     Raises
     ------
@@ -97,15 +99,21 @@ class Acquisition(_Movable):
     n_acs: Tensor | None = None
     headers: tuple[Header, ...] = ()
     adjacent: "tuple[Acquisition, ...]" = ()
+    soft_mask: Tensor | None = None
 
     def __post_init__(self) -> None:
-        for name in ("kspace", "mask", "maps", "noise_std", "n_acs"):
+        for name in ("kspace", "mask", "maps", "noise_std", "n_acs", "soft_mask"):
             value = getattr(self, name)
             if not isinstance(value, Tensor) and (value is not None or name in ("kspace", "mask")):
                 raise InputError(
                     f"{name} of an Acquisition is of type {type(value).__name__}; a torch tensor is expected, such as "
                     f"torch.from_numpy(array) of a numpy array"
                 )
+
+    @property
+    def sampling(self) -> Tensor:
+        """The factor on k-space ``(batch, 1, 1 or h, w)``: the mask, as float32 with its gradient if it is learned."""
+        return self.mask if self.soft_mask is None else self.soft_mask
 
     def all_slices(self) -> "tuple[Acquisition, ...]":
         """Return the slices and those beside them, in the order of the volume."""

@@ -122,3 +122,16 @@ def test_a_loss_on_every_cascade_weights_them_geometrically() -> None:
         EveryCascadeModule(VarNet(partial(NormUNet, 4, 2), 1), L1Loss(), ADAM)
     with pytest.raises(InputError, match="weight of the first cascade"):
         EveryCascadeModule(net, L1Loss(), ADAM, first=0.0)
+
+
+def test_the_mask_has_a_learning_rate_of_its_own_and_no_decay() -> None:
+    net, mask = module(), LearnedMask(4, 0.16, (1, 40), learning_rate=0.02)
+    assert learn_sampling(net, data(mask)) is mask
+    optimizer = torch.optim.AdamW(net.parameter_groups(), lr=1e-4, weight_decay=1e-2)
+    weights, probabilities = optimizer.param_groups
+    assert (weights["lr"], weights["weight_decay"]) == (1e-4, 1e-2)
+    assert (probabilities["lr"], probabilities["weight_decay"]) == (0.02, 0.0)
+    assert probabilities["params"] == [mask.logits]
+    assert len(weights["params"]) == len(list(net.net.parameters()))
+    with pytest.raises(InputError, match=r"mask\.learning_rate=0\.0 must be positive"):
+        LearnedMask(4, 0.16, (1, 40), learning_rate=0.0)

@@ -1,5 +1,6 @@
 """A sampling mask that is learned together with a network (LOUPE)."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -30,10 +31,12 @@ class LearnedMask(nn.Module):
     acceleration : nominal and realised, up to rounding.
     center_fraction : fraction of each phase-encoding direction that the centre takes.
     size : (1, w) for lines, (h, w) for points.
+    learning_rate : of the logits, which the learning rate of a network would hardly move; it follows the same schedule.
 
     Raises
     ------
-    InputError : if the acceleration is below 1, or the centre alone takes the budget.
+    InputError : if the acceleration is below 1, the centre alone takes the budget, or the learning rate is not
+        positive.
 
     References
     ----------
@@ -43,12 +46,17 @@ class LearnedMask(nn.Module):
     (systematic samples).
     """
 
-    def __init__(self, acceleration: float, center_fraction: float, size: Sequence[int]) -> None:
+    def __init__(
+        self, acceleration: float, center_fraction: float, size: Sequence[int], learning_rate: float = 0.003
+    ) -> None:
         super().__init__()
+        if not 0 < learning_rate < math.inf:
+            raise InputError(f"mask.learning_rate={learning_rate} must be positive")
         if len(size) != 2 or min(size) < 1 or size[1] < 2:
             raise InputError(f"mask.size is [1, w] for lines or [h, w] for points; got {list(size)}")
         self.nominal_acceleration = float(acceleration)
         self.center_fraction = center_fraction
+        self.learning_rate = learning_rate
         self.size = (int(size[0]), int(size[1]))
         self.logits = nn.Parameter(torch.zeros(self.size))
         self._budget(self.size)

@@ -117,7 +117,7 @@ class CascadeNet(ComplexNetwork):
         # a batch of b with s slices has b * s items, the slices of one next to each other
         kspace = torch.stack([a.kspace for a in slices], dim=1).flatten(0, 1)
         rows = max(a.mask.shape[-2] for a in slices)
-        mask = torch.stack([a.mask.expand(-1, -1, rows, -1) for a in slices], dim=1).flatten(0, 1)
+        mask = torch.stack([a.sampling.expand(-1, -1, rows, -1) for a in slices], dim=1).flatten(0, 1)
         measured = Measured.of(kspace / scale.repeat_interleave(self.n_adjacent).view(-1, 1, 1, 1), mask)
         zero_filled = measured.coil_images(measured.kspace)  # of every coil
         code = None if self.conditioning is None else self.conditioning(acquisition, scale)

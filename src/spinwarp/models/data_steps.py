@@ -32,7 +32,8 @@ class Measured:
     ----------
     kspace : ``(item, coil, h, w)``. A line mask is constant along the readout, so all steps commute with the transform
         along it, which is then undone already.
-    mask : ``(item, 1, 1 or h, w)`` bool.
+    mask : ``(item, 1, 1 or h, w)`` bool, or float32 with a gradient (``soft_mask`` of an acquisition). Never a factor
+        on ``kspace``, which is masked: the gradient of a line that is not sampled would be lost.
     dims : that are left to transform.
     """
 
@@ -52,8 +53,8 @@ class Measured:
 
     def residual(self, image: Tensor, maps: Tensor, weight: Tensor | None = None) -> Tensor:
         """Compute ``A^H W (A x - y)``, ``(item, h, w)``; ``W`` is 1 without a weight."""
-        miss = (fftc(expand(image, maps), self.dims) - self.kspace) * (self.mask if weight is None else weight)
-        return reduce(ifftc(miss, self.dims), maps)
+        miss = fftc(expand(image, maps), self.dims) * self.mask - self.kspace
+        return reduce(ifftc(miss if weight is None else miss * weight, self.dims), maps)
 
     def normal(self, image: Tensor, maps: Tensor) -> Tensor:
         """Compute ``A^H A x``, ``(item, h, w)``."""
@@ -61,7 +62,7 @@ class Measured:
 
     def filled(self, coil_images: Tensor) -> Tensor:
         """Return coil images whose measured samples are those of the scan."""
-        return coil_images + ifftc((self.kspace - fftc(coil_images, self.dims)) * self.mask, self.dims)
+        return coil_images + ifftc(self.kspace - fftc(coil_images, self.dims) * self.mask, self.dims)
 
 
 class DataStep(ComplexNetwork, ABC):
@@ -131,8 +132,10 @@ class KSpaceGradient(DataStep):
     def forward(self, cascade: int, state: State, prior: Tensor, measured: Measured, maps: Tensor) -> State:
         """Take the step."""
         kspace = state[0]
-        weight = self.steps[cascade] * _weight(self.profile, cascade, measured)
-        new = kspace - (kspace - measured.kspace) * weight - fftc(expand(prior, maps), measured.dims)
+        step = self.steps[cascade]
+        if self.profile is not None:
+            step = step * self.profile(cascade, measured.mask)
+        new = kspace - (kspace * measured.mask - measured.kspace) * step - fftc(expand(prior, maps), measured.dims)
         return (self.moved(cascade, new, kspace),)
 
     def coil_images(self, state: State, measured: Measured, maps: Tensor) -> Tensor:  # noqa: ARG002
@@ -164,7 +167,8 @@ class ImageGradient(DataStep):
     def forward(self, cascade: int, state: State, prior: Tensor, measured: Measured, maps: Tensor) -> State:
         """Take the step."""
         image = state[0]
-        residual = measured.residual(image, maps, _weight(self.profile, cascade, measured))
+        weight = None if self.profile is None else self.profile(cascade, measured.mask)
+        residual = measured.residual(image, maps, weight)
         return (self.moved(cascade, image - self.steps[cascade] * residual + prior, image),)
 
 
@@ -292,7 +296,3 @@ class _Profile(nn.Module):
         # linear interpolation between the knots, which lie from -1 to 1
         grid = torch.stack([2 * distance - 1, torch.zeros_like(distance)], dim=-1)[None]
         return F.grid_sample(knots.view(1, 1, 1, -1), grid, align_corners=True, padding_mode="border")
-
-
-def _weight(profile: _Profile | None, cascade: int, measured: Measured) -> Tensor:
-    return measured.mask if profile is None else measured.mask * profile(cascade, measured.mask)

@@ -1,6 +1,7 @@
 """Variational networks: unrolled data consistency with learned regularisers."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -73,7 +74,7 @@ class VarNet(ComplexNetwork):
         return self._kspace_cascades(acquisition)
 
     def _kspace_cascades(self, acquisition: Acquisition) -> Tensor:
-        mask = acquisition.mask
+        mask = acquisition.sampling
         # A line mask is constant along the readout, so every step commutes with the readout transform. It is undone
         # once, and the cascades transform along the phase direction only.
         line_mask = mask.shape[-2] == 1
@@ -83,7 +84,7 @@ class VarNet(ComplexNetwork):
 
         def cascade(regularise: nn.Module, step: Tensor, kspace: Tensor) -> Tensor:
             prior = regularise(reduce(ifftc(kspace, dims), maps)[:, None])[:, 0]
-            consistency = (kspace - measured) * (step * mask)
+            consistency = (kspace * mask - measured) * step
             # in place: the backward pass does not need this difference
             return (kspace - consistency).sub_(fftc(expand(prior, maps), dims))
 
@@ -95,9 +96,7 @@ class VarNet(ComplexNetwork):
 
     def _image_cascades(self, acquisition: Acquisition) -> Tensor:
         maps = self._maps(acquisition, acquisition.kspace, (-2, -1))
-        operator = sense(
-            Acquisition(kspace=acquisition.kspace, mask=acquisition.mask, maps=maps, headers=acquisition.headers)
-        )
+        operator = sense(replace(acquisition, maps=maps))
         backprojection = operator.adjoint(acquisition.kspace)
 
         def cascade(regularise: nn.Module, step: Tensor, image: Tensor) -> Tensor:

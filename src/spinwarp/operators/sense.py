@@ -26,7 +26,7 @@ def sense(acquisition: Acquisition) -> LinearOperator:
     ----------
     Pruessmann et al., "SENSE: sensitivity encoding for fast MRI", MRM 1999.
     """
-    maps, mask = coil_maps(acquisition), acquisition.mask
+    maps, mask, soft = coil_maps(acquisition), acquisition.sampling, acquisition.soft_mask is not None
     line_mask = mask.shape[-2] == 1
     conjugate = maps.conj().resolve_conj()  # a product with a lazy conjugate takes 50 % longer
 
@@ -34,7 +34,9 @@ def sense(acquisition: Acquisition) -> LinearOperator:
         return fftc(expand(image, maps)) * mask
 
     def adjoint(kspace: Tensor) -> Tensor:
-        return over_coils(lambda y, part: (ifftc(y * mask) * part).sum(1), kspace, conjugate)
+        # what is measured was multiplied by a soft mask already; twice would hide unsampled lines from its gradient
+        measured = kspace + (kspace * mask - kspace).detach() if soft else kspace * mask
+        return over_coils(lambda y, part: (ifftc(y) * part).sum(1), measured, conjugate)
 
     def gram(image: Tensor) -> Tensor:
         dims = (-1,) if line_mask else (-2, -1)

@@ -80,6 +80,10 @@ class NetworkModule(LightningModule):
         """Return the weights that the optimizer gets: those of the network."""
         return self.net.parameters()
 
+    def parameter_groups(self) -> Iterable[Any]:
+        """Return what the optimizer is made of: the weights, or groups of them with options of their own."""
+        return self.trained_parameters()
+
     def rate_factor(self, slices: int) -> float:
         """Return the factor on the optimizer's learning rate for a number of slices per step."""
         return 1.0 if self.reference_batch is None else slices / self.reference_batch
@@ -87,7 +91,7 @@ class NetworkModule(LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Make the optimizer; its learning rate follows the schedule step by step."""
         try:
-            optimizer = self.make_optimizer(self.trained_parameters())
+            optimizer = self.make_optimizer(self.parameter_groups())
         except (TypeError, ValueError) as error:
             raise InputError(f"model.optimizer cannot be built: {error}") from error
         if self.reference_batch is not None:

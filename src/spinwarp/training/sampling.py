@@ -57,7 +57,8 @@ class LearnedSampling(nn.Module):
         n_center = torch.full((len(kspace),), self.mask.n_center((mask.shape[-2], mask.shape[-1])), device=mask.device)
         adjacent = tuple(self._undersampled(one, lines) for one in acquisition.adjacent)
         measured = replace(acquisition, kspace=kspace.detach(), mask=mask, n_acs=n_center, adjacent=())
-        return replace(self.add_maps(measured), kspace=kspace, adjacent=adjacent)
+        soft = lines * acquisition.mask if lines.requires_grad else None
+        return replace(self.add_maps(measured), kspace=kspace, adjacent=adjacent, soft_mask=soft)
 
 
 def write_mask(checkpoint: str, mask: LearnedMask, path: Path) -> None:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +52,13 @@ class SupervisedModule(NetworkModule):
         return (
             self.net.parameters() if self.sampling is None else chain(self.net.parameters(), self.sampling.parameters())
         )
+
+    def parameter_groups(self) -> Iterable[Any]:
+        """Return the weights, and a group with its own learning rate and no decay for a learned mask."""
+        if self.sampling is None:
+            return self.trained_parameters()
+        mask = {"params": self.sampling.parameters(), "lr": self.sampling.mask.learning_rate, "weight_decay": 0.0}
+        return [{"params": self.net.parameters()}, mask]
 
     def training_loss(self, magnitude: Tensor, example: Example) -> Tensor:
         """Loss of a cropped magnitude image ``(batch, h, w)``."""
