@@ -85,7 +85,7 @@ class Acquisition(_Movable):
         half after. Each is an acquisition of the whole batch. Beyond the edge of a volume the last slice is repeated.
         Empty: these slices alone. Only networks that see several slices at once use it.
     soft_mask : like ``mask``, float32 with the same zeros and ones, through which the gradient reaches a mask that is
-        learned; None: the mask is not learned.
+        learned. Operators take it in place of ``mask``; replace both together. None: the mask is not learned.
 
     Raises
     ------

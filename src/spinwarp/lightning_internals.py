@@ -122,13 +122,35 @@ def mark_next_batch(checkpoint: dict[str, Any], trainer: Any) -> None:
 
 
 class WarmWeightAveraging(WeightAveraging):
-    """Lightning's average of weights, which starts from those after a warm start; a run that goes on keeps its own."""
+    """Lightning's average of weights, which starts from those after a warm start; a run that goes on keeps its own.
+
+    The checkpoint that is written when training ends holds the weights and their average, as every other does, so that
+    a longer run goes on from the weights. Lightning's own holds the average twice.
+    """
+
+    _ended = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        """Take over the weights unless some have been averaged already."""
+        """Move to the device of the module, and take over the weights unless some have been averaged already."""
+        self._ended = False
         average = self._average_model
-        if average is not None and not int(average.n_averaged):
+        if average is None:
+            return
+        average.to(pl_module.device)
+        if not int(average.n_averaged):
             average.module.load_state_dict(pl_module.state_dict())
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Give the module its average, and keep its weights."""
+        self._swap_models(pl_module)
+        self._ended = True
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add the weights; what evaluation reads is the average."""
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
+        if self._ended and "current_model_state" in checkpoint:
+            average = checkpoint["current_model_state"]
+            checkpoint["current_model_state"], checkpoint["state_dict"] = checkpoint["state_dict"], average
 
 
 class TrainingProgressBar(RichProgressBar):
@@ -138,7 +160,8 @@ class TrainingProgressBar(RichProgressBar):
         trainer = self.trainer
         if trainer.max_epochs != -1:
             return super()._get_train_description(current_epoch)
-        batches = trainer.max_steps * trainer.accumulate_grad_batches
-        known = batches > 0 and 0 < trainer.num_training_batches < math.inf
-        last = f"/{math.ceil(batches / trainer.num_training_batches) - 1}" if known else ""
+        batches, last = trainer.num_training_batches, ""
+        if trainer.max_steps > 0 and 0 < batches < math.inf:
+            steps = math.ceil(batches / trainer.accumulate_grad_batches)  # of an epoch; its last batch always ends one
+            last = f"/{math.ceil(trainer.max_steps / steps) - 1}"
         return f"Epoch {current_epoch}{last}".ljust(len(self.validation_description))

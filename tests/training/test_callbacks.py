@@ -22,6 +22,7 @@ from spinwarp.models.unet import MagnitudeUNet
 from spinwarp.training import UNetModule
 from spinwarp.training.averaging import MovingAverage
 from spinwarp.training.callbacks import ExamplePanel, LearningRateWhenLogged, WarmStart
+from spinwarp.training.checkpoints import LastCheckpoint
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
@@ -49,8 +50,9 @@ def fit(
         "use_distributed_sampler": False,
         "default_root_dir": folder,
     }
+    checkpoint = settings.pop("ckpt_path", None)
     trainer = Trainer(**{**defaults, **settings})
-    trainer.fit(module, datamodule=data)
+    trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
     return trainer
 
 
@@ -212,6 +214,8 @@ def test_a_short_run_from_trained_weights_validates_and_saves_its_own_average(
         ({"max_epochs": 2}, {"Epoch 0/1", "Epoch 1/1"}),
         ({"max_epochs": -1, "max_steps": 8}, {"Epoch 0/1", "Epoch 1/1"}),
         ({"max_epochs": -1, "max_steps": 4, "accumulate_grad_batches": 3}, {"Epoch 0/1", "Epoch 1/1"}),
+        # the last two batches of an epoch are a step too
+        ({"max_epochs": -1, "max_steps": 4, "accumulate_grad_batches": 4}, {"Epoch 0/1", "Epoch 1/1"}),
     ],
 )
 def test_the_bar_counts_the_epochs_of_any_limit(limits: dict[str, Any], seen: set[str]) -> None:
@@ -223,3 +227,19 @@ def test_the_bar_counts_the_epochs_of_any_limit(limits: dict[str, Any], seen: se
 
     fit([bar, Look()], enable_progress_bar=True, **limits)
     assert {title for title in titles if "Epoch" in title} == seen
+
+
+def test_a_longer_run_from_the_end_of_one_with_an_average_is_that_which_never_stopped(tmp_path: Path) -> None:
+    def weights(folder: Path, **settings: Any) -> dict[str, Any]:
+        last = LastCheckpoint(str(folder))
+        fit([MovingAverage(0.9), last], folder=folder, enable_checkpointing=True, **settings)
+        return torch.load(folder / "last.ckpt", weights_only=True)
+
+    whole = weights(tmp_path / "whole", max_epochs=2)
+    weights(tmp_path / "first", max_epochs=1)
+    both = weights(tmp_path / "second", max_epochs=2, ckpt_path=tmp_path / "first" / "last.ckpt")
+    for part in ("state_dict", "current_model_state"):
+        assert whole[part].keys() == both[part].keys()
+        assert all(torch.equal(value, both[part][name]) for name, value in whole[part].items())
+    name = "net.unet.head.weight"
+    assert not torch.equal(whole["state_dict"][name], whole["current_model_state"][name])

@@ -24,7 +24,7 @@ FREE = (
     "trainer.strategy._target_",  # a class that was renamed
 )
 #: what a checkpoint restores, whatever the configuration says
-KEPT = ("model.optimizer.", "model.reference_batch", "callbacks.early_stopping.patience", "seed")
+KEPT = ("model.optimizer.", "model.reference_batch", "mask.learning_rate", "callbacks.early_stopping.patience", "seed")
 #: keys under which early stopping finds its state in a checkpoint
 STOPS_BY = ("callbacks.early_stopping.monitor", "callbacks.early_stopping.mode")
 
@@ -129,6 +129,8 @@ def check(path: str, module: "NetworkModule", config: DictConfig) -> tuple[list[
     if not {"optimizer_states", "lr_schedulers", "loops", "epoch", "global_step"} <= content.keys():
         raise InputError(f"{path} holds weights alone, without the state of the optimizer; give a last.ckpt")
     check_finite(path, content)
+    if getattr(module, "sampling", None) is not None and len(content["optimizer_states"][0]["param_groups"]) < 2:
+        raise InputError(f"{path} is of a version in which a learned mask had no learning rate of its own; start anew")
     trained = {"max_epochs": content["epoch"], "max_steps": content["global_step"]}
     for key, done in trained.items():
         most = config.trainer.get(key)

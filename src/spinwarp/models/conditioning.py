@@ -53,7 +53,7 @@ class ScanCode(ComplexNetwork):
         if self.acceleration:
             numbers.append(-mask.float().mean((1, 2, 3)).clamp_min(1e-6).log2())
         if self.noise:
-            noise = acquisition.noise_std if acquisition.noise_std is not None else noise_level(kspace, mask)
+            noise = acquisition.noise_std if acquisition.noise_std is not None else noise_level(kspace.detach(), mask)
             numbers.append((noise / scale).clamp(1e-6, 1e6).log2())
         code = kspace.real.new_zeros(len(kspace), self.length)
         if self.layers is not None:

@@ -32,8 +32,8 @@ class Measured:
     ----------
     kspace : ``(item, coil, h, w)``. A line mask is constant along the readout, so all steps commute with the transform
         along it, which is then undone already.
-    mask : ``(item, 1, 1 or h, w)`` bool, or float32 with a gradient (``soft_mask`` of an acquisition). Never a factor
-        on ``kspace``, which is masked: the gradient of a line that is not sampled would be lost.
+    mask : ``(item, 1, 1 or h, w)`` bool, or float32 with a gradient (``soft_mask`` of an acquisition). ``kspace`` was
+        multiplied by it already; a second time would lose the gradient of lines that are not sampled.
     dims : that are left to transform.
     """
 

@@ -85,7 +85,7 @@ class UnrolledNet(ComplexNetwork):
         InputError : if several coils come without central lines and without maps.
         """
         kspace, mask = acquisition.kspace, acquisition.mask
-        noise_std = acquisition.noise_std if acquisition.noise_std is not None else noise_level(kspace, mask)
+        noise_std = acquisition.noise_std if acquisition.noise_std is not None else noise_level(kspace.detach(), mask)
         maps = acquisition.maps
         n_acs = acs_columns(mask)
         has_centre = bool(n_acs.all())

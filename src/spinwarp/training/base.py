@@ -95,8 +95,7 @@ class NetworkModule(LightningModule):
         except (TypeError, ValueError) as error:
             raise InputError(f"model.optimizer cannot be built: {error}") from error
         if self.reference_batch is not None:
-            for group in optimizer.param_groups:
-                group["lr"] *= self.rate_factor(self._slices_a_step())
+            optimizer.param_groups[0]["lr"] *= self.rate_factor(self._slices_a_step())  # of the network
         self._new_rate = optimizer.param_groups[0]["lr"]
         n_steps = self.trainer.estimated_stepping_batches
         if n_steps == float("inf"):

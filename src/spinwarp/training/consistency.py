@@ -34,9 +34,9 @@ class MoreNoise:
         """Return the noisier acquisition; the random numbers are torch's own."""
         kspace, mask = acquisition.kspace, acquisition.mask
         given = acquisition.noise_std
-        level = noise_level(kspace, mask) if given is None else given
+        level = noise_level(kspace.detach(), mask) if given is None else given
         added = level * _uniform(self.factor, len(kspace), kspace.device)
-        noise = torch.randn_like(kspace) * added.view(-1, 1, 1, 1) * mask
+        noise = torch.randn_like(kspace) * added.view(-1, 1, 1, 1) * acquisition.sampling
         noise_std = None if given is None else (given.square() + added.square()).sqrt()
         adjacent = tuple(map(self, acquisition.adjacent))
         return replace(acquisition, kspace=kspace + noise, noise_std=noise_std, adjacent=adjacent)
