@@ -204,13 +204,15 @@ titles = ["truth: the lesion"] + [f"{name}: SSIM {s:.2f}, lesion {a:.0%}" for na
 panel(images + [d.clamp_min(0) for d in differences], titles + ["what the lesion changes"] * 4, columns=4)
 
 # %% [markdown]
-# The network has the best score and keeps the smallest part of the lesion. Nothing in its score tells.
+# The scores lie far apart, from .78 to .98. The parts of the lesion that arrive do not: every method loses a quarter or more
+# of it, the network with the nearly perfect score too. Nothing in a score tells.
 
 # %%
 quality = {name: s for name, (s, _) in table.items()}
 arrived = {name: a for name, (_, a) in table.items()}
 assert quality["pretrained network"] > quality["total variation"] > quality["CG-SENSE"] + 0.1
-assert arrived["pretrained network"] < min(arrived["total variation"], arrived["CG-SENSE"]) - 0.08
+assert max(arrived.values()) < 0.75
+assert max(arrived.values()) - min(arrived.values()) < 0.1 < max(quality.values()) - min(quality.values())
 figure, axes = plt.subplots(figsize=(5.5, 3), layout="constrained")
 for name in methods:
     axes.plot(quality[name], 100 * arrived[name], "o", ms=9, label=name)
