@@ -204,8 +204,8 @@ titles = ["truth: the lesion"] + [f"{name}: SSIM {s:.2f}, lesion {a:.0%}" for na
 panel(images + [d.clamp_min(0) for d in differences], titles + ["what the lesion changes"] * 4, columns=4)
 
 # %% [markdown]
-# The scores lie far apart, from .78 to .98. The parts of the lesion that arrive do not: every method loses a quarter or more
-# of it, the network with the nearly perfect score too. Nothing in a score tells.
+# The scores lie far apart, from .78 to .98. The parts of the lesion that arrive do not: every method loses a quarter or
+# more of it, the network with the nearly perfect score too. Nothing in a score tells.
 
 # %%
 quality = {name: s for name, (s, _) in table.items()}
