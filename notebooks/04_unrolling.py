@@ -235,8 +235,8 @@ assert table[8, "end to end"] < table[4, "end to end"] - 10
 panel(shown, titles)
 
 # %% [markdown]
-# Eight times faster with six coils is too much for all three on this head: the network's picture looks best, is partly
-# made up, and is no closer to the truth. On the next five heads it is 2 to 10 dB above total variation.
+# Eight times faster with six coils is too much for all three on this head: the network's picture is clean and has lost
+# the front of the ventricles. On the next five heads it is 2 to 10 dB above total variation.
 #
 # ## Coil sensitivities
 # All of this needs the sensitivities of the coils, and they come from the same scan, from its dense centre. That is why
