@@ -13,11 +13,11 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from gpu.problems import acquisition, composed, learning
+from gpu.problems import acquisition, composed, learning, without_maps
 from gpu.setting import FailedError, Rows, Setting, SkippedError, Values, tensor_cores
 from gpu.timing import in_ms, measure
 from spinwarp.losses import SSIMLoss
-from spinwarp.models.loading import build_network
+from spinwarp.models.loading import build_network, load_network
 from spinwarp.operators import sense
 from spinwarp.samplers import ChainNoise, Problem, chain_generators, geometric, pula
 
@@ -54,6 +54,7 @@ def rows(setting: Setting) -> Rows:
         "VarNet step, TF32, beside fastMRI's": partial(beside_fastmri, setting),
         "VarNet forward, TF32": partial(varnet, setting, tf32=True, forward=True),
         "VarNet forward, bf16": partial(varnet, setting, tf32=True, bf16=True, forward=True),
+        "pretrained:heads with its coil maps, TF32": partial(pretrained, setting),
         "U-Net of 256 channels step, TF32": partial(unet, setting),
         "U-Net of 256 channels step, bf16": partial(unet, setting, bf16=True),
         **{
@@ -116,6 +117,19 @@ def varnet(
     def run() -> None:
         with torch.inference_mode(), torch.autocast(torch.device(setting.device).type, torch.bfloat16, enabled=bf16):
             net.eval()(made)
+
+    return measure(run, setting)
+
+
+def pretrained(setting: Setting) -> Values:
+    """The network that comes with spinwarp, and ESPIRiT's maps, which it makes itself."""
+    tensor_cores(True)
+    net = load_network("pretrained:heads")[0].to(setting.device).eval()
+    made = without_maps(acquisition(*shape(setting), device=setting.device))
+
+    def run() -> None:
+        with torch.inference_mode():
+            net(made)
 
     return measure(run, setting)
 
