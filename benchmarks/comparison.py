@@ -1,15 +1,16 @@
-r"""The methods side by side, on heads that no training saw and on pelves: a table and a figure.
+r"""The methods side by side, on heads that no training saw, raw scans and pelves: a table and a figure.
 
-    python benchmarks/comparison.py OUT --heads HEADS CHENG HKU --coil-maps xGT.mat --pelvis PELVIS \
+    python benchmarks/comparison.py OUT --heads HEADS CHENG HKU --coil-maps xGT.mat --raw RAW --pelvis PELVIS \
         --method 'total variation' recon=tv --method ConvDecoder recon=convdecoder \
         --method VarNet maps=espirit recon=checkpoint recon.path=runs/varnet/checkpoints/best.ckpt \
         --method posterior recon=posterior --method pretrained recon=pretrained
     python benchmarks/comparison.py OUT --heads HEADS CHENG HKU --coil-maps xGT.mat --pelvis PELVIS \
         --draw zero-filled 'total variation' VarNet ConvDecoder posterior pretrained
 
-Every twelfth of the test slices of ``data=simulated_heads``, by turns at 4x and 8x; and ``--pelvis``, six slices at
-both (8 coils, 192x192). Equispaced lines with 8 % and 4 % central ones. PSNR in dB and SSIM in the foreground, means
-over slices; for methods that draw samples also the part of the foreground inside their 90 % intervals.
+Every twelfth of the test slices of ``data=simulated_heads``, by turns at 4x and 8x; ``--raw``, seven fully sampled raw
+scans (``raw_scans.py``), and ``--pelvis``, six slices (8 coils, 192x192), each at both. Equispaced lines with 8 % and
+4 % central ones. PSNR in dB and SSIM in the foreground, means over slices; for methods that draw samples also the part
+of the foreground inside their 90 % intervals.
 
 ``maps=`` names the coil maps that come with the data (``none``, ``low_resolution``, ``espirit``), for networks that
 were trained with them. The results of a method are in one file, which grows with each slice; the same command goes on
@@ -34,6 +35,7 @@ import torch
 from article_figures import Scan, compared, configured, draw
 from hydra.utils import instantiate
 from numpy.random import RandomState
+from raw_scans import raw_scans
 
 from spinwarp.acquisition import Example
 from spinwarp.data.undersample import MAPS, Undersample
@@ -60,8 +62,9 @@ Row = dict[str, Any]
 class Item:
     """A slice and its acceleration."""
 
-    group: str  # heads or pelvis
-    number: int  # of the slice, which also seeds the mask
+    group: str  # heads, raw or pelvis
+    number: int  # of the slice
+    seed: int  # of the mask
     rate: int
     source: Any
     volume: Any
@@ -79,15 +82,18 @@ class Item:
 
 
 def items_of(args: argparse.Namespace) -> Iterator[Item]:
-    """Return the slices of both sets."""
+    """Return the slices of all sets."""
     heads, data = source_of(args, args.heads)
     for i, volume in list(enumerate(heads.volumes("test")))[::12]:
-        yield Item("heads", i, 8 if (i // 12) % 2 else 4, heads, volume, data)
+        yield Item("heads", i, i, 8 if (i // 12) % 2 else 4, heads, volume, data)
+    for i, scan in enumerate(raw_scans(args.raw) if args.raw else ()):
+        for rate in CENTRES:
+            yield Item("raw", i, 1, rate, scan, scan, str(args.raw.resolve()))
     if args.pelvis:
         pelvis, data = source_of(args, [args.pelvis], *PELVIS)
         for i, volume in enumerate(pelvis.volumes("test")):
             for rate in CENTRES:
-                yield Item("pelvis", i, rate, pelvis, volume, data)
+                yield Item("pelvis", i, i, rate, pelvis, volume, data)
 
 
 def source_of(args: argparse.Namespace, folders: Sequence[Path], *options: str) -> tuple[Any, str]:
@@ -140,7 +146,7 @@ def method_of(name: str, options: Sequence[str]) -> Method:
 def measure(method: Method, item: Item, picture: Path) -> Row:
     """Undersample and reconstruct a slice; keep the magnitude in a file."""
     undersample = Undersample(EquispacedMask([CENTRES[item.rate]], [item.rate]), MAPS[method.maps])
-    example = undersample(item.read(), RandomState(item.number))
+    example = undersample(item.read(), RandomState(item.seed))
     assert example.target is not None
     target, peak, generator = example.target, example.data_range, torch.Generator().manual_seed(0)
     start = time.perf_counter()
@@ -220,6 +226,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="folder of the results")
     parser.add_argument("--heads", nargs="+", type=Path, required=True, help="folders of magnitudes; see docs/data.md")
+    parser.add_argument("--raw", type=Path, help="folder of raw_multicoil and ulf_0055T")
     parser.add_argument("--pelvis", type=Path, help="folder of magnitudes")
     parser.add_argument("--coil-maps", type=Path, help="MATLAB file of measured coil sensitivities")
     parser.add_argument("--method", nargs="+", action="append", default=[], metavar="NAME OPTION")

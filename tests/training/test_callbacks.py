@@ -169,6 +169,18 @@ def test_a_warm_start_that_does_not_fit_is_explained(trained: Path, options: dic
         started(trained, **options)
 
 
+def test_a_warm_start_of_a_wider_network_that_concatenates_is_refused(trained: Path) -> None:
+    # the wider U-Net would get weights of other channels where it concatenates
+    content = torch.load(trained)
+    torch.manual_seed(5)
+    narrow = MagnitudeUNet(channels=1, pools=2)
+    content["state_dict"] = {f"net.{k}": v for k, v in narrow.state_dict().items()}
+    content["spinwarp"]["net"]["channels"] = 1
+    torch.save(content, trained)
+    with pytest.raises(InputError, match=r"cannot start model\.net.*only a ResidualUNet can be widened"):
+        started(trained, widen=True)
+
+
 class Watch(Callback):
     """Keeps one weight of each step and of each validation."""
 

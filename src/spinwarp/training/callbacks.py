@@ -16,6 +16,7 @@ from spinwarp.acquisition import Example
 from spinwarp.errors import InputError
 from spinwarp.figures import panel, save
 from spinwarp.models.loading import load_network
+from spinwarp.models.widening import widen
 
 log = logging.getLogger("spinwarp")
 
@@ -143,13 +144,17 @@ class WarmStart(Callback):
     take : name of the part of the trained network, such as ``network``; empty for all of it.
     into : name of the part of the new network, such as ``regulariser``; empty for all of it.
     trusted : packages besides spinwarp from which the file may build its network.
+    widen : the new network may have more channels; see :func:`~spinwarp.models.widening.widen`.
     """
 
-    def __init__(self, path: str | None, take: str = "", into: str = "", trusted: Sequence[str] = ()) -> None:
+    def __init__(
+        self, path: str | None, take: str = "", into: str = "", trusted: Sequence[str] = (), widen: bool = False
+    ) -> None:
         self.path = path
         self.take = take
         self.into = into
         self.trusted = trusted
+        self.widen = widen
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
         """Copy the weights before a checkpoint of the run itself is loaded, which replaces them.
@@ -164,8 +169,11 @@ class WarmStart(Callback):
         try:
             part = trained.get_submodule(self.take)
             new = pl_module.get_submodule(".".join(filter(None, ("net", self.into))))
-            new.load_state_dict(part.state_dict())
-        except (AttributeError, RuntimeError) as error:
+            if self.widen:
+                widen(part, new)
+            else:
+                new.load_state_dict(part.state_dict())
+        except (AttributeError, RuntimeError, InputError) as error:
             reason = str(error).splitlines()[-1].strip()
             raise InputError(
                 f"callbacks.warm_start: {self.path} cannot start model.net.{self.into}: {reason}"
