@@ -14,26 +14,14 @@ import numpy as np
 import torch
 import yaml
 from PIL import Image
-from scipy.io import loadmat
+from raw_scans import raw_scans
 from torch import Tensor
 
 from spinwarp.data.heads import SimulatedHeads
-from spinwarp.fourier import fftc, ifftc
+from spinwarp.fourier import ifftc
 
 TILE, COLUMNS = 168, 8
 CONF = Path(__file__).parents[1] / "conf" / "data" / "simulated_heads.yaml"
-
-
-def real_scans(shared: Path) -> list[Tensor]:
-    """K-space ``(coil, h, w)`` of a brain with 7 coils, a sagittal head and three low-field scans."""
-    brain = np.load(shared / "raw_multicoil" / "brain_7ch.npz")["arr_0"].transpose(2, 0, 1)
-    sagittal = loadmat(shared / "raw_multicoil" / "head_sagittal_1ch.mat")["data"][None]
-    low_field = [
-        loadmat(shared / f"ulf_0055T/Figure 7A/0.055T/0.055T_{kind}_kspace_postEMI.mat")["kspace"][None, ..., 1]
-        for kind in ("FSE", "FLAIR", "GRE")
-    ]
-    scans = [fftc(torch.from_numpy(brain.copy())), *(torch.from_numpy(k.copy()) for k in (sagittal, *low_field))]
-    return [k.to(torch.complex64) for k in scans]
 
 
 def tile(kspace: Tensor, real: bool) -> np.ndarray:
@@ -73,7 +61,7 @@ def main() -> None:
     source = SimulatedHeads(**options)
     volumes = source.volumes("train")
     rng = np.random.RandomState(args.seed)
-    tiles = [tile(kspace, real=True) for kspace in real_scans(args.shared)]
+    tiles = [tile(scan.kspace, real=True) for scan in raw_scans(args.shared) if "turned" not in scan.name]
     for i in rng.randint(len(volumes), size=args.n):
         example = source.draw(volumes[i], 0, np.random.RandomState(rng.randint(2**31)))
         print(len(tiles), volumes[i].name, volumes[i].shape[:3], example.acquisition.headers[0].orientation)

@@ -30,6 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 METHODS = [f"recon={name}" for name in names("recon")] + [
+    "recon=convdecoder, one iteration",
     *(f"sampler {name}" for name in check_methods._samplers()),
     *(f"solver {name}" for name in check_methods.SOLVERS),
     *(f"coils {name}" for name in check_methods.ESTIMATES),
@@ -147,7 +148,7 @@ def test_the_dry_run_does_every_other_row_on_the_cpu_and_none_fails(tmp_path: Pa
         *(f"model={m}, {p}" for m in mixable for p in ("bf16-mixed", "16-mixed")),
         "trainer=8gb", "resume", "evaluate.py", "out of memory",
     }  # fmt: skip
-    assert {len(parts[part]) for part in ("networks", "real training", "classical", "compiled")} == {15, 3, 10}
+    assert {len(parts[part]) for part in ("networks", "real training", "classical", "compiled")} == {16, 3, 10}
     rows = [row for part in parts.values() for row in part.values()]
     assert {row["status"] for row in rows} == {"ok", "skipped"}
     skipped = {row["row"]: row["note"] for row in rows if row["status"] == "skipped"}

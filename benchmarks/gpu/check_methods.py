@@ -52,6 +52,8 @@ def rows(setting: Setting) -> Rows:
     tensor_cores(False)  # TF32 rounds to a thousandth, and nothing could be told from that
     return {
         **{f"recon={entry}": partial(method, setting, entry) for entry in names("recon")},
+        # after its first step of Adam it amplifies rounding a thousandfold; this is the network alone
+        "recon=convdecoder, one iteration": partial(method, setting, "convdecoder", iterations=1),
         **{f"sampler {name}": partial(sampler, setting, name) for name in _samplers()},
         **{f"solver {name}": partial(solver, setting, solve) for name, solve in SOLVERS.items()},
         **{f"coils {name}": partial(estimate, setting, what) for name, what in ESTIMATES.items()},
@@ -59,11 +61,11 @@ def rows(setting: Setting) -> Rows:
     }
 
 
-def method(setting: Setting, entry: str) -> Values:
-    """Reconstruct two slices as evaluate.py does: with a generator of the device."""
+def method(setting: Setting, entry: str, **more: Any) -> Values:
+    """Reconstruct two slices as evaluate.py does: with a generator of the device. ``more`` are further options."""
     config = composed("evaluate", f"recon={entry}").recon
     options = SHORT_SAMPLER if "sampler" in config else SHORT.get(entry, {})
-    for key, value in options.items():
+    for key, value in {**options, **more}.items():
         OmegaConf.update(config, key, value)
     if "paths" in config:
         config.paths = [checkpoint(setting, kind, seed) for seed, kind in enumerate(FILES[entry])]

@@ -71,7 +71,8 @@ def test_what_rounding_leaves_was_not_measured(n_coils: int, points: bool) -> No
     coils = np.stack([np.exp(1j * c * x) * (1 + 0.3 * c * y) for c in range(n_coils)])
     kspace = np.fft.fftshift(np.fft.fft2(coils * ((x / 0.7) ** 2 + (y / 0.8) ** 2 < 1), norm="ortho"), axes=(-2, -1))
     kspace = kspace + 0.01 * random_kspace(n_coils, h, w)
-    mask = rng.rand(h, w) < 0.4 if points else np.broadcast_to(np.arange(w) % 4 == 1, (h, w)).copy()
+    # lines at random: of every fourth line some transforms leave exact zeros
+    mask = rng.rand(h, w) < 0.4 if points else np.broadcast_to(rng.rand(w) < 0.25, (h, w)).copy()
     through_image = torch.from_numpy((kspace * mask).astype(np.complex64))
     for _ in range(3):
         through_image = torch.fft.fft2(torch.fft.ifft2(through_image, norm="ortho"), norm="ortho")

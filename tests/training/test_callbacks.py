@@ -178,7 +178,7 @@ def test_a_warm_start_of_a_wider_network_that_concatenates_is_refused(trained: P
     content["spinwarp"]["net"]["channels"] = 1
     torch.save(content, trained)
     with pytest.raises(InputError, match=r"cannot start model\.net.*only a ResidualUNet can be widened"):
-        started(trained, widen=True)
+        started(trained)
 
 
 class Watch(Callback):

@@ -33,8 +33,8 @@ class MixedMask:
                 f"and weights={list(weights)}"
             )
         self.masks = tuple(masks)
-        self._probabilities = np.array(weights, float) / sum(weights)
+        self.probabilities = np.array(weights, float) / sum(weights)
 
     def __call__(self, shape: tuple[int, int], generator: RandomState) -> tuple[Tensor, int]:
         """Draw a mask for k-space of ``shape`` = (h, w); return it and its number of central columns."""
-        return self.masks[generator.choice(len(self.masks), p=self._probabilities)](shape, generator)
+        return self.masks[generator.choice(len(self.masks), p=self.probabilities)](shape, generator)

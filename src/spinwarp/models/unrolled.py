@@ -98,9 +98,21 @@ class UnrolledNet(ComplexNetwork):
                 "the mask leaves out the centre of k-space, so the image keeps its phase; the network was trained on "
                 "images without one, so expect a worse one"
             )
+        image = self.alternate(replace(acquisition, maps=maps, noise_std=noise_std))
+        # the phase of the image is relative to the maps of the data
+        return combine(expand(image, maps), acquisition.maps)
+
+    def alternate(self, acquisition: Acquisition) -> Tensor:
+        """Return the image ``(batch, h, w)`` complex, with the coil maps and the noise level of the acquisition.
+
+        This is :meth:`forward` without what depends on the values of the data. It can be recorded as a CUDA graph.
+        """
+        maps, noise_std = acquisition.maps, acquisition.noise_std
+        assert maps is not None
+        assert noise_std is not None
         support = (maps != 0).any(1)
-        operator = sense(replace(acquisition, maps=maps))
-        rhs = operator.adjoint(kspace)
+        operator = sense(acquisition)
+        rhs = operator.adjoint(acquisition.kspace)
         scale = root_sum_of_squares(rhs.flatten(1), dim=1) / rhs[0].numel() ** 0.5
         scale = scale.clamp_min(torch.finfo(scale.dtype).tiny)
         rhs = rhs / scale.view(-1, 1, 1)
@@ -116,8 +128,7 @@ class UnrolledNet(ComplexNetwork):
             image = image + support * self.regulariser(image[:, None], level)[:, 0]
             if step < self.n_unrolls - 1:
                 image, previous = image + self.momentum[step] * (image - previous), image
-        # the phase of the image is relative to the maps of the data
-        return combine(expand(image * scale.view(-1, 1, 1), maps), acquisition.maps)
+        return image * scale.view(-1, 1, 1)
 
     def _consistent(self, normal: Callable[[Tensor], Tensor], rhs: Tensor, start: Tensor, weight: Tensor) -> Tensor:
         def system(x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from spinwarp.models.residual_unet import ResidualUNet
 
 
 @torch.no_grad()
-def widen(narrow: nn.Module, wide: nn.Module) -> None:
+def widen(narrow: nn.Module, wide: nn.Module) -> str:
     """Let a network compute what one with fewer channels computes.
 
     The first channels of each layer get the weights of the narrow network. The others keep their random weights, but no
@@ -19,6 +19,10 @@ def widen(narrow: nn.Module, wide: nn.Module) -> None:
     ----------
     narrow, wide : networks with the same layers. Only a :class:`~spinwarp.models.residual_unet.ResidualUNet` may have
         other widths: it adds the results of layers, and never concatenates them.
+
+    Returns
+    -------
+    name : of the first weight with more channels; empty if there is none.
 
     Raises
     ------
@@ -32,6 +36,7 @@ def widen(narrow: nn.Module, wide: nn.Module) -> None:
     weights, state = narrow.state_dict(), wide.state_dict()
     if weights.keys() != state.keys():
         raise InputError(f"the networks differ in more than widths, such as {min(weights.keys() ^ state.keys())}")
+    wider = ""
     prefixes = [name for name, module in wide.named_modules() if isinstance(module, ResidualUNet)]
     for name, new in state.items():
         old = weights[name]
@@ -44,8 +49,10 @@ def widen(narrow: nn.Module, wide: nn.Module) -> None:
             )
         if old.shape[2:] != new.shape[2:] or any(n < m for n, m in zip(new.shape, old.shape, strict=True)):
             raise InputError(f"{name} is {tuple(new.shape)}, which does not hold {tuple(old.shape)}")
+        wider = wider or name
         owner = wide.get_submodule(name.rpartition(".")[0])
         _fill(*((x.transpose(0, 1) for x in (new, old)) if isinstance(owner, nn.ConvTranspose2d) else (new, old)))
+    return wider
 
 
 def _fill(new: Tensor, old: Tensor) -> None:

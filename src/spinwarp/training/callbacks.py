@@ -137,6 +137,7 @@ class WarmStart(Callback):
     """Starts a part of the network from a part of a trained one; does nothing in a run that goes on.
 
     Weights may fit a network with other settings, such as a number of alternations. The log names those that differ.
+    The new network may have more channels, if :func:`~spinwarp.models.widening.widen` can fill them.
 
     Parameters
     ----------
@@ -144,17 +145,13 @@ class WarmStart(Callback):
     take : name of the part of the trained network, such as ``network``; empty for all of it.
     into : name of the part of the new network, such as ``regulariser``; empty for all of it.
     trusted : packages besides spinwarp from which the file may build its network.
-    widen : the new network may have more channels; see :func:`~spinwarp.models.widening.widen`.
     """
 
-    def __init__(
-        self, path: str | None, take: str = "", into: str = "", trusted: Sequence[str] = (), widen: bool = False
-    ) -> None:
+    def __init__(self, path: str | None, take: str = "", into: str = "", trusted: Sequence[str] = ()) -> None:
         self.path = path
         self.take = take
         self.into = into
         self.trusted = trusted
-        self.widen = widen
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
         """Copy the weights before a checkpoint of the run itself is loaded, which replaces them.
@@ -169,10 +166,7 @@ class WarmStart(Callback):
         try:
             part = trained.get_submodule(self.take)
             new = pl_module.get_submodule(".".join(filter(None, ("net", self.into))))
-            if self.widen:
-                widen(part, new)
-            else:
-                new.load_state_dict(part.state_dict())
+            wider = widen(part, new)
         except (AttributeError, RuntimeError, InputError) as error:
             reason = str(error).splitlines()[-1].strip()
             raise InputError(
@@ -180,6 +174,8 @@ class WarmStart(Callback):
             ) from error
         name = f"net.{self.into}".rstrip(".")
         log.info("%s starts from %s", name, self.path)
+        if wider:
+            log.info("it has more channels, which change nothing before training: %s, for one", wider)
         for key, (there, here) in _differing_settings(part, new).items():
             log.warning("%s.%s is %s; it was %s when %s was trained", name, key, here, there, self.path)
 

@@ -138,6 +138,10 @@ class SimulatedHeads:
         """Draw a new scan of a slice, for training."""
         return self._example(volume, generator, self.phantoms)
 
+    def sizes(self, volume: Volume) -> list[tuple[int, int]]:
+        """Return the matrices (h, w) that a slice may be drawn with."""
+        return self._sizes(self._found[volume.name][0])
+
     def _example(self, volume: Volume, rng: np.random.RandomState, phantoms: float) -> Example:
         n_coils, h, w = volume.shape[:3]
         images, index = self._found[volume.name]
@@ -183,11 +187,14 @@ class SimulatedHeads:
             for i in useful_slices(images.n_slices)
         }
 
+    def _sizes(self, images: ImageVolume) -> list[tuple[int, int]]:
+        largest = _INTERPOLATED * max(images.size)
+        return [m for m in self.matrices if max(m) <= largest] or [min(self.matrices, key=max)]
+
     def _volume(self, images: ImageVolume, index: int) -> Volume:
         name = _name(images, index)
         rng = random_state(self.seed, name, "shape")
-        largest = _INTERPOLATED * max(images.size)
-        matrices = [m for m in self.matrices if max(m) <= largest] or [min(self.matrices, key=max)]
+        matrices = self._sizes(images)
         h, w = matrices[rng.randint(len(matrices))]
         coils = [c for c in self.coils if c * h * w <= _SAMPLES] or [min(self.coils)]
         return Volume(name, images.files[0], 1, (coils[rng.randint(len(coils))], h, w, h, w))
