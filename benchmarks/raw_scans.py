@@ -10,6 +10,7 @@ from torch import Tensor
 from spinwarp.acquisition import Acquisition, Example, Header
 from spinwarp.data.raw import open_measurement
 from spinwarp.errors import InputError
+from spinwarp.files import as_input_error
 from spinwarp.fourier import fftc, ifftc
 
 
@@ -47,7 +48,8 @@ def raw_scans(folder: Path) -> list[RawScan]:
     InputError : if a file is missing.
     """
     brain = _there(folder / "raw_multicoil" / "brain_7ch.npz")
-    images = torch.from_numpy(np.load(brain)["arr_0"]).to(torch.complex64).movedim(-1, 0)  # of the coils
+    with as_input_error(brain, "array of coil images"):
+        images = torch.from_numpy(np.load(brain)["arr_0"]).to(torch.complex64).movedim(-1, 0)
     sagittal = _there(folder / "raw_multicoil" / "head_sagittal_1ch.mat")
     whole = {"brain": fftc(images.contiguous()), "sagittal": open_measurement(sagittal, axes="hw").read(0).kspace[0]}
     scans = []

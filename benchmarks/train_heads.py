@@ -1,197 +1,48 @@
-r"""Train the network of ``recon=pretrained`` for some minutes, as fast as a GPU can: how the shipped weights were made.
+r"""Train the network of ``recon=pretrained`` for some minutes, as fast as a GPU can.
 
     python benchmarks/train_heads.py heads.safetensors --heads HEADS CHENG HKU --coil-maps xGT.mat \
-        --start pretrained:heads_score --minutes 10
+        --start pretrained:heads --minutes 10
 
-The network is that of ``experiment=pretrained_varnet``, and so are the data, the masks and the loss. What differs from
-``train.py`` is the way to the device. A step of this network is twelve thousand small operations, and starting them
-takes longer than computing them. Here a step is recorded once for each of a few shapes and replayed as a whole (CUDA
-graphs): on an H200, 25 steps a second instead of 3.5. Other processes make the batches, coil maps included. Whenever
-the next one is late, an earlier batch is used again. Without a GPU the same steps run one operation at a time.
+Network, simulation, masks and loss are those of ``experiment=pretrained_varnet``. A step of this network is twelve
+thousand small operations, and a GPU waits for the host that starts them. Here a step is recorded once for each of a few
+shapes and replayed as a whole (CUDA graphs): on an H200, 25 steps of 11 scans a second instead of 3.5 of 16. Other
+processes make the batches, coil maps included. Whenever the next one is late, an earlier batch is used again. The
+shapes have 1, 2, 4, 8 or 12 coils and at most 256 columns, and points sample whole images. There is no moving average.
+Without a GPU the same steps run one operation at a time.
 
 ``--start`` names a denoiser or an unrolled network, which may have fewer channels. The learning rate falls to zero at
-the end of the time. Validation is ``python benchmarks/comparison.py`` or ``evaluate.py`` on the file.
+the end of the time. Validation is ``python benchmarks/comparison.py`` or ``evaluate.py`` on the file. The last 166
+seconds of the training of the shipped weights ran on an earlier form of this script; this form has run on CPUs alone.
 """
 
 import argparse
+import math
 import os
-import queue
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.multiprocessing
+from heads_batches import Batches, Shape, served, work
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from numpy.random import RandomState
 from omegaconf import OmegaConf
 from torch import Tensor
 
 from spinwarp import __version__
-from spinwarp.acquisition import Acquisition, Example, acs_columns
+from spinwarp.acquisition import Acquisition
 from spinwarp.cli.app import conf_folder
-from spinwarp.coils import espirit_maps, noise_level, with_smooth_phase
-from spinwarp.data.heads import SimulatedHeads
-from spinwarp.data.source import Volume
 from spinwarp.errors import InputError
-from spinwarp.fourier import fftc, ifftc
-from spinwarp.masks import GaussianPlaneMask, Mask, MixedMask, PoissonDiscMask
 from spinwarp.models.loading import build_network, load_network
+from spinwarp.models.residual_unet import BiasFreeDenoiser
 from spinwarp.models.unrolled import UnrolledNet
 from spinwarp.models.weights import write_safetensors
 from spinwarp.models.widening import widen
 
-ROWS = 64  # of a block; undersampling by lines does not couple rows
-DRAWN = 3  # blocks of each simulated scan: simulating takes longer than cutting
-KEPT = 256  # batches that may be used again
-PIXELS = {"cuda": 130_000, "cpu": 22_000}  # of a batch, all coils together
-POINTS = 0.7  # part of the whole images that are undersampled by points; the others by lines
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What the items of a batch have in common: coils, height, width, and whether they are whole images."""
-
-    coils: int
-    h: int
-    w: int
-    whole: bool = False
-
-    def layout(self, n: int) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of the parts of a batch of ``n``; complex numbers are two real ones."""
-        images = (n, self.coils, self.h, self.w, 2)
-        mask = (n, 1, self.h if self.whole else 1, self.w)
-        return {
-            "kspace": images,
-            "maps": images,
-            "target": (n, self.h, self.w),
-            "mask": mask,
-            "noise": (n,),
-            "range": (n,),
-        }
-
-    def views(self, flat: Tensor, n: int) -> dict[str, Tensor]:
-        """Return the parts of a batch that lies in one piece of memory."""
-        layout = self.layout(n)
-        pieces = flat.split([prod(shape) for shape in layout.values()])
-        return {name: piece.view(layout[name]) for name, piece in zip(layout, pieces, strict=True)}
-
-    def empty(self, n: int) -> Tensor:
-        """Return memory for a batch."""
-        return torch.zeros(sum(prod(shape) for shape in self.layout(n).values()))
-
-
-#: of the batches; each costs a second before training. One coil is the hardest.
-WIDTHS = {
-    1: (96, 113, 128, 160, 192, 216, 256), 2: (128, 160, 192, 224), 4: (96, 144, 192, 256),
-    8: (128, 160, 192, 216), 12: (144, 181, 224),
-}  # fmt: skip
-OF_COILS = {1: 0.38, 2: 0.16, 4: 0.17, 8: 0.16, 12: 0.13}
-WHOLE = ((1, 160, 160), (1, 224, 224), (4, 192, 160), (8, 128, 128), (8, 256, 192))
-SHAPES = {Shape(c, ROWS, w): 0.76 * OF_COILS[c] / len(widths) for c, widths in WIDTHS.items() for w in widths}
-SHAPES |= {Shape(*size, whole=True): 0.24 / len(WHOLE) for size in WHOLE}
-
-
-class Batches:
-    """Simulates batches.
-
-    Parameters
-    ----------
-    source : of the scans.
-    mask : the mixture of masks, of lines and of points.
-    pixels : of a batch.
-    """
-
-    def __init__(self, source: SimulatedHeads, mask: MixedMask, pixels: int) -> None:
-        self.source, self.pixels = source, pixels
-        self.lines, self.points = (
-            MixedMask(
-                *zip(
-                    *((m, p) for m, p in zip(mask.masks, mask.probabilities, strict=True) if of_points(m) is kind),
-                    strict=True,
-                )
-            )
-            for kind in (False, True)
-        )
-        self.of_size: dict[tuple[int, int], list[Volume]] = {}
-        for volume in source.volumes("train"):
-            for size in source.sizes(volume):
-                self.of_size.setdefault(size, []).append(volume)
-        self.shapes = [s for s in SHAPES if self.sizes(s)]
-        if not self.shapes:
-            raise InputError("no matrix of data.source.matrices fits these images; name images of at least 74 pixels")
-        self.weights = np.array([SHAPES[s] for s in self.shapes]) / sum(SHAPES[s] for s in self.shapes)
-
-    def sizes(self, shape: Shape) -> list[tuple[int, int]]:
-        """Return the matrices of which a batch can be made."""
-        return [size for size in self.of_size if size[1] == shape.w and (size[0] == shape.h or not shape.whole)]
-
-    def number(self, shape: Shape) -> int:
-        """Return how many items a batch of a shape has."""
-        return max(2, round(self.pixels / (shape.h * shape.w)))
-
-    def draw(self, rng: RandomState) -> tuple[Shape, Tensor]:
-        """Return a batch."""
-        shape = self.shapes[rng.choice(len(self.shapes), p=self.weights)]
-        mask = self.points if shape.whole and rng.uniform() < POINTS else self.lines
-        n = self.number(shape)
-        flat = shape.empty(n)
-        parts, i = shape.views(flat, n), 0
-        while i < n:
-            sizes = self.sizes(shape)
-            size = sizes[rng.randint(len(sizes))]
-            there = self.of_size[size]
-            volume = there[rng.randint(len(there))]
-            scan = self.source.draw(Volume(volume.name, volume.path, 1, (shape.coils, *size, *size)), 0, rng)
-            for item in items(scan, shape, mask, rng):
-                if i < n:
-                    for name, value in item.items():
-                        parts[name][i] = value
-                    i += 1
-        return shape, flat
-
-
-def of_points(mask: Mask) -> bool:
-    """Whether a mask samples points, and not whole lines."""
-    return isinstance(mask, PoissonDiscMask | GaussianPlaneMask)
-
-
-def items(scan: Example, shape: Shape, mask: Mask, rng: RandomState) -> Iterator[dict[str, Tensor]]:
-    """Undersample the scan, or blocks of its rows, and estimate coil maps; as ``RowBlock`` and ``UnrolledNet`` do."""
-    whole, target, h = scan.acquisition, scan.target, scan.acquisition.kspace.shape[-2]
-    assert target is not None
-    rows = ifftc(whole.kspace, (-2,))
-    energy = rows.abs().square().sum((0, 1, 3)).numpy().astype(np.float64) + 1e-30
-    # of the whole scan: cutting moves signal into the corners of k-space
-    level = noise_level(whole.kspace, whole.mask)
-    for _ in range(1 if shape.whole else DRAWN):
-        middle = int(rng.choice(h, p=energy / energy.sum()))
-        first = min(max(middle - shape.h // 2, 0), h - shape.h)
-        block = fftc(rows[:, :, first : first + shape.h].contiguous(), (-2,))
-        sampled = mask((shape.h, shape.w), rng)[0].reshape(1, 1, -1, shape.w) & whole.mask
-        kspace, n_acs = block * sampled, acs_columns(sampled)
-        if not n_acs.all():
-            continue
-        maps = with_smooth_phase(espirit_maps(kspace, sampled)[0], kspace, n_acs)
-        yield {
-            "kspace": torch.view_as_real(kspace[0]), "maps": torch.view_as_real(maps[0]),
-            "target": target[0, first : first + shape.h], "mask": sampled[0].float(),
-            "noise": (noise_level(kspace, sampled) if shape.whole else level)[0], "range": scan.data_range[0],
-        }  # fmt: skip
-
-
-def work(batches: Batches, seed: tuple[int, int], out: Any) -> None:
-    """Make batches until the process is ended."""
-    torch.set_num_threads(1)
-    rng = RandomState(seed)
-    while True:
-        out.put(batches.draw(rng))
+PIXELS = {"cuda": 130_000, "cpu": 22_000}  # of the images of a batch
 
 
 class Step:
@@ -278,35 +129,17 @@ def train(
         yield n_steps, n_items
 
 
-def served(made: Any, seed: int, again: bool) -> Iterator[tuple[Shape, Tensor]]:
-    """Return batches as they are made. If one is late and ``again`` is true, return an earlier one.
-
-    This is "data echoing" (Choi et al., "Faster neural network training with data echoing", 2019).
-    """
-    kept: list[tuple[Shape, Tensor]] = []
-    rng = RandomState(seed)
-    while True:
-        try:
-            batch = made.get(block=not again or len(kept) < KEPT // 4)
-        except queue.Empty:
-            yield kept[rng.randint(len(kept))]
-            continue
-        if again:
-            batch = batch[0], batch[1].pin_memory()
-            kept.append(batch)
-            if len(kept) > KEPT:
-                kept.pop(rng.randint(KEPT // 4))
-        yield batch
-
-
 def started(description: dict[str, Any], start: str) -> UnrolledNet:
     """Build the network, and give it the weights of a denoiser or of an unrolled network."""
     net: UnrolledNet = build_network(description, ("spinwarp.models",))
     trained, _ = load_network(start)
-    if isinstance(trained, UnrolledNet):
-        widen(trained, net)
-    else:
-        widen(trained.get_submodule("network"), net.regulariser)
+    if not isinstance(trained, UnrolledNet | BiasFreeDenoiser):
+        raise InputError(f"--start {start} is a {type(trained).__name__}; name a denoiser or an unrolled network")
+    whole = isinstance(trained, UnrolledNet)
+    try:
+        widen(trained if whole else trained.get_submodule("network"), net if whole else net.regulariser)
+    except InputError as error:
+        raise InputError(f"--start {start} does not fit: {error}") from error
     return net
 
 
@@ -324,13 +157,18 @@ def main() -> None:
     args = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        if args.out.suffix != ".safetensors" or args.minutes <= 0 or args.workers < 1:
-            raise InputError("OUT ends in .safetensors, and --minutes and --workers are above 0")
-        paths = ",".join(str(folder.resolve()) for folder in args.heads)
-        maps = args.coil_maps.resolve() if args.coil_maps else "null"
-        options = [f"data.source.path=[{paths}]", f"data.source.coil_maps={maps}"]
+        if args.out.suffix != ".safetensors" or args.out.exists() or not os.access(args.out.resolve().parent, os.W_OK):
+            raise InputError(
+                f"OUT is a new file FOLDER/NAME.safetensors in a folder that can be written; got {args.out}"
+            )
+        if not (0.01 <= args.minutes < math.inf and 0 < args.rate < 1 and args.workers > 0 and 0 <= args.seed < 2**32):
+            raise InputError(
+                "--minutes is at least .01, --rate between 0 and 1, --workers at least 1 and --seed at least 0"
+            )
         with initialize_config_dir(str(conf_folder()), version_base=None):
-            config = compose("train", ["experiment=pretrained_varnet", *options])
+            config = compose("train", ["experiment=pretrained_varnet", "data.source.path="])
+        config.data.source.path = [str(folder.resolve()) for folder in args.heads]
+        config.data.source.coil_maps = args.coil_maps and str(args.coil_maps.resolve())
         source, mask = instantiate(config.data.source, _convert_="all"), instantiate(config.mask, _convert_="all")
         source.prepare()
         batches = Batches(source, mask, PIXELS[device])
@@ -339,8 +177,8 @@ def main() -> None:
         net = started(description, args.start)
     except InputError as error:
         parser.error(str(error))
-    context = torch.multiprocessing.get_context("fork")  # before CUDA is used; the workers share what is read
-    made = context.Queue(4 * args.workers)
+    context = torch.multiprocessing.get_context("fork")  # before CUDA is used
+    made = context.Queue(2 * args.workers)  # a batch has 10 MB on average
     workers = [
         context.Process(target=work, args=(batches, (args.seed, i), made), daemon=True) for i in range(args.workers)
     ]
@@ -352,9 +190,11 @@ def main() -> None:
         for shape in batches.shapes:
             step.record(shape, batches.number(shape))
     said = begin = time.monotonic()
-    mean = torch.zeros((), device=device)
-    for n_steps, n_items in train(step, served(made, args.seed, device == "cuda"), args.rate, 60 * args.minutes):
-        mean = mean.lerp(step.value, max(0.01, 1 / n_steps))
+    mean, n_steps, n_items = torch.zeros((), device=device), 0, 0
+    found = served(made, workers, args.seed, device == "cuda")
+    for n_steps, n_items in train(step, found, args.rate, 60 * args.minutes):
+        # the gradient of a loss that is not finite counts as zero
+        mean = torch.where(step.value.isfinite(), mean.lerp(step.value, max(0.01, 1 / n_steps)), mean)
         now = time.monotonic()
         if now - said > 10:
             left = 60 * args.minutes - (now - begin)
@@ -362,8 +202,8 @@ def main() -> None:
             said = now
     for worker in workers:
         worker.terminate()
-    if not all(p.isfinite().all() for p in step.parameters):
-        sys.exit("the weights are not finite, and nothing was written; train again with a lower --rate")
+    if not n_steps or not all(p.isfinite().all() for p in step.parameters):
+        sys.exit("no weights to write: none, or some that are not finite; train longer, or with a lower --rate")
     state = {f"net.{name}": value.cpu() for name, value in net.state_dict().items()}
     volumes = sorted(volume.name for volume in source.volumes("train"))
     trained_on = {"dataset": source.name, "volumes": volumes, "patients": []}
@@ -375,4 +215,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InputError as problem:
+        sys.exit(f"error: {problem}")

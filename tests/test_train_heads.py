@@ -1,5 +1,6 @@
 """The training on simulated heads as one recorded step: the same numbers as the network, and weights that load."""
 
+import queue
 import sys
 from pathlib import Path
 
@@ -10,10 +11,12 @@ from PIL import Image
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
+import heads_batches
 import train_heads
 
 from spinwarp.acquisition import Acquisition
 from spinwarp.data.heads import SimulatedHeads
+from spinwarp.errors import InputError
 from spinwarp.losses import ForegroundLoss
 from spinwarp.masks import EquispacedMask, MixedMask, PoissonDiscMask
 from spinwarp.models.loading import load_network
@@ -33,7 +36,7 @@ def heads(tmp_path: Path) -> Path:
 def test_items_and_the_recorded_step_are_those_of_the_network(heads: Path) -> None:
     source = SimulatedHeads(heads, val=["1901"], test=["2201"], matrices=[[96, 96], [128, 128]])
     mask = MixedMask([EquispacedMask([0.1], [4]), PoissonDiscMask([0.1], [4])])
-    batches = train_heads.Batches(source, mask, pixels=3 * 64 * 128)
+    batches = heads_batches.Batches(source, mask, pixels=3 * 64 * 128)
     net = load_network("pretrained:heads")[0]
     assert isinstance(net, UnrolledNet)
     rng, seen = np.random.RandomState(0), set()
@@ -60,7 +63,7 @@ def test_items_and_the_recorded_step_are_those_of_the_network(heads: Path) -> No
 def test_the_gradients_are_clipped_and_those_of_the_loss() -> None:
     net = load_network("pretrained:heads")[0]
     assert isinstance(net, UnrolledNet)
-    shape, n = train_heads.Shape(2, 64, 48), 2
+    shape, n = heads_batches.Shape(2, 64, 48), 2
     flat = shape.empty(n)
     parts = shape.views(flat, n)
     generator = torch.Generator().manual_seed(0)
@@ -103,8 +106,29 @@ def test_a_short_training_writes_weights_that_load_and_differ(
     assert 1e-4 < change < 0.1  # a few steps of at most 5e-4, and rounding to half precision
 
 
+class Worker:
+    def __init__(self, alive: bool) -> None:
+        self.is_alive = lambda: alive
+
+
 @pytest.mark.parametrize(
-    ("arguments", "message"), [(["x.pt"], "ends in .safetensors"), (["x.safetensors"], "no folder")]
+    ("put", "alive", "message"), [("KeyError: 3", True, "could not be made: KeyError: 3"), (None, False, "was ended")]
+)
+def test_a_process_that_fails_ends_the_training(put: str | None, alive: bool, message: str) -> None:
+    made: queue.Queue[object] = queue.Queue()
+    if put:
+        made.put(put)
+    with pytest.raises(InputError, match=message):
+        next(heads_batches.served(made, [Worker(alive)], seed=0, again=False))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["x.pt"], "a new file"),
+        (["x.safetensors", "--minutes", "nan"], "at least .01"),
+        (["x.safetensors"], "no folder"),
+    ],
 )
 def test_a_wrong_option_ends_in_a_sentence(
     arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

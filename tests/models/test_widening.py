@@ -51,7 +51,7 @@ def test_what_belongs_to_the_network_around_it_is_copied() -> None:
         (
             partial(MagnitudeUNet, channels=2, pools=1),
             partial(MagnitudeUNet, channels=4, pools=1),
-            "only a ResidualUNet",
+            "only the widths of a ResidualUNet",
         ),
     ],
 )

@@ -177,7 +177,7 @@ def test_a_warm_start_of_a_wider_network_that_concatenates_is_refused(trained: P
     content["state_dict"] = {f"net.{k}": v for k, v in narrow.state_dict().items()}
     content["spinwarp"]["net"]["channels"] = 1
     torch.save(content, trained)
-    with pytest.raises(InputError, match=r"cannot start model\.net.*only a ResidualUNet can be widened"):
+    with pytest.raises(InputError, match=r"cannot start model\.net.*only the widths of a ResidualUNet"):
         started(trained)
 
 

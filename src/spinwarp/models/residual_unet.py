@@ -67,7 +67,6 @@ class ResidualUNet(nn.Module):
         for module in self.modules():
             if isinstance(module, _Convolution):
                 module.periodic = periodic
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor) -> Tensor:
         """``(batch, in_channels, h, w)`` to ``(batch, out_channels, h, w)``."""

@@ -36,27 +36,30 @@ def widen(narrow: nn.Module, wide: nn.Module) -> str:
     weights, state = narrow.state_dict(), wide.state_dict()
     if weights.keys() != state.keys():
         raise InputError(f"the networks differ in more than widths, such as {min(weights.keys() ^ state.keys())}")
-    wider = ""
-    prefixes = [name for name, module in wide.named_modules() if isinstance(module, ResidualUNet)]
-    for name, new in state.items():
-        old = weights[name]
-        if old.shape == new.shape:
-            new.copy_(old)
-            continue
-        if not any(name.startswith(f"{prefix}." if prefix else "") for prefix in prefixes):
+    inside = [f"{name}." if name else "" for name, module in wide.named_modules() if isinstance(module, ResidualUNet)]
+    wider = [name for name, new in state.items() if new.shape != weights[name].shape]
+    for name in wider:
+        old, new = weights[name].shape, state[name].shape
+        ends = (new[1] != old[1] and name.endswith("first.weight")) or (
+            new[0] != old[0] and name.endswith("last.weight")
+        )
+        if ends or not any(name.startswith(prefix) for prefix in inside):
+            raise InputError(f"{name} is {tuple(new)}, not {tuple(old)}: only the widths of a ResidualUNet may differ")
+        if old[2:] != new[2:] or any(n < m for n, m in zip(new, old, strict=True)):
             raise InputError(
-                f"{name} is {tuple(new.shape)}, not {tuple(old.shape)}: only a ResidualUNet can be widened"
+                f"{name} is {tuple(new)}, which does not hold {tuple(old)}; use the widths of the trained one, or more"
             )
-        if old.shape[2:] != new.shape[2:] or any(n < m for n, m in zip(new.shape, old.shape, strict=True)):
-            raise InputError(f"{name} is {tuple(new.shape)}, which does not hold {tuple(old.shape)}")
-        wider = wider or name
-        owner = wide.get_submodule(name.rpartition(".")[0])
-        _fill(*((x.transpose(0, 1) for x in (new, old)) if isinstance(owner, nn.ConvTranspose2d) else (new, old)))
-    return wider
+    for name, new in state.items():
+        turned = isinstance(wide.get_submodule(name.rpartition(".")[0]), nn.ConvTranspose2d)
+        _fill(*((x.transpose(0, 1) if turned and name in wider else x) for x in (new, weights[name])))
+    return wider[0] if wider else ""
 
 
 def _fill(new: Tensor, old: Tensor) -> None:
-    """Fill weights (out, in, kernel) in place."""
+    """Fill weights (out, in, kernel) in place; others have the same shape."""
+    if new.shape == old.shape:
+        new.copy_(old)
+        return
     n_out, n_in = old.shape[:2]
     new[:n_out, :n_in] = old
     new[:n_out, n_in:] = 0

@@ -192,7 +192,9 @@ def _differing_settings(one: nn.Module, other: nn.Module) -> dict[str, tuple[Any
         theirs = vars(others[path]) if path in others else {}
         for key, value in vars(module).items():
             difference = key, value, theirs.get(key, value)
-            if not isinstance(value, bool | int | float | str) or key.startswith("_") or key == "training":
+            if not isinstance(value, bool | int | float | str) or key.startswith("_"):
+                continue
+            if key in ("training", "in_channels", "out_channels"):  # weights tell the numbers of channels
                 continue
             if difference[1] != difference[2] and difference not in named:
                 named.add(difference)
