@@ -98,11 +98,16 @@ def items_of(args: argparse.Namespace) -> Iterator[Item]:
 
 def source_of(args: argparse.Namespace, folders: Sequence[Path], *options: str) -> tuple[Any, str]:
     """Return the simulated scans of the magnitudes in some folders, and their description."""
-    paths = ",".join(str(folder.resolve()) for folder in folders)
-    measured = args.coil_maps.resolve() if args.coil_maps else "null"
+    paths = ",".join(quoted(folder) for folder in folders)
+    measured = quoted(args.coil_maps) if args.coil_maps else "null"
     chosen = [f"data.source.path=[{paths}]", f"data.source.coil_maps={measured}", *options]
     config = configured("data=simulated_heads", *chosen)
     return instantiate(config.data.source, _convert_="all"), " ".join(chosen)
+
+
+def quoted(path: Path) -> str:
+    """Return an absolute path as Hydra's grammar reads it, whatever characters it has."""
+    return "'" + str(path.resolve()).replace("'", "\\'") + "'"
 
 
 @dataclass(frozen=True)

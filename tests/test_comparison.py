@@ -40,6 +40,13 @@ def results(tmp_path: Path, method: str) -> list[dict]:
     return found
 
 
+def test_a_folder_may_have_any_name(options: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "the heads, (all) = [it's]"
+    (tmp_path / "heads").rename(folder)
+    assert run(options[0], "--heads", str(folder)) == 0
+    assert len(results(tmp_path, "zero_filled")) == 2
+
+
 def test_a_run_goes_on_where_it_stopped_and_draws(
     options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
