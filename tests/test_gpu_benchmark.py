@@ -30,7 +30,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 METHODS = [f"recon={name}" for name in names("recon")] + [
-    "recon=convdecoder, one iteration",
     *(f"sampler {name}" for name in check_methods._samplers()),
     *(f"solver {name}" for name in check_methods.SOLVERS),
     *(f"coils {name}" for name in check_methods.ESTIMATES),
