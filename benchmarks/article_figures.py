@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import raw_scans
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
@@ -29,7 +30,7 @@ from spinwarp.coils import low_resolution_maps, root_sum_of_squares
 from spinwarp.data.raw import open_measurement
 from spinwarp.data.simulation import acquire, loop_coil_maps, smooth_phase
 from spinwarp.data.undersample import Undersample
-from spinwarp.fourier import fftc, ifftc
+from spinwarp.fourier import ifftc
 from spinwarp.metrics import psnr
 from spinwarp.operators import finite_difference
 from spinwarp.recon import ZeroFilled
@@ -113,10 +114,8 @@ def shared(path: str) -> Path:
 
 @cache
 def brain() -> Scan:
-    """A raw brain at 3 T with seven coils; it is stored as coil images, turned so that the nose is up."""
-    images = next(iter(np.load(shared("data/raw_multicoil/brain_7ch.npz")).values()))
-    coils = torch.from_numpy(np.ascontiguousarray(images)).to(torch.complex64)
-    return scan_of(fftc(coils if coils.shape[0] < coils.shape[-1] else coils.movedim(-1, 0)), BRAIN)
+    """A raw brain at 3 T with seven coils; the nose is up."""
+    return scan_of(raw_scans.brain(shared("data")), BRAIN)
 
 
 @cache

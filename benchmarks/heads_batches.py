@@ -1,7 +1,7 @@
 """Batches of simulated scans for ``train_heads.py``, made by other processes; each lies in one piece of memory."""
 
 import queue
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -11,13 +11,13 @@ import torch
 from numpy.random import RandomState
 from torch import Tensor
 
-from spinwarp.acquisition import Example, acs_columns
-from spinwarp.coils import espirit_maps, noise_level, with_smooth_phase
+from spinwarp.acquisition import Acquisition, Example
 from spinwarp.data.heads import SimulatedHeads
+from spinwarp.data.row_block import RowBlock
 from spinwarp.data.source import Volume
+from spinwarp.data.undersample import Undersample
 from spinwarp.errors import InputError
 from spinwarp.files import warn_once
-from spinwarp.fourier import fftc, ifftc
 from spinwarp.masks import GaussianPlaneMask, Mask, MixedMask, PoissonDiscMask
 
 ROWS = 64  # of a block; undersampling by lines does not couple rows
@@ -78,10 +78,13 @@ class Batches:
     source : of the scans.
     mask : the mixture of masks, of lines and of points.
     pixels : of a batch.
+    prepare : adds coil maps and the noise level to an acquisition.
     """
 
-    def __init__(self, source: SimulatedHeads, mask: MixedMask, pixels: int) -> None:
-        self.source, self.pixels = source, pixels
+    def __init__(
+        self, source: SimulatedHeads, mask: MixedMask, pixels: int, prepare: Callable[[Acquisition], Acquisition]
+    ) -> None:
+        self.source, self.pixels, self.prepare = source, pixels, prepare
         self.lines, self.points = (
             MixedMask(
                 *zip(
@@ -126,41 +129,29 @@ class Batches:
                 if failed > 100:
                     raise
                 continue
-            for item in items(scan, shape, mask, rng):
-                if i < n:
-                    for name, value in item.items():
-                        parts[name][i] = value
-                    i += 1
+            for _ in range(min(1 if shape.whole else DRAWN, n - i)):
+                item = self.item(scan if shape.whole else RowBlock(ROWS)(scan, rng), mask, rng)
+                for name, value in item.items():
+                    parts[name][i] = value
+                i += 1
         return shape, flat
+
+    def item(self, example: Example, mask: Mask, rng: RandomState) -> dict[str, Tensor]:
+        """Undersample an example, and return the parts of its item."""
+        scan = self.prepare(Undersample(mask)(example, rng).acquisition)
+        assert scan.maps is not None
+        assert scan.noise_std is not None
+        assert example.target is not None
+        return {
+            "kspace": torch.view_as_real(scan.kspace[0]), "maps": torch.view_as_real(scan.maps[0]),
+            "target": example.target[0], "mask": scan.mask[0].float(),
+            "noise": scan.noise_std[0], "range": example.data_range[0],
+        }  # fmt: skip
 
 
 def of_points(mask: Mask) -> bool:
     """Whether a mask samples points, and not whole lines."""
     return isinstance(mask, PoissonDiscMask | GaussianPlaneMask)
-
-
-def items(scan: Example, shape: Shape, mask: Mask, rng: RandomState) -> Iterator[dict[str, Tensor]]:
-    """Undersample the scan, or blocks of its rows, and estimate coil maps; as ``RowBlock`` and ``UnrolledNet`` do."""
-    whole, target, h = scan.acquisition, scan.target, scan.acquisition.kspace.shape[-2]
-    assert target is not None
-    rows = ifftc(whole.kspace, (-2,))
-    energy = rows.abs().square().sum((0, 1, 3)).numpy().astype(np.float64) + 1e-30
-    # of the whole scan: cutting moves signal into the corners of k-space
-    level = noise_level(whole.kspace, whole.mask)
-    for _ in range(1 if shape.whole else DRAWN):
-        middle = int(rng.choice(h, p=energy / energy.sum()))
-        first = min(max(middle - shape.h // 2, 0), h - shape.h)
-        block = fftc(rows[:, :, first : first + shape.h].contiguous(), (-2,))
-        sampled = mask((shape.h, shape.w), rng)[0].reshape(1, 1, -1, shape.w) & whole.mask
-        kspace, n_acs = block * sampled, acs_columns(sampled)
-        if not n_acs.all():
-            continue
-        maps = with_smooth_phase(espirit_maps(kspace, sampled)[0], kspace, n_acs)
-        yield {
-            "kspace": torch.view_as_real(kspace[0]), "maps": torch.view_as_real(maps[0]),
-            "target": target[0, first : first + shape.h], "mask": sampled[0].float(),
-            "noise": (noise_level(kspace, sampled) if shape.whole else level)[0], "range": scan.data_range[0],
-        }  # fmt: skip
 
 
 def work(batches: Batches, seed: tuple[int, int], out: Any) -> None:

@@ -47,11 +47,8 @@ def raw_scans(folder: Path) -> list[RawScan]:
     ------
     InputError : if a file is missing.
     """
-    brain = _there(folder / "raw_multicoil" / "brain_7ch.npz")
-    with as_input_error(brain, "array of coil images"):
-        images = torch.from_numpy(np.load(brain)["arr_0"]).to(torch.complex64).movedim(-1, 0)
     sagittal = _there(folder / "raw_multicoil" / "head_sagittal_1ch.mat")
-    whole = {"brain": fftc(images.contiguous()), "sagittal": open_measurement(sagittal, axes="hw").read(0).kspace[0]}
+    whole = {"brain": brain(folder), "sagittal": open_measurement(sagittal, axes="hw").read(0).kspace[0]}
     scans = []
     for name, kspace in whole.items():
         scans += [RawScan(name, kspace), RawScan(f"{name}, turned", kspace.mT.contiguous())]
@@ -60,6 +57,14 @@ def raw_scans(folder: Path) -> list[RawScan]:
         measured = open_measurement(path, axes="hws")
         scans.append(RawScan(f"0.055 T, {contrast}", measured.read(measured.n_slices // 2).kspace[0]))
     return scans
+
+
+def brain(folder: Path) -> Tensor:
+    """Return k-space ``(7, 256, 216)`` of the brain, which is stored as images of the coils; see :func:`raw_scans`."""
+    path = _there(folder / "raw_multicoil" / "brain_7ch.npz")
+    with as_input_error(path, "array of coil images"):
+        images = torch.from_numpy(np.load(path)["arr_0"]).to(torch.complex64).movedim(-1, 0)
+    return fftc(images.contiguous())
 
 
 def _there(path: Path) -> Path:

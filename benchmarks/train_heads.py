@@ -41,6 +41,7 @@ from spinwarp.models.residual_unet import BiasFreeDenoiser
 from spinwarp.models.unrolled import UnrolledNet
 from spinwarp.models.weights import write_safetensors
 from spinwarp.models.widening import widen
+from spinwarp.training.schedule import WarmupDecay
 
 PIXELS = {"cuda": 130_000, "cpu": 22_000}  # of the images of a batch
 
@@ -113,10 +114,11 @@ def train(
     """
     device = step.device.type
     optimizer = torch.optim.Adam(step.parameters, lr=rate, betas=(0.9, 0.99), fused=device == "cuda")
+    schedule = WarmupDecay(warmup=0.04, decay=0.96)
     begin, n_steps, n_items = time.monotonic(), 0, 0
     running: list[torch.cuda.Event] = []
     while (progress := (time.monotonic() - begin) / seconds) < 1:
-        optimizer.param_groups[0]["lr"] = rate * min(1.0, (progress + 1e-3) / 0.04) * (1 - progress)
+        optimizer.param_groups[0]["lr"] = rate * schedule(progress)
         shape, flat = next(batches)
         step(shape, flat)
         optimizer.step()
@@ -171,10 +173,10 @@ def main() -> None:
         config.data.source.coil_maps = args.coil_maps and str(args.coil_maps.resolve())
         source, mask = instantiate(config.data.source, _convert_="all"), instantiate(config.mask, _convert_="all")
         source.prepare()
-        batches = Batches(source, mask, PIXELS[device])
         description: Any = OmegaConf.to_container(config.model.net, resolve=True)
         torch.manual_seed(args.seed)
         net = started(description, args.start)
+        batches = Batches(source, mask, PIXELS[device], net.prepared)
     except InputError as error:
         parser.error(str(error))
     context = torch.multiprocessing.get_context("fork")  # before CUDA is used
@@ -219,3 +221,5 @@ if __name__ == "__main__":
         main()
     except InputError as problem:
         sys.exit(f"error: {problem}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; nothing was written")

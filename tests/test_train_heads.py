@@ -36,9 +36,9 @@ def heads(tmp_path: Path) -> Path:
 def test_items_and_the_recorded_step_are_those_of_the_network(heads: Path) -> None:
     source = SimulatedHeads(heads, val=["1901"], test=["2201"], matrices=[[96, 96], [128, 128]])
     mask = MixedMask([EquispacedMask([0.1], [4]), PoissonDiscMask([0.1], [4])])
-    batches = heads_batches.Batches(source, mask, pixels=3 * 64 * 128)
     net = load_network("pretrained:heads")[0]
     assert isinstance(net, UnrolledNet)
+    batches = heads_batches.Batches(source, mask, 3 * 64 * 128, net.prepared)
     rng, seen = np.random.RandomState(0), set()
     while len(seen) < 3:
         shape, flat = batches.draw(rng)

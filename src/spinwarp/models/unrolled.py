@@ -84,6 +84,18 @@ class UnrolledNet(ComplexNetwork):
         ------
         InputError : if several coils come without central lines and without maps.
         """
+        prepared = self.prepared(acquisition)
+        assert prepared.maps is not None
+        # the phase of the image is relative to the maps of the data
+        return combine(expand(self.alternate(prepared), prepared.maps), acquisition.maps)
+
+    def prepared(self, acquisition: Acquisition) -> Acquisition:
+        """Return the acquisition with the coil maps that the network uses and the noise level, where it has none.
+
+        Raises
+        ------
+        InputError : see :meth:`forward`.
+        """
         kspace, mask = acquisition.kspace, acquisition.mask
         noise_std = acquisition.noise_std if acquisition.noise_std is not None else noise_level(kspace.detach(), mask)
         maps = acquisition.maps
@@ -98,14 +110,12 @@ class UnrolledNet(ComplexNetwork):
                 "the mask leaves out the centre of k-space, so the image keeps its phase; the network was trained on "
                 "images without one, so expect a worse one"
             )
-        image = self.alternate(replace(acquisition, maps=maps, noise_std=noise_std))
-        # the phase of the image is relative to the maps of the data
-        return combine(expand(image, maps), acquisition.maps)
+        return replace(acquisition, maps=maps, noise_std=noise_std)
 
     def alternate(self, acquisition: Acquisition) -> Tensor:
-        """Return the image ``(batch, h, w)`` complex, with the coil maps and the noise level of the acquisition.
+        """Return the image ``(batch, h, w)`` complex of an acquisition that is :meth:`prepared`.
 
-        This is :meth:`forward` without what depends on the values of the data. It can be recorded as a CUDA graph.
+        No decision depends on the values of the data, so it can be recorded as a CUDA graph.
         """
         maps, noise_std = acquisition.maps, acquisition.noise_std
         assert maps is not None
